@@ -1,0 +1,48 @@
+"""Every error a user can cause, or can do something about."""
+
+from __future__ import annotations
+
+
+class EdgeNasError(Exception):
+    """Says what is wrong and where (`message`), and what to do next (`hint`).
+
+    The command line prints both and exits with status 2; no traceback is shown.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(EdgeNasError):
+    """A run file, board file or option that cannot be used as it stands."""
+
+
+class DataError(EdgeNasError):
+    """A data set that is missing or malformed."""
+
+
+class ModelError(EdgeNasError):
+    """A .tflite that cannot be read or has something the engine does not support."""
+
+
+class BudgetError(EdgeNasError):
+    """A model or a search that cannot meet a budget; names the budget and by how much."""
+
+
+class LutError(EdgeNasError):
+    """A latency table that is missing, damaged or of another identity."""
+
+
+class ToolError(EdgeNasError):
+    """A compiler, emulator or other program that is missing or failed."""
+
+
+class LinkError(EdgeNasError):
+    """A target that does not answer, hangs, or answers nonsense."""
