@@ -1,0 +1,158 @@
+"""Typed access to TOML files; every complaint names the file, the line and the key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+_REQUIRED: Any = object()
+
+
+class Table:
+    """One table of a TOML file. Remembers which keys were read, so that `close` can reject the others."""
+
+    def __init__(self, raw: dict[str, Any], text: str, file: str, section: str = "") -> None:
+        self._raw = raw
+        self._text = text
+        self._file = file
+        self._section = section
+        self._children: dict[str, Table] = {}
+        self._seen: set[str] = set()
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Parse `path`. Raises ConfigError when it is missing or is not TOML."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            return cls(tomllib.loads(text), text, path.name)
+        except FileNotFoundError as error:
+            raise ConfigError(f"no such file: {path}", hint="give the path of a TOML file") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}", hint="it must be UTF-8 text") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path.name} is not valid TOML: {error}", hint="mend that line") from error
+
+    @property
+    def empty(self) -> bool:
+        return not self._raw
+
+    def sub(self, key: str, *, required: bool = True) -> Table:
+        """The table `key` inside this one (an empty one where it is optional and missing)."""
+        raw = self._get(key, _REQUIRED if required else {}, dict, "a table")
+        section = f"{self._section}.{key}" if self._section else key
+        return self._children.setdefault(key, Table(raw, self._text, self._file, section))
+
+    def text(self, key: str, default: Any = _REQUIRED, *, choices: tuple[str, ...] = ()) -> str:
+        value = self._get(key, default, str, "a string")
+        if choices and value is not None and value not in choices:
+            raise self.error(key, f"is '{value}'", hint=f"choose one of: {', '.join(choices)}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._raw.get(key, default)
+        self._seen.add(key)
+        if not isinstance(value, bool):
+            raise self.error(key, f"must be true or false, not {value!r}")
+        return value
+
+    def integer(
+        self, key: str, default: Any = _REQUIRED, *, minimum: int = 1, maximum: int | None = None
+    ) -> int:
+        return self._in_range(key, self._get(key, default, int, "an integer"), minimum, maximum)
+
+    def number(
+        self, key: str, default: Any = _REQUIRED, *, minimum: float = 0.0, maximum: float | None = None
+    ) -> Any:
+        value = self._get(key, default, (int, float), "a number")
+        return value if value is None else float(self._in_range(key, value, minimum, maximum))
+
+    def strings(self, key: str, default: Any = _REQUIRED) -> tuple[str, ...]:
+        return self._list(key, default, str, "a list of strings")
+
+    def integers(self, key: str, default: Any = _REQUIRED) -> tuple[int, ...]:
+        return self._list(key, default, int, "a list of integers")
+
+    def close(self) -> None:
+        """Raise ConfigError for any key that nobody asked for: most often a misspelling."""
+        for key in self._raw:
+            if key not in self._seen:
+                close = difflib.get_close_matches(key, self._seen, n=1)
+                known = ", ".join(sorted(self._seen)) or "none"
+                hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {known}"
+                raise self.error(key, "is not a known key", hint=hint)
+        for child in self._children.values():
+            child.close()
+
+    def error(self, key: str, what: str, *, hint: str = "") -> ConfigError:
+        """A ConfigError about `key` with its line."""
+        name = f"{self._section}.{key}" if self._section else key
+        where = f"{self._file}:{self.line_of(key)}"
+        return ConfigError(f"{where}: '{name}' {what}", hint=hint or "see the README")
+
+    def line_of(self, key: str) -> int:
+        """Line of `key` in this table, of the table's header where the key is absent, else 1."""
+        section, header_line = "", 1
+        for number, line in enumerate(self._text.splitlines(), start=1):
+            header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+            if header:
+                section = header.group(1)
+                if section == self._section:
+                    header_line = number
+                if section == (f"{self._section}.{key}" if self._section else key):
+                    return number
+            elif section == self._section and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return number
+        return header_line
+
+    def _get(self, key: str, default: Any, kind: Any, wanted: str) -> Any:
+        self._seen.add(key)
+        value = self._raw.get(key, default)
+        if value is _REQUIRED:
+            raise self.error(key, "is missing", hint=f"add it; it must be {wanted}")
+        if value is default:
+            return value
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(key, f"must be {wanted}, not {value!r}")
+        return value
+
+    def _in_range(self, key: str, value: Any, minimum: float, maximum: float | None) -> Any:
+        if value is not None and (value < minimum or (maximum is not None and value > maximum)):
+            limit = f"at least {minimum}" + (f" and at most {maximum}" if maximum is not None else "")
+            raise self.error(key, f"is {value}", hint=f"it must be {limit}")
+        return value
+
+    def _list(self, key: str, default: Any, kind: type, wanted: str) -> Any:
+        value = self._get(key, default, (list, tuple), wanted)
+        if value is not None and not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
+            raise self.error(key, f"must be {wanted}, not {value!r}")
+        return value if value is None else tuple(value)
+
+
+def fill(table: Table, config: Any) -> Any:
+    """A copy of the dataclass instance `config` with every field that `table` gives, checked for its type."""
+    values: dict[str, Any] = {}
+    for field in fields(config):
+        default = getattr(config, field.name)
+        read: Callable[..., Any]
+        if isinstance(default, bool):
+            read = table.flag
+        elif isinstance(default, int):
+            values[field.name] = table.integer(field.name, default, minimum=0)
+            continue
+        elif isinstance(default, float):
+            read = table.number
+        elif isinstance(default, str):
+            read = table.text
+        elif isinstance(default, tuple) and default and isinstance(default[0], str):
+            read = table.strings
+        else:
+            read = table.integers
+        values[field.name] = read(field.name, default)
+    return replace(config, **values)
