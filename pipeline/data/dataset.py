@@ -1,0 +1,124 @@
+"""DataSet: labelled images as plain arrays, split once and never mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+Indices = NDArray[np.int64]
+
+# The test images are put into one fixed random order, whatever the run's seed: files on disk are often
+# ordered by class, and "the first 200 test images" must mean the same images in every run.
+_TEST_ORDER_SEED = 20170825
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSet:
+    """Images (n, h, w, c) uint8 and labels (n,) int64 of three disjoint splits.
+
+    `source` says where the arrays came from; `warnings` what the user should know about them (for
+    instance that a stand-in was used), in plain sentences.
+    """
+
+    name: str
+    x_train: Images
+    y_train: Labels
+    x_val: Images
+    y_val: Labels
+    x_test: Images
+    y_test: Labels
+    classes: int
+    class_names: tuple[str, ...]
+    source: str
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        _, height, width, channels = self.x_train.shape
+        return height, width, channels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrays:
+    """What a loader finds: training and test images before the validation split, in any order."""
+
+    x_train: Images
+    y_train: Labels
+    x_test: Images
+    y_test: Labels
+    class_names: tuple[str, ...]
+    source: str
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises DataError for arrays that do not fit together."""
+        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            where = f"{self.source}: the {part} split"
+            if x.ndim != 4 or x.dtype != np.uint8:
+                raise DataError(f"{where} holds {x.dtype} images of shape {x.shape}, not uint8 (n, h, w, c)")
+            if len(x) == 0 or y.shape != (len(x),):
+                raise DataError(f"{where} has {len(x)} images but labels of shape {y.shape}")
+            if y.min() < 0 or y.max() >= len(self.class_names):
+                raise DataError(
+                    f"{where} has labels {y.min()}..{y.max()}, but there are {len(self.class_names)} classes"
+                )
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise DataError(
+                f"{self.source}: training images are {self.x_train.shape[1:]}, "
+                f"test images {self.x_test.shape[1:]}"
+            )
+
+
+def stratified_split(labels: Labels, held_out: float, seed: int) -> tuple[Indices, Indices]:
+    """Indices (kept, held out), both shuffled, with `held_out` (0..1) of every class held out.
+
+    The same labels, fraction and seed give the same split. Classes of one example stay in the kept part.
+    """
+    rng = np.random.default_rng(seed)
+    kept, held = [], []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = min(round(len(members) * held_out), len(members) - 1)
+        held.append(members[:count])
+        kept.append(members[count:])
+    return rng.permutation(np.concatenate(kept)), rng.permutation(np.concatenate(held))
+
+
+def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, limit: int | None) -> DataSet:
+    """Split off the validation images (stratified, seeded), shuffle, and cut each split to `limit` images.
+
+    Raises DataError when `validation` is not a fraction between 0 and 1 or leaves a split empty.
+    """
+    if not 0.0 < validation < 1.0:
+        raise DataError(
+            f"validation = {validation} is not a fraction of the training images",
+            hint="use a number between 0 and 1, for example 0.1",
+        )
+    if limit is not None and limit < 1:
+        raise DataError(f"limit = {limit} leaves no images", hint="leave it out, or use at least 1")
+    train, val = stratified_split(arrays.y_train, validation, seed)
+    if len(val) == 0:
+        count = len(arrays.y_train)
+        raise DataError(f"{count} training images are too few to hold out {validation:.0%} of each class")
+    test = np.random.default_rng(_TEST_ORDER_SEED).permutation(len(arrays.y_test))
+    train, val, test = train[:limit], val[:limit], test[:limit]
+    return DataSet(
+        name=name,
+        x_train=arrays.x_train[train],
+        y_train=arrays.y_train[train],
+        x_val=arrays.x_train[val],
+        y_val=arrays.y_train[val],
+        x_test=arrays.x_test[test],
+        y_test=arrays.y_test[test],
+        classes=len(arrays.class_names),
+        class_names=arrays.class_names,
+        source=arrays.source,
+        warnings=arrays.warnings,
+    )
