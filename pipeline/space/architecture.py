@@ -1,0 +1,130 @@
+"""Architecture: the immutable value that search emits, train builds, and memory and latency cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.space.blocks import BLOCK_OPS, Block, Feature, GraphBuilder, lower_block
+from pipeline.space.graph import OpGraph
+from pipeline.space.opspec import OpSpec
+
+__all__ = ["BLOCK_OPS", "Architecture", "Block", "lower", "operator_parameters", "parameters"]
+
+_FIELDS = ("input_shape", "classes", "stem_channels", "stem_stride", "blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Stem 3x3 convolution, a chain of blocks, global average, linear classifier.
+
+    `input_shape` is (height, width, channels). Raises ConfigError where the parts do not fit together.
+    """
+
+    input_shape: tuple[int, int, int]
+    classes: int
+    stem_channels: int
+    stem_stride: int
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) != 3:
+            raise ConfigError(f"input shape must be (height, width, channels), not {self.input_shape!r}")
+        for name, value in zip(("height", "width", "channels"), self.input_shape, strict=True):
+            _positive(f"input {name}", value)
+        _positive("classes", self.classes)
+        _positive("stem_channels", self.stem_channels)
+        if type(self.stem_stride) is not int or self.stem_stride not in (1, 2):
+            raise ConfigError(f"stem_stride must be 1 or 2, not {self.stem_stride!r}")
+        channels = self.stem_channels
+        for i, block in enumerate(self.blocks):
+            if block.op == "skip" and block.channels != channels:
+                raise ConfigError(
+                    f"block {i} is a skip with {block.channels} channels on an input with {channels}",
+                    hint="a skip keeps the number of channels",
+                )
+            channels = block.channels
+
+    def to_json(self) -> dict[str, Any]:
+        raw = asdict(self)
+        return {**raw, "input_shape": list(self.input_shape), "blocks": list(raw["blocks"])}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any] | str) -> Architecture:
+        """From `to_json`'s dictionary or its text. Raises ConfigError on anything else."""
+        if isinstance(raw, str):
+            try:
+                raw = json.loads(raw)
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"architecture is not JSON: {error}") from error
+        _keys("architecture", raw, _FIELDS)
+        if not isinstance(raw["input_shape"], list | tuple) or not isinstance(raw["blocks"], list | tuple):
+            raise ConfigError("architecture: input_shape and blocks must be lists")
+        blocks = []
+        for i, block in enumerate(raw["blocks"]):
+            _keys(f"architecture: blocks[{i}]", block, ("op", "channels", "stride"))
+            blocks.append(Block(**block))
+        return cls(**{**raw, "input_shape": tuple(raw["input_shape"]), "blocks": tuple(blocks)})
+
+    def describe(self) -> str:
+        """One line, e.g. `28x28x1 | stem 16/2 | dw3-24 | ir4-32/2 | skip | 10 classes` (`/2`: stride 2)."""
+
+        def stride(value: int) -> str:
+            return f"/{value}" if value != 1 else ""
+
+        parts = ["x".join(map(str, self.input_shape)), f"stem {self.stem_channels}{stride(self.stem_stride)}"]
+        for block in self.blocks:
+            width = "" if block.op == "skip" else f"-{block.channels}"
+            parts.append(f"{block.op}{width}{stride(block.stride)}")
+        return " | ".join([*parts, f"{self.classes} classes"])
+
+
+def _positive(name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+
+
+def _keys(where: str, raw: Any, expected: tuple[str, ...]) -> None:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where} must be an object, not {type(raw).__name__}")
+    missing = [key for key in expected if key not in raw]
+    unknown = [str(key) for key in raw if key not in expected]
+    if missing:
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}", hint=f"expected {', '.join(expected)}")
+
+
+def lower_stem(build: GraphBuilder, channels: int, stride: int) -> Feature:
+    return build.window("conv2d", build.input, channels, 3, stride, "relu6", "stem")
+
+
+def lower_head(build: GraphBuilder, x: Feature, classes: int) -> Feature:
+    return build.fully_connected(build.mean(x, "head/mean"), classes, "head/classifier")
+
+
+def lower(architecture: Architecture) -> OpGraph:
+    """The operators of `architecture` in execution order, equal to those of its exported .tflite."""
+    build = GraphBuilder(architecture.input_shape)
+    x = lower_stem(build, architecture.stem_channels, architecture.stem_stride)
+    for i, block in enumerate(architecture.blocks):
+        x = lower_block(build, x, block, f"block{i}/{block.op}")
+    return build.graph(lower_head(build, x, architecture.classes))
+
+
+def operator_parameters(op: OpSpec) -> int:
+    """Weights and biases of one operator, as they are stored in the .tflite."""
+    if op.kind == "conv2d":
+        return op.kernel_h * op.kernel_w * op.in_c * op.out_c + op.out_c
+    if op.kind == "depthwise_conv2d":
+        return op.kernel_h * op.kernel_w * op.out_c + op.out_c
+    if op.kind == "fully_connected":
+        return op.in_c * op.out_c + op.out_c
+    return 0
+
+
+def parameters(architecture: Architecture) -> int:
+    """Weights and biases (batch normalization folded) as they end up in the .tflite."""
+    return sum(operator_parameters(node.op) for node in lower(architecture).nodes)
