@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Provenance = Literal["measured", "cycle-accurate", "modelled", "estimated"]
+# "given" marks what a user set (a budget), not something observed or predicted
+Provenance = Literal["measured", "cycle-accurate", "modelled", "estimated", "given"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,62 @@
+"""Progress on long work: rich bars on a terminal, plain lines elsewhere, nothing with --json."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_PLAIN_EVERY_S = 15.0  # a log file wants a sign of life, not a flood
+
+
+class Bar:
+    """One long job. `update(done, text)` may be called as often as is convenient."""
+
+    def __init__(self, name: str, total: int, progress: RichProgress | None, quiet: bool) -> None:
+        self._name, self._total, self._progress, self._quiet = name, total, progress, quiet
+        self._task = progress.add_task(name, total=total, text="") if progress else None
+        self._last = time.monotonic()
+
+    def update(self, done: int, text: str = "", total: int | None = None) -> None:
+        self._total = total or self._total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=self._total, text=text)
+        elif not self._quiet and time.monotonic() - self._last > _PLAIN_EVERY_S:
+            self._last = time.monotonic()
+            print(f"  {self._name}: {done}/{self._total} {text}", file=sys.stderr, flush=True)
+
+
+class Reporter:
+    """Where stages say what they do. All of it goes to stderr: stdout is for results."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Bar]:
+        """A progress bar that disappears when the job is done."""
+        if self.quiet or not self.console.is_terminal:
+            yield Bar(name, total, None, self.quiet)
+            return
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with RichProgress(*columns, console=self.console, transient=True) as progress:
+            yield Bar(name, total, progress, False)

@@ -1,0 +1,60 @@
+"""report.json and report.html of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipeline.report import plots
+from pipeline.storage import write_text
+
+_TEMPLATES = Path(__file__).parent
+_FAMILIES = {"dw": "depthwise separable", "ir": "inverted residual", "se": "squeeze-and-excitation"}
+
+
+def write_report(folder: Path, document: dict[str, Any]) -> Path:
+    """Write `report.json` and `report.html` into `folder`; returns the path of the page."""
+    write_text(folder / "report.json", json.dumps(document, indent=2) + "\n")
+    page = folder / "report.html"
+    write_text(page, render_html(document))
+    return page
+
+
+def render_html(document: dict[str, Any]) -> str:
+    """The report as one self-contained HTML page (no script, no outside resource)."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["family"] = _family
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    memory = document["memory_map"]
+    budgets = {name: figure["value"] for name, figure in document["budgets"].items()}
+    search = document.get("search") or {}
+    training = document.get("training") or {}
+    drawings = {
+        "search": plots.search_progress(search["history"], budgets) if search.get("history") else "",
+        "training": plots.training_progress(training["history"]) if training.get("history") else "",
+        "arena": plots.arena_map(memory["buffers"], memory["arena_bytes"], len(document["layers"])),
+        "layers": plots.layer_latency(document["layers"]),
+    }
+    peak = max((layer["predicted_cycles"] for layer in document["layers"]), default=1) or 1
+    return environment.get_template("report.html.j2").render(r=document, plots=drawings, peak_cycles=peak)
+
+
+def _number(value: float | None) -> str:
+    """Thousands separated, three decimals at most; a dash for what is not there."""
+    if value is None:
+        return "–"
+    return f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else f"{value:,}"
+
+
+def _family(op: str) -> str:
+    return _FAMILIES.get(op[:2], op)
