@@ -52,8 +52,8 @@ class Architecture:
         return {**raw, "input_shape": list(self.input_shape), "blocks": list(raw["blocks"])}
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any] | str) -> Architecture:
-        """From `to_json`'s dictionary or its text. Raises ConfigError on anything else."""
+    def from_json(cls, raw: Any) -> Architecture:
+        """From `to_json`'s dictionary, or that as JSON text. Raises ConfigError on anything else."""
         if isinstance(raw, str):
             try:
                 raw = json.loads(raw)

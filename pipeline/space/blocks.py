@@ -117,7 +117,7 @@ class GraphBuilder:
 
 
 def lower_block(build: GraphBuilder, x: Feature, block: Block, name: str) -> Feature:
-    """Append `block` on `x`; returns its output. Same operators, in the same order, as the exporter writes."""
+    """Append `block` on `x`; returns its output. Operators and order are those the exporter writes."""
     if block.op in DEPTHWISE_KERNEL:
         x = build.depthwise(x, DEPTHWISE_KERNEL[block.op], block.stride, f"{name}/depthwise")
         return build.pointwise(x, block.channels, "relu6", f"{name}/pointwise")
