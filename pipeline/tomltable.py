@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,11 @@ class Table:
     def error(self, key: str, what: str, *, hint: str = "") -> ConfigError:
         """A ConfigError about `key` with its line."""
         name = f"{self._section}.{key}" if self._section else key
-        where = f"{self._file}:{self.line_of(key)}"
-        return ConfigError(f"{where}: '{name}' {what}", hint=hint or "see the README")
+        return ConfigError(f"{self.where(key)}: '{name}' {what}", hint=hint or "see the README")
+
+    def where(self, key: str) -> str:
+        """`file:line` of `key`."""
+        return f"{self._file}:{self.line_of(key)}"
 
     def line_of(self, key: str) -> int:
         """Line of `key` in this table, of the table's header where the key is absent, else 1."""
@@ -136,23 +140,25 @@ class Table:
 
 
 def fill(table: Table, config: Any) -> Any:
-    """A copy of the dataclass instance `config` with every field that `table` gives, checked for its type."""
-    values: dict[str, Any] = {}
-    for field in fields(config):
-        default = getattr(config, field.name)
-        read: Callable[..., Any]
-        if isinstance(default, bool):
-            read = table.flag
-        elif isinstance(default, int):
-            values[field.name] = table.integer(field.name, default, minimum=0)
-            continue
-        elif isinstance(default, float):
-            read = table.number
-        elif isinstance(default, str):
-            read = table.text
-        elif isinstance(default, tuple) and default and isinstance(default[0], str):
-            read = table.strings
-        else:
-            read = table.integers
-        values[field.name] = read(field.name, default)
-    return replace(config, **values)
+    """A copy of the dataclass instance `config` with every field that `table` gives.
+
+    Types come from the annotations (as text, so `int | None` reads an integer). A ConfigError of the
+    dataclass itself is passed on with the file and line of the field it names.
+    """
+    readers: dict[str, Callable[..., Any]] = {
+        "bool": table.flag,
+        "int": partial(table.integer, minimum=0),
+        "float": table.number,
+        "str": table.text,
+        "tuple[str, ...]": table.strings,
+        "tuple[int, ...]": table.integers,
+    }
+    values = {
+        field.name: readers[str(field.type).removesuffix(" | None")](field.name, getattr(config, field.name))
+        for field in fields(config)
+    }
+    try:
+        return replace(config, **values)
+    except ConfigError as error:
+        named = next((name for name in values if re.search(rf"\b{name}\b", error.message)), "")
+        raise ConfigError(f"{table.where(named)}: {error.message}", hint=error.hint) from error

@@ -1,0 +1,131 @@
+"""RunFile: everything that one run is asked to do, from one TOML file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.boards import Board, load_board
+from pipeline.data import names as data_names
+from pipeline.search.config import SearchConfig
+from pipeline.space.budgets import Budgets
+from pipeline.space.search_space import SearchSpace
+from pipeline.tomltable import Table, fill
+from pipeline.train.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which data set. `path` (file or folder) may be empty: then the usual places are searched."""
+
+    name: str = "fashion_mnist"
+    path: str = ""
+    validation: float = 0.1  # fraction of the training images that the search and early decisions use
+    limit: int = 0  # at most so many images per split; 0: all
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceConfig:
+    """The search space; 0 and empty tuples take the defaults that suit the input's size."""
+
+    blocks: int = 7
+    stem_channels: int = 16
+    stem_stride: int = 0
+    strides: tuple[int, ...] = ()
+    ops: tuple[str, ...] = ()
+    channels: tuple[int, ...] = ()
+
+    def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace:
+        """The space for a data set's input shape (h, w, c). Raises ConfigError where it has no meaning."""
+        given: dict[str, Any] = {"stem_channels": self.stem_channels}
+        if self.stem_stride:
+            given["stem_stride"] = self.stem_stride
+        if self.ops:
+            given["ops"] = self.ops
+        if self.channels:
+            given["channels"] = self.channels
+        if self.strides:
+            return SearchSpace(input_shape, classes, strides=self.strides, **given)
+        return SearchSpace.for_input(input_shape, classes, blocks=self.blocks, **given)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateConfig:
+    images: int = 200  # test images sent to the device
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    name: str
+    board: Board
+    seed: int
+    data: DataConfig
+    budgets: Budgets
+    space: SpaceConfig
+    search: SearchConfig
+    train: TrainConfig
+    validate: ValidateConfig
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, defaults included, for the run's provenance."""
+        sections = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "board", "seed")
+        }
+        return {
+            "name": self.name,
+            "board": self.board.name,
+            "seed": self.seed,
+            **{name: asdict(section) for name, section in sections.items()},
+        }
+
+
+def load_runfile(path: Path) -> RunFile:
+    """Read and check a run file.
+
+    Raises ConfigError that names the file, the line and the key.
+    """
+    table = Table.read(path)
+    name = table.text("name", path.stem)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise table.error("name", f"is '{name}'", hint="letters, digits, '.', '_' and '-': it names a folder")
+    board = load_board(table.text("board"))
+    seed = table.integer("seed", 0, minimum=0)
+    data = fill(table.sub("data", required=False), DataConfig())
+    if data.name not in data_names():
+        known = ", ".join(data_names())
+        raise table.sub("data").error("name", f"is '{data.name}'", hint=f"known data sets: {known}")
+    if not 0 < data.validation < 1:
+        raise table.sub("data").error(
+            "validation", f"is {data.validation}", hint="a fraction between 0 and 1"
+        )
+    run = RunFile(
+        name=name,
+        board=board,
+        seed=seed,
+        data=data,
+        budgets=_budgets(table.sub("budgets"), board),
+        space=fill(table.sub("space", required=False), SpaceConfig()),
+        search=fill(table.sub("search", required=False), SearchConfig()),
+        train=fill(table.sub("train", required=False), TrainConfig()),
+        validate=fill(table.sub("validate", required=False), ValidateConfig()),
+    )
+    table.close()
+    if run.validate.images < 1:
+        raise table.sub("validate").error("images", "is 0", hint="at least one image must reach the device")
+    return run
+
+
+def _budgets(table: Table, board: Board) -> Budgets:
+    """Budgets of a run file; the board's memories are limits in any case."""
+    sram, flash = board.memory.sram.bytes, board.memory.flash.bytes
+    budgets = Budgets(
+        latency_ms=table.number("latency_ms"),
+        sram_bytes=table.integer("sram_bytes", sram, maximum=sram),
+        flash_bytes=table.integer("flash_bytes", flash, maximum=flash),
+        parameters=table.integer("parameters", None),
+    )
+    if not budgets.latency_ms:
+        raise table.error("latency_ms", "is 0", hint="give the deadline in milliseconds")
+    return budgets

@@ -1,0 +1,88 @@
+"""Board files and TOML tables: every complaint names file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.boards import board_names, load_board
+from pipeline.errors import ConfigError
+from pipeline.tomltable import Table
+
+GOOD = load_board("qemu-cortex-m4").path.read_text()
+
+
+def test_shipped_boards_load() -> None:
+    for name in board_names():
+        board = load_board(name)
+        assert board.name == name
+        assert 0 < board.stack_bytes < board.memory.sram.bytes
+        assert board.clock_reference and board.memory.flash.reference and board.memory.sram.reference
+
+
+def test_unknown_board_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown board 'qemu-cortex-m5'") as caught:
+        load_board("qemu-cortex-m5")
+    assert "qemu-cortex-m4" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("hz = 168_000_000", 'hz = "fast"', r"b.toml:\d+: 'clock.hz' must be an integer, not 'fast'"),
+        ("hz = 168_000_000", "herz = 1", r"b.toml:\d+: 'clock.hz' is missing"),
+        ("wait_states = 0", "wait_state = 0", r"'memory.flash.wait_state' is not a known key"),
+        ('counts = "instructions"', 'counts = "ticks"', r"'counter.counts' is 'ticks'"),
+        ("bytes = 2048", "bytes = 262144", r"'memory.stack.bytes' is 262144"),
+        ("bytes = 2048", "bytes = 0", r"'memory.stack.bytes' is 0"),
+        ("[clock]", "[clock", "not valid TOML.*line"),
+    ],
+)
+def test_bad_board_files(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    assert old in GOOD
+    path = tmp_path / "b.toml"
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=complaint):
+        load_board(str(path))
+
+
+def test_a_board_is_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        GOOD.replace('name = "qemu-cortex-m4"', 'name = "mine"').replace("168_000_000", "80_000_000")
+    )
+    board = load_board(str(path))
+    assert (board.name, board.clock_hz) == ("mine", 80_000_000)
+
+
+def test_line_numbers_point_at_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text("a = 1\n\n[one]\nx = 1\n[two]\nx = 2\ny = 3\n")
+    table = Table.read(path)
+    assert table.sub("two").line_of("x") == 6
+    assert table.sub("two").line_of("absent") == 5
+    assert table.line_of("two") == 5
+    assert table.line_of("a") == 1
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_board_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "x.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        load_board(str(path))
+
+
+@given(st.integers(0, len(GOOD) - 1), st.characters(codec="ascii"))
+def test_one_changed_character_never_crashes(
+    tmp_path_factory: pytest.TempPathFactory, position: int, character: str
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "x.toml"
+    path.write_text(GOOD[:position] + character + GOOD[position + 1 :], encoding="utf-8")
+    try:
+        load_board(str(path))
+    except ConfigError as error:
+        assert error.message
