@@ -1,0 +1,64 @@
+"""The integers of a quantized network, as plain values: what the writer writes. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ModelError
+from pipeline.space.graph import OpGraph
+
+_INT32_MAX = 2**31 - 1
+_SMALLEST_RATIO = 2.0**-31  # below it TFLite's fixed-point multiplier becomes 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """real = (q - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """INT8 weights in TFLite's layout and INT32 biases.
+
+    values: (out, kh, kw, in) for CONV_2D, (1, kh, kw, c) for DEPTHWISE_CONV_2D, (out, in) for
+    FULLY_CONNECTED. scales: (out,) float32, or (1,) where all channels share one. biases: (out,).
+    """
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    biases: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedNetwork:
+    """An OpGraph with a grid for each tensor, and weights for the nodes (by index) that have some."""
+
+    graph: OpGraph
+    grids: tuple[Grid, ...]
+    weights: dict[int, Weights]
+
+    def check(self) -> None:
+        """Raise ModelError, naming the layer, where an integer kernel would overflow or lose everything."""
+        for index, node in enumerate(self.graph.nodes):
+            where = f"layer {index} ({node.name or node.op.kind})"
+            out = self.grids[node.output]
+            if not (np.isfinite(out.scale) and out.scale > 0 and -128 <= out.zero_point <= 127):
+                raise ModelError(f"{where}: scale {out.scale}, zero point {out.zero_point} are not usable")
+            if index not in self.weights:
+                continue
+            weights = self.weights[index]
+            ratios = self.grids[node.inputs[0]].scale * weights.scales.astype(np.float64) / out.scale
+            if not (ratios.max() < 1.0 and ratios.min() > _SMALLEST_RATIO):
+                raise ModelError(
+                    f"{where}: requantization ratios {ratios.min():.3g}..{ratios.max():.3g} are not within (0, 1)"
+                )
+            depth = 1 if node.op.kind == "depthwise_conv2d" else node.op.in_c
+            products = node.op.kernel_h * node.op.kernel_w * depth * 255 * 127
+            if int(np.abs(weights.biases.astype(np.int64)).max()) + products > _INT32_MAX:
+                raise ModelError(f"{where}: bias {np.abs(weights.biases).max()} overflows the accumulator")

@@ -1,0 +1,176 @@
+"""The layers of a quantization-aware network: TFLite's padding, ranges, and weights on the INT8 grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import ModelError
+from pipeline.space.opspec import OpSpec
+
+INPUT_SCALE = 1.0 / 255.0  # real = u8 / 255, q = u8 - 128
+INPUT_ZERO_POINT = -128
+GATE_SCALE = 1.0 / 255.0  # a folded hard sigmoid: [0, 1] fills the INT8 range, saturation does the clamp
+GATE_ZERO_POINT = -128
+# A dead layer has range 0. Without a floor its scale would make requantization ratios above 1 and biases
+# beyond int32 further down.
+SCALE_FLOOR = 1e-4
+WEIGHT_SCALE_FLOOR = 1e-6
+_RATIO_MARGIN = 1.001  # input scale * weight scale stays below output scale / this
+_BIAS_LIMIT = 2.0**29  # leaves the int32 accumulator room for the products
+_CHANNEL_RANGE = 2.0**-10  # smallest weight scale of a channel, relative to the layer's largest
+
+
+class Range(nn.Module):
+    """Observed range of one activation tensor, as a moving average of batch minima and maxima."""
+
+    lo: Tensor
+    hi: Tensor
+    seen: Tensor
+
+    def __init__(self, momentum: float = 0.02) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("lo", torch.zeros(()))
+        self.register_buffer("hi", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        lo, hi = torch.aminmax(x)
+        self.seen += 1
+        # A plain mean at first, then a moving one.
+        weight = torch.clamp(1.0 / self.seen, min=self.momentum)
+        self.lo += (lo - self.lo) * weight
+        self.hi += (hi - self.hi) * weight
+
+    def quantization(self, floor: Tensor | float = SCALE_FLOOR) -> tuple[Tensor, Tensor]:
+        """(scale float32, zero point int32), both 0-d. The range always includes 0."""
+        lo = self.lo.clamp(max=0.0)
+        hi = self.hi.clamp(min=0.0)
+        scale = torch.maximum((hi - lo) / 255.0, torch.as_tensor(floor).clamp(min=SCALE_FLOOR))
+        zero_point = torch.round(-128.0 - lo / scale).clamp(-128, 127).to(torch.int32)
+        return scale, zero_point
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Round to the INT8 grid and back; the gradient is 1 inside the range and 0 where it saturates."""
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
+
+
+def same_pad(x: Tensor, op: OpSpec) -> tuple[Tensor, tuple[int, int]]:
+    """The input with TFLite's padding, as (explicitly padded input, what is left for the convolution).
+
+    Symmetric padding is left to the convolution, which is faster; SAME at stride 2 is often asymmetric.
+    """
+    if op.pad_top == op.pad_bottom and op.pad_left == op.pad_right:
+        return x, (op.pad_top, op.pad_left)
+    return F.pad(x, (op.pad_left, op.pad_right, op.pad_top, op.pad_bottom)), (0, 0)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    if activation == "relu6":
+        return F.relu6(x)
+    return F.relu(x) if activation == "relu" else x
+
+
+class Weighted(nn.Module):
+    """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED with its batch normalization, until that is folded.
+
+    gate: the output passes a hard sigmoid, which `fold` moves into weights and bias.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, op: OpSpec, *, normalize: bool, gate: bool) -> None:
+        super().__init__()
+        self.op = op
+        self.gate = gate
+        self.folded = False
+        if op.kind == "depthwise_conv2d":
+            if op.out_c != op.in_c:
+                raise ModelError(f"depth multiplier {op.out_c // op.in_c} is not trainable here (only 1 is)")
+            shape: tuple[int, ...] = (op.out_c, 1, op.kernel_h, op.kernel_w)
+        elif op.kind == "conv2d":
+            shape = (op.out_c, op.in_c, op.kernel_h, op.kernel_w)
+        else:
+            shape = (op.out_c, op.in_c)
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        if op.kind == "fully_connected":
+            nn.init.normal_(self.weight, std=op.in_c**-0.5)
+        self.norm = nn.BatchNorm2d(op.out_c) if normalize else None
+        self.bias = None if normalize else nn.Parameter(torch.zeros(op.out_c))
+        self.range = Range()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Move batch normalization (running statistics) and hard sigmoid into weights and bias."""
+        if self.folded:
+            return
+        if self.norm is not None:
+            norm = self.norm
+            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            self.weight.mul_(factor.reshape(-1, *[1] * (self.weight.ndim - 1)))
+            self.bias = nn.Parameter(norm.bias - norm.running_mean * factor)
+            self.norm = None
+        if self.gate and self.bias is not None:
+            self.weight.div_(6.0)
+            self.bias.div_(6.0).add_(0.5)
+        self.folded = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float arithmetic; (n, c, h, w) in and out."""
+        y = self._linear(x, self.weight, self.bias)
+        if self.norm is not None:
+            y = self.norm(y)
+        if self.gate:
+            return torch.clamp(y if self.folded else y / 6.0 + 0.5, 0.0, 1.0)
+        return activate(y, self.op.activation)
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        op = self.op
+        if op.kind == "fully_connected":
+            return F.linear(x.flatten(1), weight, bias)[:, :, None, None]
+        groups = op.in_c if op.kind == "depthwise_conv2d" else 1
+        x, padding = same_pad(x, op)
+        return F.conv2d(x, weight, bias, (op.stride_h, op.stride_w), padding, groups=groups)
+
+    @property
+    def output_quantization(self) -> tuple[Tensor, Tensor] | None:
+        """Fixed (scale, zero point) of a gate; None where the range is learned."""
+        if not self.gate:
+            return None
+        return torch.tensor(GATE_SCALE), torch.tensor(GATE_ZERO_POINT, dtype=torch.int32)
+
+    @torch.no_grad()
+    def weight_scale(self, input_scale: Tensor) -> Tensor:
+        """Symmetric weight scales (out_c,) float32; FULLY_CONNECTED has one for all channels.
+
+        TFLite Micro's FULLY_CONNECTED is safest per tensor, and the classifier is small.
+        """
+        largest = self.weight.detach().flatten(1).abs().amax(1)
+        bias = torch.zeros_like(largest) if self.bias is None else self.bias.detach().abs()
+        if self.op.kind == "fully_connected":
+            largest, bias = largest.amax().expand_as(largest), bias.amax().expand_as(bias)
+        scale = largest / 127.0
+        scale = torch.maximum(scale, scale.amax() * _CHANNEL_RANGE)
+        scale = torch.maximum(scale, bias / (input_scale * _BIAS_LIMIT))
+        return scale.clamp(min=WEIGHT_SCALE_FLOOR).contiguous()
+
+    def scale_floor(self, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
+        """Smallest output scale that keeps every requantization ratio below 1."""
+        return input_scale * weight_scale.amax() * _RATIO_MARGIN
+
+    def forward_quantized(self, x: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
+        """What the integer kernel computes before it requantizes, in real units."""
+        if self.bias is None:
+            raise ModelError("batch normalization must be folded before quantization")
+        zeros = torch.zeros_like(weight_scale, dtype=torch.int32)
+        weight = torch.fake_quantize_per_channel_affine(self.weight, weight_scale, zeros, 0, -127, 127)
+        step = input_scale * weight_scale
+        rounded = torch.round(self.bias / step) * step
+        bias = self.bias + (rounded - self.bias).detach()
+        y = self._linear(x, weight, bias)
+        return y if self.gate else activate(y, self.op.activation)

@@ -1,0 +1,169 @@
+"""QatNetwork: a torch network with exactly the operators of an OpGraph."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import ModelError
+from pipeline.space.architecture import Architecture, lower
+from pipeline.space.graph import Node, OpGraph
+from pipeline.train.layers import (
+    INPUT_SCALE,
+    INPUT_ZERO_POINT,
+    Range,
+    Weighted,
+    fake_quantize,
+)
+
+Mode = Literal["float", "observe", "quantized"]
+Quantization = tuple[Tensor, Tensor]
+_WEIGHTED = ("conv2d", "depthwise_conv2d", "fully_connected")
+_RANGED = ("add", "mul", "mean")
+
+
+class QatNetwork(nn.Module):
+    """Float, range-observing or fake-quantized execution of `lower(architecture)`.
+
+    `mode` selects: "float" trains in plain float32 with batch normalization; "observe" runs in float and
+    collects activation ranges; "quantized" puts every tensor on the INT8 grid that the exported file has.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.graph: OpGraph = lower(architecture)
+        self.mode: Mode = "float"
+        self.ranges_frozen = False
+        self.layers = nn.ModuleList(_layers(self.graph))
+
+    @property
+    def folded(self) -> bool:
+        return all(layer.folded for layer in self.layers if isinstance(layer, Weighted))
+
+    def fold(self) -> None:
+        """Fold batch normalization and hard sigmoids; training goes on with plain weights and biases."""
+        for layer in self.layers:
+            if isinstance(layer, Weighted):
+                layer.fold()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, c, h, w) in [0, 1]."""
+        return self._run(x, self.input_quantization)[:, :, 0, 0]
+
+    def _run(self, x: Tensor, quantization: Quantization) -> Tensor:
+        quantized = self.mode == "quantized"
+        values = {self.graph.input: x}
+        # Every number below is on the grid of the tensor it belongs to.
+        grids = {self.graph.input: quantization}
+        for node, layer in zip(self.graph.nodes, self.layers, strict=True):
+            inputs = [values[number] for number in node.inputs]
+            if not quantized:
+                y = layer(*inputs) if isinstance(layer, Weighted) else _plain(node, inputs)
+                if self.mode == "observe":
+                    _observe(layer, y)
+            else:
+                y, grids[node.output] = self._quantized(node, layer, inputs, grids)
+            values[node.output] = y
+        return values[self.graph.output]
+
+    def _quantized(
+        self, node: Node, layer: nn.Module, inputs: list[Tensor], grids: dict[int, Quantization]
+    ) -> tuple[Tensor, Quantization]:
+        if node.op.kind == "max_pool":  # no arithmetic: the result is on its input's grid already
+            return _plain(node, inputs), grids[node.inputs[0]]
+        if isinstance(layer, Weighted):
+            input_scale = grids[node.inputs[0]][0]
+            y = layer.forward_quantized(inputs[0], input_scale, layer.weight_scale(input_scale))
+        else:
+            y = _plain(node, inputs)
+        if self.training and not self.ranges_frozen:
+            _observe(layer, y)
+        grid = output_grid(node, layer, grids)
+        return fake_quantize(y, *grid), grid
+
+    @property
+    def input_quantization(self) -> Quantization:
+        return torch.tensor(INPUT_SCALE), torch.tensor(INPUT_ZERO_POINT, dtype=torch.int32)
+
+    def grids(self) -> dict[int, Quantization]:
+        """(scale, zero point) of every activation tensor, as the quantized mode uses them."""
+        grids = {self.graph.input: self.input_quantization}
+        for node, layer in zip(self.graph.nodes, self.layers, strict=True):
+            grids[node.output] = output_grid(node, layer, grids)
+        return grids
+
+    @torch.no_grad()
+    def int8_outputs(self, x: NDArray[np.int8], batch: int = 256) -> NDArray[np.int8]:
+        """INT8 logits (n, classes) of INT8 images (n, h, w, c), by fake-quantized arithmetic."""
+        was = self.training, self.mode
+        self.eval()
+        self.mode = "quantized"
+        scale, zero_point = self.grids()[self.graph.output]
+        parts = []
+        for start in range(0, len(x), batch):
+            real = (torch.from_numpy(x[start : start + batch]).float() - INPUT_ZERO_POINT) * INPUT_SCALE
+            logits = self(real.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+            parts.append((torch.round(logits / scale) + zero_point).to(torch.int8).numpy())
+        self.train(was[0])
+        self.mode = was[1]
+        return np.concatenate(parts)
+
+
+def output_grid(node: Node, layer: nn.Module, grids: dict[int, Quantization]) -> Quantization:
+    """(scale, zero point) of a node's output, given those of its inputs."""
+    first = grids[node.inputs[0]]
+    if node.op.kind == "max_pool":
+        return first
+    if isinstance(layer, Weighted):
+        fixed = layer.output_quantization
+        if fixed is not None:
+            return fixed
+        return layer.range.quantization(layer.scale_floor(first[0], layer.weight_scale(first[0])))
+    observed = cast(Range, layer)
+    if node.op.kind == "mul":  # its requantization ratio is the product of the input scales over the output's
+        return observed.quantization(first[0] * grids[node.inputs[1]][0] * 1.001)
+    return observed.quantization()
+
+
+def _observe(layer: nn.Module, y: Tensor) -> None:
+    if isinstance(layer, Weighted):
+        layer.range.observe(y.detach())
+    elif isinstance(layer, Range):
+        layer.observe(y.detach())
+
+
+def _plain(node: Node, inputs: list[Tensor]) -> Tensor:
+    kind = node.op.kind
+    if kind == "add":
+        return inputs[0] + inputs[1]
+    if kind == "mul":
+        return inputs[0] * inputs[1]
+    if kind == "mean":
+        return inputs[0].mean((2, 3), keepdim=True)
+    # TFLite's SAME pads 2x2/2 pooling at the far edges only, which is what ceil_mode does.
+    return F.max_pool2d(inputs[0], 2, 2, ceil_mode=True)
+
+
+def _layers(graph: OpGraph) -> list[nn.Module]:
+    squeezed: set[int] = set()  # tensors computed from a MEAN: too few values for batch statistics
+    gates = {node.inputs[1] for node in graph.nodes if node.op.kind == "mul"}
+    layers: list[nn.Module] = []
+    for node in graph.nodes:
+        from_mean = node.op.kind == "mean" or all(number in squeezed for number in node.inputs)
+        if from_mean:
+            squeezed.add(node.output)
+        if node.op.kind in _WEIGHTED:
+            layers.append(Weighted(node.op, normalize=not from_mean, gate=node.output in gates))
+        elif node.op.kind in _RANGED:
+            layers.append(Range())
+        elif node.op.kind == "max_pool" and (node.op.kernel_h, node.op.stride_h) == (2, 2):
+            layers.append(nn.Identity())
+        else:
+            raise ModelError(f"{node.name or node.op.kind}: {node.op.kind} cannot be trained here")
+    return layers
