@@ -1,0 +1,105 @@
+"""Run files: defaults, and errors that name the key and the line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.runfile import load_runfile
+from pipeline.runstate import RunState, fingerprint
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+GOOD = """\
+name = "small"
+board = "qemu-cortex-m4"
+
+[budgets]
+latency_ms = 50.0
+
+[search]
+steps = 10
+
+[space]
+ops = ["dw3", "skip"]
+channels = [16, 24]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_examples_load() -> None:
+    for path in EXAMPLES.glob("*.toml"):
+        run = load_runfile(path)
+        json.dumps(run.to_json())
+        assert run.budgets.latency_ms
+
+
+def test_defaults_and_given_values(tmp_path: Path) -> None:
+    run = load_runfile(write(tmp_path, GOOD))
+    assert run.search.steps == 10
+    assert run.budgets.sram_bytes == run.board.memory.sram.bytes
+    space = run.space.build((28, 28, 1), 10)
+    assert space.ops == ("dw3", "skip") and space.channels == (16, 24) and len(space.strides) == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint", "hint"),
+    [
+        ("steps = 10", "step = 10", r"run.toml:8: 'search.step' is not a known key", "did you mean 'steps'"),
+        ("steps = 10", 'steps = "ten"', r"run.toml:8: 'search.steps' must be an integer", ""),
+        ("latency_ms = 50.0", "latency_ms = -1", r"run.toml:5: 'budgets.latency_ms' is -1", "at least"),
+        ("latency_ms = 50.0", "", r"run.toml:4: 'budgets.latency_ms' is missing", "add it"),
+        ("latency_ms = 50.0", "latency_ms = 5\nsram_bytes = 99999999", r"run.toml:6: .*sram_bytes", "at most"),
+        ('board = "qemu-cortex-m4"', 'board = "m4"', r"unknown board 'm4'", "ship"),
+        ('board = "qemu-cortex-m4"', "", r"run.toml:\d+: 'board' is missing", ""),
+        ('name = "small"', 'name = "../up"', r"run.toml:1: 'name' is '../up'", "folder"),
+        ("[space]", "[space", r"not valid TOML", "line"),
+        ("[search]", "[data]\nname = 'mnisty'\n[search]", r"'data.name' is 'mnisty'", "fashion_mnist"),
+        ("[search]", "[serach]", r"run.toml:7: 'serach' is not a known key", "search"),
+        ("steps = 10", 'gradient = "magic"', r"run.toml:8: .*gradient", ""),
+    ],
+)
+def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str, hint: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        load_runfile(write(tmp_path, GOOD.replace(old, new)))
+    assert hint in str(caught.value)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.text(max_size=3))
+def test_edits_load_or_explain(tmp_path_factory: pytest.TempPathFactory, position: int, text: str) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "run.toml"
+    path.write_text(GOOD[:position] + text + GOOD[position + 1 :], encoding="utf-8")
+    try:
+        load_runfile(path)
+    except ConfigError as error:
+        assert error.message
+
+
+def test_state_survives_and_notices_changes(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    key = fingerprint({"a": 1}, b"bytes")
+    (tmp_path / "out").write_text("x")
+    state.finish("search", key, 1.25)
+    again = RunState(tmp_path)
+    assert again.is_done("search", key, ["out"])
+    assert not again.is_done("search", fingerprint({"a": 2}, b"bytes"), ["out"])
+    assert not again.is_done("search", key, ["out", "gone"])
+    assert not again.is_done("train", key, [])
+    assert again.seconds("search") == pytest.approx(1.2, abs=0.1)
+
+
+def test_damaged_state_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(ConfigError, match="damaged") as caught:
+        RunState(tmp_path)
+    assert "delete" in caught.value.hint
