@@ -37,6 +37,7 @@ class DataSet:
     class_names: tuple[str, ...]
     source: str
     warnings: tuple[str, ...] = field(default=())
+    mirror: bool = True  # a mirrored image keeps its class, so training may mirror
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -56,6 +57,7 @@ class Arrays:
     class_names: tuple[str, ...]
     source: str
     warnings: tuple[str, ...] = ()
+    mirror: bool = True
 
     def __post_init__(self) -> None:
         """Raises DataError for arrays that do not fit together."""
@@ -121,4 +123,5 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
         class_names=arrays.class_names,
         source=arrays.source,
         warnings=arrays.warnings,
+        mirror=arrays.mirror,
     )

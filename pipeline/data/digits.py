@@ -39,4 +39,5 @@ def digits(path: Path | None) -> Arrays:
         y_test=labels[test],
         class_names=tuple(str(label) for label in range(10)),
         source="scikit-learn's bundled digits",
+        mirror=False,
     )

@@ -23,8 +23,16 @@ from pipeline.errors import DataError
 NAME = "fashion_mnist"
 ENVIRONMENT = "EDGENAS_DATA"
 CLASS_NAMES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
 )
 # Where keras.datasets.fashion_mnist downloads from; MD5 sums as published in the data set's README.
 KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
@@ -161,8 +169,7 @@ def _arrays(arrays: dict[str, np.ndarray], source: str) -> Arrays:
         if arrays[key].dtype.kind not in "iu":
             raise DataError(f"{source}: {key} holds {arrays[key].dtype}, not class numbers")
     images = {
-        key: arrays[key][..., None] if arrays[key].ndim == 3 else arrays[key]
-        for key in ("x_train", "x_test")
+        key: arrays[key][..., None] if arrays[key].ndim == 3 else arrays[key] for key in ("x_train", "x_test")
     }
     return Arrays(
         x_train=images["x_train"],

@@ -15,7 +15,9 @@ from pipeline.train.network import QatNetwork
 def freeze(network: QatNetwork) -> QuantizedNetwork:
     """The integers that `network` computes with. Raises ModelError where they do not fit their types."""
     if not network.folded:
-        raise ModelError("the network still has batch normalization", hint="call fold() and calibrate it first")
+        raise ModelError(
+            "the network still has batch normalization", hint="call fold() and calibrate it first"
+        )
     grids = network.grids()
     weights = {}
     for index, (node, layer) in enumerate(zip(network.graph.nodes, network.layers, strict=True)):
@@ -24,7 +26,8 @@ def freeze(network: QatNetwork) -> QuantizedNetwork:
     frozen = QuantizedNetwork(
         graph=network.graph,
         grids=tuple(
-            Grid(float(grids[number][0]), int(grids[number][1])) for number in range(len(network.graph.tensor_bytes))
+            Grid(float(grids[number][0]), int(grids[number][1]))
+            for number in range(len(network.graph.tensor_bytes))
         ),
         weights=weights,
     )

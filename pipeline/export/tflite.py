@@ -34,7 +34,7 @@ _OPERATORS = {
 _ACTIVATION = {"none": 0, "relu": 1, "relu6": 3}
 
 
-class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+class _AlignedBuffer(schema.BufferT):
     """The generated `Pack` aligns data to 4 bytes only."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:
@@ -74,7 +74,11 @@ class _Writer:
             self._tensor(name, shapes[number], schema.TensorType.INT8, quantization=_per_tensor(grid))
         operators = [self._operator(index, node) for index, node in enumerate(graph.nodes)]
         subgraph = schema.SubGraphT(
-            tensors=self.tensors, inputs=[graph.input], outputs=[graph.output], operators=operators, name="main"
+            tensors=self.tensors,
+            inputs=[graph.input],
+            outputs=[graph.output],
+            operators=operators,
+            name="main",
         )
         codes = []
         for kind in self.codes:
@@ -96,7 +100,13 @@ class _Writer:
         return len(self.buffers) - 1
 
     def _tensor(
-        self, name: str, shape: tuple[int, ...], kind: int, *, quantization: Any = None, raw: bytes | None = None
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        kind: int,
+        *,
+        quantization: Any = None,
+        raw: bytes | None = None,
     ) -> int:
         self.tensors.append(
             schema.TensorT(
@@ -121,7 +131,9 @@ class _Writer:
             inputs += self._constants(index, node)
         elif kind == "mean":
             axes = np.array([1, 2], "<i4")
-            inputs.append(self._tensor(f"{node.name}/axes", (2,), schema.TensorType.INT32, raw=axes.tobytes()))
+            inputs.append(
+                self._tensor(f"{node.name}/axes", (2,), schema.TensorType.INT32, raw=axes.tobytes())
+            )
         options_type, options = _options(node.op)
         return schema.OperatorT(
             opcodeIndex=self.codes.index(kind),
@@ -202,7 +214,9 @@ def _options(op: OpSpec) -> tuple[str, Any]:
         "fusedActivationFunction": activation,
     }
     if op.kind == "max_pool":
-        return "Pool2DOptions", schema.Pool2DOptionsT(**window, filterHeight=op.kernel_h, filterWidth=op.kernel_w)
+        return "Pool2DOptions", schema.Pool2DOptionsT(
+            **window, filterHeight=op.kernel_h, filterWidth=op.kernel_w
+        )
     window |= {"dilationHFactor": op.dilation_h, "dilationWFactor": op.dilation_w}
     if op.kind == "conv2d":
         return "Conv2DOptions", schema.Conv2DOptionsT(**window)

@@ -1,0 +1,62 @@
+"""Training state on disk: written whole or not at all, and bound to what it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.data import DataSet
+from pipeline.errors import ConfigError
+from pipeline.space.architecture import Architecture
+
+_FORMAT = 1
+# Fields of TrainConfig that change neither the result nor its meaning.
+_INCIDENTAL = ("checkpoint_s", "threads")
+
+
+def fingerprint(architecture: Architecture, data: DataSet, config: dict[str, Any], seed: int) -> str:
+    """Hex digest of everything that determines the outcome of a training."""
+    images = hashlib.sha256()
+    for array in (data.x_train, data.y_train):
+        images.update(array.tobytes())
+    content = {
+        "format": _FORMAT,
+        "architecture": architecture.to_json(),
+        "data": [data.name, list(data.x_train.shape), images.hexdigest()],
+        "config": {key: value for key, value in config.items() if key not in _INCIDENTAL},
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `file`, replacing it in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".part")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+def load_checkpoint(file: Path, identity: str) -> dict[str, Any]:
+    """Read a state that `save_checkpoint` wrote for the training `identity`.
+
+    Raises ConfigError when it is damaged or belongs to another training.
+    """
+    hint = f"delete {file} to train afresh"
+    try:
+        state = torch.load(file, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"the checkpoint {file} cannot be read: {error}", hint=hint) from error
+    if not isinstance(state, dict) or "identity" not in state:
+        raise ConfigError(f"{file} is not a training checkpoint", hint=hint)
+    if state["identity"] != identity:
+        raise ConfigError(
+            f"the checkpoint {file} belongs to another architecture, data set, seed or training setting",
+            hint=hint,
+        )
+    return dict(state)

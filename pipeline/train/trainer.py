@@ -1,0 +1,261 @@
+"""Float training, then quantization-aware fine-tuning, resumable at any step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from pipeline.data import DataSet
+from pipeline.errors import ConfigError, DataError
+from pipeline.space.architecture import Architecture
+from pipeline.train.batches import Batches, to_input
+from pipeline.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from pipeline.train.config import TrainConfig
+from pipeline.train.network import Mode, QatNetwork
+
+Phase = Literal["float", "qat"]
+_WARM_UP = 0.2  # share of float training in which the learning rate rises
+_EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands after a step; `val_accuracy` (0..1) is set at the end of each epoch."""
+
+    step: int
+    total_steps: int
+    phase: Phase
+    epoch: int
+    epochs: int
+    loss: float
+    val_accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QatResult:
+    """A quantized network and its accuracies (0..1) on the test split.
+
+    `network` is in quantized mode, ready for export. `history` has one entry an epoch: phase, epoch,
+    loss, val_accuracy, learning_rate, seconds.
+    """
+
+    network: QatNetwork
+    float_accuracy: float
+    fake_quant_accuracy: float
+    history: tuple[dict[str, Any], ...]
+
+
+def train_qat(
+    architecture: Architecture,
+    data: DataSet,
+    config: TrainConfig | None = None,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> QatResult:
+    """Train `architecture` on `data`; the test split is looked at once, after the last step.
+
+    checkpoint: file that holds the state; where it exists training continues from it, with the same
+    result as without interruption (for the same number of threads). on_step: called after each step.
+    Raises DataError where data and architecture do not fit, ConfigError for a checkpoint that is damaged
+    or belongs to another training, or where training diverges.
+    """
+    config = config or TrainConfig()
+    if data.input_shape != architecture.input_shape or data.classes != architecture.classes:
+        raise DataError(
+            f"{data.name} has {data.classes} classes of {data.input_shape} images, the architecture takes "
+            f"{architecture.classes} classes of {architecture.input_shape}"
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        return _Training(architecture, data, config, seed, checkpoint).run(on_step)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Training:
+    def __init__(
+        self,
+        architecture: Architecture,
+        data: DataSet,
+        config: TrainConfig,
+        seed: int,
+        checkpoint: Path | None,
+    ) -> None:
+        self.data, self.config, self.file = data, config, checkpoint
+        self.batches = Batches(data.x_train, data.y_train, config, seed=seed, mirror=data.mirror)
+        self.float_steps = config.float_epochs * self.batches.per_epoch
+        self.total_steps = self.float_steps + config.qat_epochs * self.batches.per_epoch
+        self.identity = fingerprint(architecture, data, asdict(config), seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
+        self.optimizer = self._optimizer()
+        self.step = 0
+        self.epoch_loss = 0.0
+        self.epoch_s = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.float_state: dict[str, Any] | None = None
+        self._resume()
+
+    # One optimizer a phase: folding replaces parameters.
+    def _optimizer(self) -> torch.optim.SGD:
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others}]
+        return torch.optim.SGD(
+            groups, lr=0.0, momentum=self.config.momentum, nesterov=self.config.momentum > 0
+        )
+
+    def run(self, on_step: Callable[[Progress], None] | None) -> QatResult:
+        saved = time.monotonic()
+        while self.step < self.total_steps:
+            if self.step == self.float_steps and not self.network.folded:
+                self._start_qat()
+            progress = self._train_step()
+            if self.file is not None and time.monotonic() - saved >= self.config.checkpoint_s:
+                self._save()
+                saved = time.monotonic()
+            if on_step is not None:
+                on_step(progress)
+        if self.file is not None:
+            self._save()
+        return self._result()
+
+    @property
+    def phase(self) -> Phase:
+        return "float" if self.step < self.float_steps else "qat"
+
+    def _learning_rate(self) -> float:
+        config = self.config
+        if self.phase == "qat":
+            done = (self.step - self.float_steps) / (self.total_steps - self.float_steps)
+            return config.qat_learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        done = self.step / self.float_steps
+        if done < _WARM_UP:
+            return config.learning_rate * (0.04 + 0.96 * done / _WARM_UP)
+        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (done - _WARM_UP) / (1.0 - _WARM_UP)))
+
+    def _train_step(self) -> Progress:
+        started = time.monotonic()
+        phase = self.phase
+        epoch, position = divmod(self.step, self.batches.per_epoch)
+        network = self.network.train()
+        if phase == "qat":
+            # Ranges settle first; the last epoch trains on the very grids that are exported.
+            network.ranges_frozen = epoch == self.config.float_epochs + self.config.qat_epochs - 1
+        rate = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        x, y = self.batches[self.step]
+        loss = F.cross_entropy(network(x), y, label_smoothing=self.config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"training diverged in epoch {epoch + 1}: the loss is {value}",
+                hint="lower learning_rate, or delete the checkpoint if it holds the diverged state",
+            )
+        self.step += 1
+        self.epoch_loss += value
+        accuracy = None
+        if position == self.batches.per_epoch - 1:
+            accuracy = _accuracy(network, self.data.x_val, self.data.y_val)
+        self.epoch_s += time.monotonic() - started
+        if accuracy is not None:
+            self._close_epoch(phase, epoch, accuracy, rate)
+        epochs = self.config.float_epochs + self.config.qat_epochs
+        return Progress(self.step, self.total_steps, phase, epoch, epochs, value, accuracy)
+
+    def _close_epoch(self, phase: Phase, epoch: int, accuracy: float, rate: float) -> None:
+        self.history.append(
+            {
+                "phase": phase,
+                "epoch": epoch,
+                "loss": self.epoch_loss / self.batches.per_epoch,
+                "val_accuracy": accuracy,
+                "learning_rate": rate,
+                "seconds": round(self.epoch_s, 2),
+            }
+        )
+        self.epoch_loss = self.epoch_s = 0.0
+
+    @torch.no_grad()
+    def _start_qat(self) -> None:
+        """Fold, keep the float network for the final comparison, and find the activation ranges."""
+        network = self.network.eval()
+        network.fold()
+        self.float_state = {key: value.clone() for key, value in network.state_dict().items()}
+        network.mode = "observe"
+        for index in range(min(self.config.calibration_batches, self.batches.per_epoch)):
+            network(self.batches[self.step + index][0])
+        network.mode = "quantized"
+        self.optimizer = self._optimizer()
+
+    def _result(self) -> QatResult:
+        network = self.network.eval()
+        tuned = {key: value.clone() for key, value in network.state_dict().items()}
+        float_accuracy = self._test_accuracy("float", self.float_state or tuned)
+        fake_quant_accuracy = self._test_accuracy("quantized", tuned)
+        network.ranges_frozen = True
+        return QatResult(network, float_accuracy, fake_quant_accuracy, tuple(self.history))
+
+    def _test_accuracy(self, mode: Mode, state: dict[str, Any]) -> float:
+        self.network.load_state_dict(state)
+        self.network.mode = mode
+        return _accuracy(self.network, self.data.x_test, self.data.y_test)
+
+    def _save(self) -> None:
+        if self.file is None:
+            return
+        save_checkpoint(
+            self.file,
+            {
+                "identity": self.identity,
+                "step": self.step,
+                "folded": self.network.folded,
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "history": self.history,
+                "epoch_loss": self.epoch_loss,
+                "epoch_s": self.epoch_s,
+                "float_state": self.float_state,
+            },
+        )
+
+    def _resume(self) -> None:
+        if self.file is None or not self.file.exists():
+            return
+        state = load_checkpoint(self.file, self.identity)
+        if state["folded"]:
+            self.network.fold()
+            self.network.mode = "quantized"
+            self.optimizer = self._optimizer()
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        self.epoch_loss, self.epoch_s = state["epoch_loss"], state["epoch_s"]
+        self.float_state = state["float_state"]
+
+
+@torch.no_grad()
+def _accuracy(network: QatNetwork, x: NDArray[np.uint8], y: NDArray[np.int64]) -> float:
+    network.eval()
+    right = 0
+    for start in range(0, len(x), _EVALUATION_BATCH):
+        logits = network(to_input(x[start : start + _EVALUATION_BATCH]))
+        right += int((logits.argmax(1).numpy() == y[start : start + _EVALUATION_BATCH]).sum())
+    return right / len(x)
