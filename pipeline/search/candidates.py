@@ -1,0 +1,207 @@
+"""Finding architectures that truly meet the budgets: cheapest ones, repair of near misses, mutation.
+
+Everything here walks over paths: one (operator index, width index) per block, width 0 for a skip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.search.costs import CostModel, CostTables, Floats, exact_cost
+from pipeline.space.architecture import Architecture
+from pipeline.space.budgets import Budgets, Cost
+
+ExactPath = tuple[tuple[int, int], ...]
+
+UNITS = {
+    "latency_ms": ("ms", "latency"),
+    "sram_bytes": ("bytes", "SRAM"),
+    "flash_bytes": ("bytes", "flash"),
+    "parameters": ("", "parameters"),
+}
+
+
+def describe_excess(name: str, value: float, limit: float) -> str:
+    """E.g. `latency 61.20 ms of 50 ms (+22.4 %)`."""
+    unit, label = UNITS[name]
+    number = f"{value:.2f}" if name == "latency_ms" else f"{value:,.0f}"
+    unit = f" {unit}" if unit else ""
+    return f"{label} {number}{unit} of {limit:,g}{unit} (+{(value / limit - 1) * 100:.1f} %)"
+
+
+@dataclass(slots=True)
+class Judge:
+    """Exact costs of paths against the budgets; remembers what it has computed."""
+
+    tables: CostTables
+    cost: CostModel
+    budgets: Budgets
+    _known: dict[ExactPath, Cost] = field(default_factory=dict)
+
+    def architecture(self, path: ExactPath) -> Architecture:
+        space = self.tables.space
+        return space.build([(space.ops[op], space.channels[width]) for op, width in path])
+
+    def path(self, architecture: Architecture) -> ExactPath:
+        """Inverse of `architecture`."""
+        space = self.tables.space
+        return tuple(
+            (space.ops.index(b.op), space.channels.index(b.channels) if b.op != "skip" else 0)
+            for b in architecture.blocks
+        )
+
+    def canonical(self, path: list[tuple[int, int]] | ExactPath) -> ExactPath:
+        """The path with the width of every skip, which has no effect, set to 0."""
+        ops = self.tables.space.ops
+        return tuple((op, 0 if ops[op] == "skip" else width) for op, width in path)
+
+    def exact(self, path: ExactPath) -> Cost:
+        if path not in self._known:
+            self._known[path] = exact_cost(self.cost, self.architecture(path))
+        return self._known[path]
+
+    def violation(self, path: ExactPath) -> float:
+        """Sum of the relative excesses (0 = meets every budget), by the exact planner and the LUT."""
+        return sum(self.budgets.violations(self.exact(path)).values())
+
+    def feasible(self, path: ExactPath) -> bool:
+        return not self.budgets.violations(self.exact(path))
+
+    def roughly_within(self, path: list[tuple[int, int]], slack: float) -> bool:
+        """Quick look by the tables alone: latency and parameters at most `slack` times their limits."""
+        latency, weights = self.budgets.latency_ms, self.budgets.parameters
+        if latency is not None and self.tables.path_latency_ms(path) > slack * latency:
+            return False
+        return weights is None or self.tables.path_parameters(path) <= slack * weights
+
+    def neighbours(self, path: ExactPath) -> list[ExactPath]:
+        """Every path that differs in one block."""
+        space = self.tables.space
+        out = []
+        for block in range(len(path)):
+            for op, name in enumerate(space.ops):
+                for width in range(1 if name == "skip" else len(space.channels)):
+                    if (op, width) != path[block]:
+                        out.append((*path[:block], (op, width), *path[block + 1 :]))
+        return out
+
+
+def cheapest_path(judge: Judge, table: Floats, head: Floats, *, bottleneck: bool = False) -> ExactPath:
+    """The path with the least sum (or least maximum, for `bottleneck`) of table entries: exact, by
+    dynamic programming over the width that arrives at each block."""
+    space = judge.tables.space
+    best: dict[int, tuple[float, ExactPath]] = {space.stem_channels: (0.0, ())}
+    for block in range(len(space.strides)):
+        following: dict[int, tuple[float, ExactPath]] = {}
+        for arriving, (so_far, path) in best.items():
+            state = space.widths.index(arriving)
+            for op, name in enumerate(space.ops):
+                for width in range(1 if name == "skip" else len(space.channels)):
+                    entry = float(table[block, state, op, width])
+                    total = max(so_far, entry) if bottleneck else so_far + entry
+                    leaving = arriving if name == "skip" else space.channels[width]
+                    if leaving not in following or total < following[leaving][0]:
+                        following[leaving] = (total, (*path, (op, width)))
+        best = following
+    if bottleneck:
+        return min(best.values(), key=lambda item: item[0])[1]
+    return min(best.items(), key=lambda item: item[1][0] + head[space.widths.index(item[0])])[1][1]
+
+
+def cheapest_paths(judge: Judge) -> dict[str, ExactPath]:
+    """For each limited budget the architecture that needs least of it (SRAM: by working set)."""
+    tables, budgets = judge.tables, judge.budgets
+    found: dict[str, ExactPath] = {}
+    if budgets.latency_ms is not None:
+        found["latency_ms"] = cheapest_path(judge, tables.latency_ms, tables.latency_head)
+    if budgets.sram_bytes is not None:
+        zeros = np.zeros_like(tables.latency_head)
+        found["sram_bytes"] = cheapest_path(judge, tables.working_set, zeros, bottleneck=True)
+    for name in ("flash_bytes", "parameters"):
+        if getattr(budgets, name) is not None:
+            found[name] = cheapest_path(judge, tables.weights, tables.weights_head)
+    return found
+
+
+def impossible_budgets(judge: Judge) -> str:
+    """Names each budget that even the space's cheapest architecture breaks; empty when there is none."""
+    parts = []
+    for name, path in cheapest_paths(judge).items():
+        limit = getattr(judge.budgets, name)
+        # The tables know neither code size nor fragmentation, so exact steps improve on their answer.
+        path = _descend(judge, path, name)
+        value = getattr(judge.exact(path), name)
+        if value > limit:
+            parts.append(
+                f"{describe_excess(name, value, limit)} for the smallest architecture, "
+                f"{judge.architecture(path).describe()}"
+            )
+    return f"no architecture of the search space meets the budgets: {'; '.join(parts)}" if parts else ""
+
+
+def _descend(judge: Judge, path: ExactPath, name: str) -> ExactPath:
+    """Steepest descent of one exact cost over single-block changes, until it fits or nothing improves."""
+    limit = getattr(judge.budgets, name)
+    while getattr(judge.exact(path), name) > limit:
+        best = min(judge.neighbours(path), key=lambda p: getattr(judge.exact(p), name), default=path)
+        if getattr(judge.exact(best), name) >= getattr(judge.exact(path), name):
+            break
+        path = best
+    return path
+
+
+def repair(judge: Judge, path: ExactPath, log_ops: Floats, log_widths: Floats) -> ExactPath:
+    """Change one block at a time until every budget is met, giving up as little probability as possible.
+
+    Each step takes the change with the most relief per lost log-probability. The path that comes back may
+    still be infeasible, when no single change helps.
+    """
+
+    def log_probability(p: ExactPath) -> float:
+        skip = {i for i, op in enumerate(judge.tables.space.ops) if op == "skip"}
+        return float(
+            sum(log_ops[b, o] + (0.0 if o in skip else log_widths[b, w]) for b, (o, w) in enumerate(p))
+        )
+
+    excess = _rough_violation(judge, path)
+    while not judge.feasible(path):
+        here = log_probability(path)
+        ranked = []
+        for other in judge.neighbours(path):
+            relief = excess - _rough_violation(judge, other)
+            if relief > 1e-9:
+                ranked.append((relief / (0.1 + max(0.0, here - log_probability(other))), other))
+        if not ranked:
+            break
+        path = max(ranked)[1]
+        excess = _rough_violation(judge, path)
+    return path
+
+
+def _rough_violation(judge: Judge, path: ExactPath) -> float:
+    """Violation by the tables where they are exact; SRAM and flash count through their fitted lines."""
+    tables, budgets = judge.tables, judge.budgets
+    weights = tables.path_parameters(path)
+    figures = {"latency_ms": tables.path_latency_ms(path), "parameters": weights}
+    if budgets.flash_bytes is not None:
+        figures["flash_bytes"] = tables.flash_fit[0] + tables.flash_fit[1] * weights
+    if budgets.sram_bytes is not None:
+        figures["sram_bytes"] = tables.sram_offset + tables.path_working_set(path)
+    total = 0.0
+    for name, value in figures.items():
+        limit = getattr(budgets, name)
+        if limit is not None:
+            # A little relief beyond the limit counts too, so that fitted lines cannot stall the repair.
+            total += max(0.0, value / limit - 0.97)
+    return total
+
+
+def mutate(judge: Judge, path: ExactPath, rng: np.random.Generator) -> ExactPath:
+    """Draw a new choice for one or two blocks."""
+    space = judge.tables.space
+    out = list(path)
+    for block in rng.choice(len(path), size=min(len(path), int(rng.integers(1, 3))), replace=False):
+        out[block] = (int(rng.integers(len(space.ops))), int(rng.integers(len(space.channels))))
+    return judge.canonical(out)

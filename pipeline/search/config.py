@@ -1,0 +1,81 @@
+"""SearchConfig: the knobs of a search, as a run file gives them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """How long and how a search runs. Raises ConfigError on a value without meaning.
+
+    `steps` counts alternations: one weight step on the training split, then one architecture step on the
+    validation split; `warmup_steps` weight steps precede them. `mu`/`nu` are the initial penalty
+    coefficients of latency and memory; they grow by `penalty_growth` after a violating step up to
+    `penalty_cap`. `gradient` is the estimator of d(validation loss)/d(architecture parameters), see
+    docs/search.md. `candidates` feasible architectures are ranked with shared weights, the best `finalists`
+    after `proxy_steps` of training of their own.
+    """
+
+    method: str = "edgenas"
+    warmup_steps: int = 300
+    steps: int = 500
+    batch_size: int = 96
+    validation_batch_size: int = 256
+    paths: int = 4
+    gradient: str = "score"
+    weight_lr: float = 0.05
+    architecture_lr: float = 0.03
+    temperature_start: float = 2.0
+    temperature_end: float = 0.5
+    mu: float = 0.1
+    nu: float = 0.1
+    penalty_growth: float = 1.5
+    penalty_cap: float = 100.0
+    candidates: int = 64
+    ranking_images: int = 1500
+    finalists: int = 3
+    proxy_steps: int = 250
+    threads: int | None = None
+    checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = field.type
+            if kind == "int" and (type(value) is not int or value < 0):
+                raise ConfigError(f"search.{field.name} must be a whole number >= 0, not {value!r}")
+            real = isinstance(value, int | float) and not isinstance(value, bool)
+            if kind == "float" and not (real and value > 0):
+                raise ConfigError(f"search.{field.name} must be a number > 0, not {value!r}")
+        for name in ("batch_size", "validation_batch_size", "candidates", "ranking_images", "finalists"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"search.{name} must be at least 1")
+        if self.batch_size < 2 or self.validation_batch_size < 2:
+            raise ConfigError("search batches need at least 2 images: normalization uses batch statistics")
+        if self.gradient not in ("score", "straight-through"):
+            raise ConfigError(f"search.gradient must be 'score' or 'straight-through', not {self.gradient!r}")
+        if self.gradient == "score" and self.paths < 2:
+            raise ConfigError("search.paths must be at least 2 with gradient 'score': paths are compared")
+        if self.penalty_growth < 1:
+            raise ConfigError("search.penalty_growth must be at least 1")
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise ConfigError(f"search.threads must be a whole number >= 1, not {self.threads!r}")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> SearchConfig:
+        """From a run file's table; raises ConfigError on an unknown key."""
+        known = [field.name for field in fields(cls)]
+        for key in raw:
+            if key not in known:
+                raise ConfigError(f"unknown key search.{key}", hint=f"known: {', '.join(known)}")
+        return cls(**raw)
+
+    @property
+    def torch_threads(self) -> int:
+        return self.threads or os.cpu_count() or 1

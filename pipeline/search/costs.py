@@ -1,0 +1,163 @@
+"""What every choice of every block costs, as tables: the search's fast, differentiable view of the LUT.
+
+Latency is exact for one architecture (a sum over operators); memory and flash are relaxations that guide
+the search, and the exact planner (`CostModel.evaluate`) decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.space.architecture import Architecture, lower, operator_parameters, parameters
+from pipeline.space.budgets import Cost
+from pipeline.space.graph import Node, OpGraph
+from pipeline.space.opspec import OpSpec
+from pipeline.space.search_space import SearchSpace
+
+Floats = NDArray[np.float64]
+
+
+class CostModel(Protocol):
+    """What the search needs to know about a board; `pipeline.latency.cost` has the real one."""
+
+    layer_overhead_ms: float
+    overhead_ms: float
+
+    def op_latency_ms(self, op: OpSpec) -> float: ...
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CostTables:
+    """Arrays over [block, width of the input, operator, width of the output]; unreachable entries are 0.
+
+    Widths index `space.widths`, outputs index `space.channels`. A skip's row repeats one value over the
+    outputs. `*_fixed` is the stem (and per-inference overhead); `*_head` is indexed by the last width.
+    `working_set` is the largest sum of live tensors inside a block, in bytes.
+    `sram = sram_offset + working set` and `flash = flash_fit[0] + flash_fit[1] * parameters` are fitted
+    to exact evaluations.
+    """
+
+    space: SearchSpace
+    latency_ms: Floats
+    latency_fixed: float
+    latency_head: Floats
+    weights: Floats
+    weights_fixed: float
+    weights_head: Floats
+    working_set: Floats
+    working_fixed: float
+    sram_offset: float
+    flash_fit: tuple[float, float]
+
+    def path_working_set(self, path: Sequence[tuple[int, int]]) -> float:
+        """Largest working set of any block, in bytes."""
+        return max(self.working_fixed, *self._entries(path, self.working_set)[0])
+
+    def path_latency_ms(self, path: Sequence[tuple[int, int]]) -> float:
+        """Exact LUT latency of one path of (operator index, output width index) per block."""
+        return self._walk(path, self.latency_ms, self.latency_head) + self.latency_fixed
+
+    def path_parameters(self, path: Sequence[tuple[int, int]]) -> float:
+        return self._walk(path, self.weights, self.weights_head) + self.weights_fixed
+
+    def _entries(self, path: Sequence[tuple[int, int]], table: Floats) -> tuple[list[float], int]:
+        """The entry of each block along `path`, and the width (its index) that leaves the last one."""
+        widths = self.space.widths
+        state, entries = widths.index(self.space.stem_channels), []
+        for block, (op, out) in enumerate(path):
+            entries.append(float(table[block, state, op, out]))
+            if self.space.ops[op] != "skip":
+                state = widths.index(self.space.channels[out])
+        return entries, state
+
+    def _walk(self, path: Sequence[tuple[int, int]], table: Floats, head: Floats) -> float:
+        entries, state = self._entries(path, table)
+        return sum(entries) + float(head[state])
+
+
+def working_set_bytes(nodes: Sequence[Node], input_bytes: int) -> int:
+    """Largest sum of tensors alive at once in a chain of operators whose input is tensor 0."""
+    sizes = {0: input_bytes} | {node.output: node.op.out_bytes for node in nodes}
+    last = {number: len(nodes) if number == len(nodes) else -1 for number in sizes}
+    for step, node in enumerate(nodes):
+        last.update({number: max(step, last[number]) for number in node.inputs})
+    peak = input_bytes
+    for step, node in enumerate(nodes):
+        alive = [n for n in sizes if n <= node.output and last[n] >= step]
+        peak = max(peak, sum(sizes[n] for n in alive))
+    return peak
+
+
+def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples: int = 12) -> CostTables:
+    """Look up every reachable choice once; `samples` random architectures fit the SRAM and flash lines."""
+    widths = space.widths
+    shape = (len(space.strides), len(widths), len(space.ops), len(space.channels))
+    latency, weights, working = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    memo: dict[OpSpec, float] = {}
+
+    def nodes_latency(nodes: Sequence[Node]) -> float:
+        for node in nodes:
+            if node.op not in memo:
+                memo[node.op] = cost.op_latency_ms(node.op) + cost.layer_overhead_ms
+        return sum(memo[node.op] for node in nodes)
+
+    def nodes_weights(nodes: Sequence[Node]) -> int:
+        return sum(operator_parameters(node.op) for node in nodes)
+
+    for block, (h, w, arriving) in enumerate(space.block_inputs()):
+        for c_in in arriving:
+            for o, op in enumerate(space.ops):
+                for c, c_out in enumerate(space.channels):
+                    nodes = space.block_nodes(block, h, w, c_in, op, c_out)
+                    where = (block, widths.index(c_in), o, c)
+                    latency[where] = nodes_latency(nodes)
+                    weights[where] = nodes_weights(nodes)
+                    working[where] = working_set_bytes(nodes, h * w * c_in)
+    head_latency, head_weights = np.zeros(len(widths)), np.zeros(len(widths))
+    for c_in in space.head_inputs():
+        nodes = space.head_nodes(c_in)
+        head_latency[widths.index(c_in)] = nodes_latency(nodes)
+        head_weights[widths.index(c_in)] = nodes_weights(nodes)
+    stem = space.stem_nodes()
+    stem_working = working_set_bytes(stem, int(np.prod(space.input_shape)))
+    rng = np.random.default_rng([seed, 0xC057])
+    drawn = [space.random(rng) for _ in range(samples)]
+    exact = [cost.evaluate(lower(a), parameters(a)) for a in drawn]
+    beyond = [e.sram_bytes - _graph_working_set(a) for a, e in zip(drawn, exact, strict=True)]
+    return CostTables(
+        space,
+        latency,
+        nodes_latency(stem) + cost.overhead_ms,
+        head_latency,
+        weights,
+        float(nodes_weights(stem)),
+        head_weights,
+        working,
+        float(stem_working),
+        float(np.median(beyond)),
+        _line([parameters(a) for a in drawn], [e.flash_bytes for e in exact]),
+    )
+
+
+def _graph_working_set(architecture: Architecture) -> int:
+    graph = lower(architecture)
+    return working_set_bytes(graph.nodes, graph.tensor_bytes[0])
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Least-squares (intercept, slope); slope 1 byte a parameter where x does not vary."""
+    if np.ptp(x) == 0:
+        return float(np.mean(y)) - float(np.mean(x)), 1.0
+    slope, intercept = np.polyfit(np.asarray(x, float), np.asarray(y, float), 1)
+    return float(intercept), float(slope)
+
+
+def exact_cost(cost: CostModel, architecture: Architecture) -> Cost:
+    return cost.evaluate(lower(architecture), parameters(architecture))

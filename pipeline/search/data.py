@@ -1,0 +1,38 @@
+"""The images that a search needs, whatever set they come from. No torch here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.space.search_space import SearchSpace
+
+
+class SearchData(Protocol):
+    """Images (n, h, w, c) uint8 (real value x / 255) and labels (n,) of two disjoint splits."""
+
+    @property
+    def x_train(self) -> NDArray[np.uint8]: ...
+    @property
+    def y_train(self) -> NDArray[np.int64]: ...
+    @property
+    def x_val(self) -> NDArray[np.uint8]: ...
+    @property
+    def y_val(self) -> NDArray[np.int64]: ...
+
+
+def check_data(data: SearchData, space: SearchSpace) -> None:
+    """Raises DataError where images or labels do not fit the space."""
+    for split in ("train", "val"):
+        x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+        if x.ndim != 4 or x.shape[1:] != space.input_shape or x.dtype != np.uint8:
+            raise DataError(
+                f"{split} images are {x.dtype} {x.shape[1:]}, the space wants uint8 {space.input_shape}"
+            )
+        if len(x) != len(y) or len(x) < 2:
+            raise DataError(f"{len(x)} {split} images with {len(y)} labels")
+        if int(y.min()) < 0 or int(y.max()) >= space.classes:
+            raise DataError(f"{split} labels go from {y.min()} to {y.max()}, not 0 to {space.classes - 1}")

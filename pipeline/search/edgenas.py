@@ -1,0 +1,272 @@
+"""EdgeNAS: differentiable, hardware-aware search over a weight-sharing supernet, one path at a time.
+
+Weights learn on the training split, architecture parameters on the validation split, in alternation; the
+architecture's loss is CE + mu * max(0, LAT/Tmax - 1)^2 + nu * max(0, MEM/Mmax - 1)^2, with LAT and MEM
+expected under the current distribution. Afterwards candidates are drawn, repaired, checked by the exact
+planner and the LUT, ranked with shared weights, and the best few after a short training of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.search.candidates import ExactPath, Judge, impossible_budgets
+from pipeline.search.checkpoint import Checkpoint, fingerprint
+from pipeline.search.methods import Task, register
+from pipeline.search.penalty import Penalty
+from pipeline.search.relaxation import IndexPath, Relaxation
+from pipeline.search.result import SearchResult
+from pipeline.search.selection import (
+    Selection,
+    explain_failure,
+    explore,
+    finalists,
+    prove,
+    starting_paths,
+)
+from pipeline.search.supernet import Supernet
+from pipeline.search.trainer import Validation, cosine, draw_batch, weight_optimizer, weight_step
+
+# Random streams (see Task.rng).
+_WEIGHTS, _ARCHITECTURE, _STARTS, _MUTATION, _PROXY = range(5)
+# Weight steps run only paths whose cost is near the budgets: what lies far beyond will not be chosen.
+_SLACK, _REDRAWS = 1.25, 8
+
+
+class EdgeNas:
+    """The state of one search; `run` goes from wherever the checkpoint left it to the result."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        config = task.config
+        self.judge = Judge(task.tables, task.cost, task.budgets)
+        self.net = Supernet(task.space, task.seed)
+        self.relaxation = Relaxation(task.tables)
+        self.weights = weight_optimizer(self.net, config.weight_lr)
+        # Short memories: the penalty's gradient is large while a budget is broken, and must not keep the
+        # step size small long after.
+        self.architecture = torch.optim.Adam(
+            self.relaxation.parameters(), lr=config.architecture_lr, betas=(0.5, 0.98)
+        )
+        self.penalty = Penalty.start(task.budgets, config)
+        self.selection = Selection()
+        self.history: list[dict[str, float]] = []
+        self.step = 0
+        identity = fingerprint(task.tables, task.data, task.budgets, config, task.seed)
+        self.checkpoint = Checkpoint(task.checkpoint, identity, config.checkpoint_seconds)
+
+    @property
+    def total(self) -> int:
+        config = self.task.config
+        search = config.warmup_steps + config.steps
+        return search + config.candidates + config.finalists * config.proxy_steps
+
+    def run(self) -> SearchResult:
+        impossible = impossible_budgets(self.judge)
+        if impossible:
+            return self._result(None, impossible)
+        self._restore()
+        self._train()
+        return self._select()
+
+    # -- supernet ------------------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        config, task = self.task.config, self.task
+        total = config.warmup_steps + config.steps
+        while self.step < total:
+            searching = self.step >= config.warmup_steps
+            temperature = self._temperature(self.step)
+            train_loss = self._weight_step(temperature, cosine(config.weight_lr, self.step, total))
+            record: dict[str, float] = {"train_loss": train_loss}
+            if searching:
+                record = {"step": self.step - config.warmup_steps, **record}
+                record |= self._architecture_step(temperature)
+                self.history.append(record)
+            self.step += 1
+            if self.checkpoint.due() or self.step == total:
+                self._save()
+            task.report("search" if searching else "warm-up", self.step, self.total, record)
+
+    def _temperature(self, step: int) -> float:
+        """Exponential annealing over the alternations."""
+        config = self.task.config
+        done = max(0, step - config.warmup_steps) / max(1, config.steps - 1)
+        return float(config.temperature_start * (config.temperature_end / config.temperature_start) ** done)
+
+    def _weight_step(self, temperature: float, lr: float) -> float:
+        task = self.task
+        rng = task.rng(_WEIGHTS, self.step)
+        with torch.no_grad():
+            for _ in range(_REDRAWS):
+                path, _gates = self.relaxation.sample(temperature, rng)
+                if self.judge.roughly_within(path, _SLACK):
+                    break
+        batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
+        return weight_step(self.net, self.weights, path, batch, lr)
+
+    def _architecture_step(self, temperature: float) -> dict[str, float]:
+        task = self.task
+        rng = task.rng(_ARCHITECTURE, self.step)
+        batch = draw_batch(task.data.x_val, task.data.y_val, task.config.validation_batch_size, rng)
+        self.architecture.zero_grad(set_to_none=True)
+        expected = self.relaxation.expected(temperature)
+        mu, nu = self._coefficients()
+        if task.config.gradient == "score":
+            surrogate, loss, accuracy = self._score_gradient(temperature, rng, batch)
+        else:
+            surrogate, loss, accuracy = self._straight_through(temperature, rng, batch)
+        (surrogate + self.penalty.loss(expected)).backward()
+        self.architecture.step()
+        self.penalty.update(expected)
+        return {
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "latency_ms": expected.latency_ms.item(),
+            "sram_bytes": expected.sram_bytes.item(),
+            "flash_bytes": expected.flash_bytes.item(),
+            "parameters": expected.parameters.item(),
+            "mu": mu,
+            "nu": nu,
+            "temperature": temperature,
+            "entropy": self.relaxation.entropy(temperature),
+        }
+
+    def _coefficients(self) -> tuple[float, float]:
+        coefficients = self.penalty.coefficients
+        memory = [v for name, v in coefficients.items() if name != "latency_ms"]
+        return coefficients.get("latency_ms", 0.0), max(memory, default=0.0)
+
+    def _score_gradient(
+        self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, float, float]:
+        """Score-function estimate: each sampled path against the mean of the others, on one batch.
+
+        Unbiased, and forward passes only. The gates' gradient of a single path is nearly zero here: the
+        normalization after the next convolution undoes any scaling of a block's output.
+        """
+        paths: list[IndexPath] = []
+        losses, hits = [], []
+        with torch.no_grad():
+            for _ in range(self.task.config.paths):
+                path, _gates = self.relaxation.sample(temperature, rng)
+                logits = self.net(batch[0], path)
+                paths.append(path)
+                losses.append(float(F.cross_entropy(logits, batch[1])))
+                hits.append(float((logits.argmax(1) == batch[1]).float().mean()))
+        count = len(paths)
+        mean = sum(losses) / count
+        surrogate = torch.zeros(())
+        for path, loss in zip(paths, losses, strict=True):
+            # loss - mean of the others = (loss - mean) * count / (count - 1)
+            advantage = (loss - mean) * count / (count - 1)
+            surrogate = surrogate + advantage * self.relaxation.log_probability(path, temperature) / count
+        return surrogate, mean, sum(hits) / count
+
+    def _straight_through(
+        self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, float, float]:
+        """Validation loss of one hard sample, differentiable through its gates."""
+        path, gates = self.relaxation.sample(temperature, rng)
+        logits = self.net(batch[0], path, gates)
+        loss = F.cross_entropy(logits, batch[1])
+        return loss, loss.item(), float((logits.argmax(1) == batch[1]).float().mean())
+
+    # -- selection -----------------------------------------------------------------------------------------
+
+    def _select(self) -> SearchResult:
+        task, config = self.task, self.task.config
+        done = config.warmup_steps + config.steps
+        starts, nearest = starting_paths(
+            self.judge,
+            self.relaxation,
+            config.temperature_end,
+            max(1, config.candidates // 2),
+            task.rng(_STARTS),
+        )
+        if not starts:
+            return self._result(None, explain_failure(self.judge, nearest))
+        validation = Validation.of(task.data, config.ranking_images, task.seed)
+
+        def scored() -> None:
+            if self.checkpoint.due():
+                self._save()
+            task.report("ranking", done + len(self.selection.scored), self.total)
+
+        explore(
+            self.selection,
+            starts,
+            self.judge,
+            lambda path: validation.accuracy(self.net, path),
+            config,
+            lambda index: task.rng(_MUTATION, index),
+            scored,
+        )
+        self._save()
+        done += config.candidates
+        everything = Validation.of(task.data, len(task.data.x_val), task.seed)
+        for place, path in enumerate(finalists(self.selection, self.judge, config.finalists)):
+            if path not in self.selection.proxied:
+                start = done + place * config.proxy_steps
+                self.selection.proxied[path] = prove(
+                    self.net,
+                    path,
+                    task.data,
+                    everything,
+                    config,
+                    task.rng(_PROXY),
+                    lambda step, start=start: task.report("finalists", start + step, self.total),  # type: ignore[misc]
+                )
+                self._save()
+        return self._result(self.selection.ranked()[0], "")
+
+    def _result(self, path: ExactPath | None, reason: str) -> SearchResult:
+        return SearchResult(
+            architecture=self.judge.architecture(path) if path is not None else None,
+            cost=self.judge.exact(path) if path is not None else None,
+            feasible=path is not None,
+            reason=reason,
+            method=self.task.config.method,
+            seed=self.task.seed,
+            history=self.history,
+            candidates=self.selection.candidates(self.judge),
+        )
+
+    # -- checkpoint ----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self.checkpoint.save(
+            {
+                "step": self.step,
+                "net": self.net.state_dict(),
+                "weights": self.weights.state_dict(),
+                "relaxation": self.relaxation.state_dict(),
+                "architecture": self.architecture.state_dict(),
+                "coefficients": dict(self.penalty.coefficients),
+                "history": self.history,
+                "selection": self.selection.state(),
+            }
+        )
+
+    def _restore(self) -> None:
+        state = self.checkpoint.load()
+        if state is None:
+            return
+        self.step = state["step"]
+        self.net.load_state_dict(state["net"])
+        self.weights.load_state_dict(state["weights"])
+        self.relaxation.load_state_dict(state["relaxation"])
+        self.architecture.load_state_dict(state["architecture"])
+        self.penalty.coefficients = dict(state["coefficients"])
+        self.history = list(state["history"])
+        self.selection = Selection.from_state(state["selection"])
+
+
+@register("edgenas")
+def edgenas(task: Task) -> SearchResult:
+    """Supernet, relaxed search, exact selection."""
+    return EdgeNas(task).run()

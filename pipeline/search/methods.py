@@ -1,0 +1,92 @@
+"""The registry of search methods: a name in a run file, a function with one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from pipeline.search.config import SearchConfig
+from pipeline.search.costs import CostModel, CostTables, build_tables
+from pipeline.search.data import SearchData
+from pipeline.search.result import SearchResult
+from pipeline.space.budgets import Budgets
+from pipeline.space.search_space import SearchSpace
+
+# Called with {"phase", "done", "total", ...}: done and total count over the whole search; during the phase
+# "search" the record of the step (see SearchResult.history) comes along.
+OnStep = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Everything that a method gets."""
+
+    space: SearchSpace
+    data: SearchData
+    cost: CostModel
+    tables: CostTables
+    budgets: Budgets
+    config: SearchConfig
+    seed: int
+    checkpoint: Path | None
+    on_step: OnStep | None
+
+    @classmethod
+    def prepare(
+        cls,
+        space: SearchSpace,
+        data: SearchData,
+        cost: CostModel,
+        budgets: Budgets,
+        config: SearchConfig,
+        seed: int,
+        checkpoint: Path | None,
+        on_step: OnStep | None,
+    ) -> Task:
+        tables = build_tables(space, cost)
+        return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step)
+
+    def rng(self, phase: int, step: int = 0) -> np.random.Generator:
+        """The random stream of one step: a function of seed, phase and step, so resuming needs no state."""
+        return np.random.default_rng([self.seed, phase, step])
+
+    def report(self, phase: str, done: int, total: int, record: dict[str, float] | None = None) -> None:
+        if self.on_step is not None:
+            self.on_step({"phase": phase, "done": done, "total": total, **(record or {})})
+
+
+Method = Callable[[Task], SearchResult]
+_METHODS: dict[str, Method] = {}
+
+
+def register(name: str) -> Callable[[Method], Method]:
+    """Decorator: make a function available as search method `name`."""
+
+    def add(method: Method) -> Method:
+        _METHODS[name] = method
+        return method
+
+    return add
+
+
+def find(name: str) -> Method:
+    """Raises ConfigError for an unknown name."""
+    _load()
+    if name not in _METHODS:
+        raise ConfigError(f"unknown search method {name!r}", hint=f"known: {', '.join(names())}")
+    return _METHODS[name]
+
+
+def names() -> list[str]:
+    _load()
+    return sorted(_METHODS)
+
+
+def _load() -> None:
+    """Import the modules that register methods; late, because they need torch."""
+    from pipeline.search import edgenas, random_search  # noqa: F401

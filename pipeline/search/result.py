@@ -1,0 +1,86 @@
+"""What a search hands back: the architecture, its cost, and how it came about. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.space.architecture import Architecture
+from pipeline.space.budgets import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One feasible architecture that was looked at; accuracies are fractions on the validation split.
+
+    `shared_accuracy` is with the supernet's weights (noisy, good for ranking only; None where the method has
+    no supernet), `proxy_accuracy` after a short training of its own (finalists only).
+    """
+
+    architecture: Architecture
+    cost: Cost
+    shared_accuracy: float | None = None
+    proxy_accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """`feasible` is true exactly when `architecture` is there, and then it meets every budget.
+
+    Otherwise `reason` says which budget could not be met. `history` has one record per architecture step:
+    step, train_loss, val_loss, val_accuracy, latency_ms, sram_bytes, flash_bytes, parameters (expectations),
+    mu, nu (the largest memory coefficient), temperature, entropy. `candidates` are sorted, best first.
+    """
+
+    architecture: Architecture | None
+    cost: Cost | None
+    feasible: bool
+    reason: str
+    method: str
+    seed: int
+    history: list[dict[str, float]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        raw = {name: getattr(self, name) for name in ("feasible", "reason", "method", "seed", "history")}
+        return {
+            **raw,
+            "architecture": self.architecture.to_json() if self.architecture else None,
+            "cost": asdict(self.cost) if self.cost else None,
+            "candidates": [
+                {
+                    "architecture": c.architecture.to_json(),
+                    "cost": asdict(c.cost),
+                    "shared_accuracy": c.shared_accuracy,
+                    "proxy_accuracy": c.proxy_accuracy,
+                }
+                for c in self.candidates
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, raw: Any) -> SearchResult:
+        """Inverse of `to_json`. Raises ConfigError on anything else."""
+        try:
+            candidates = [
+                Candidate(
+                    Architecture.from_json(c["architecture"]),
+                    Cost(**c["cost"]),
+                    c["shared_accuracy"],
+                    c["proxy_accuracy"],
+                )
+                for c in raw["candidates"]
+            ]
+            return cls(
+                Architecture.from_json(raw["architecture"]) if raw["architecture"] is not None else None,
+                Cost(**raw["cost"]) if raw["cost"] is not None else None,
+                raw["feasible"],
+                raw["reason"],
+                raw["method"],
+                raw["seed"],
+                list(raw["history"]),
+                candidates,
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"not a search result: {error!r}", hint="run the search again") from error

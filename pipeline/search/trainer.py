@@ -1,0 +1,100 @@
+"""Batches, training steps and accuracies of single paths through the supernet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.search.data import SearchData
+from pipeline.search.supernet import Path, Supernet
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+GRADIENT_NORM = 5.0
+
+
+def tensors(x: NDArray[np.uint8], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Images as (n, c, h, w) float 0..1 in channels-last memory, labels as int64."""
+    images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float().div_(255.0)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images, torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))
+
+
+def draw_batch(
+    x: NDArray[np.uint8], y: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    index = rng.choice(len(x), size=min(size, len(x)), replace=False, shuffle=False)
+    return tensors(x[index], y[index])
+
+
+def weight_optimizer(net: Supernet, lr: float) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        net.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
+    )
+
+
+def weight_step(
+    net: Supernet, optimizer: torch.optim.SGD, path: Path, batch: tuple[Tensor, Tensor], lr: float
+) -> float:
+    """One step on the weights that `path` uses; returns the loss. Weights of other paths stay untouched."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss = F.cross_entropy(net(batch[0], path), batch[1])
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+    optimizer.step()
+    return loss.item()
+
+
+def cosine(lr: float, done: int, total: int) -> float:
+    """Cosine decay from `lr` to 2 % of it."""
+    return lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done / max(1, total)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A fixed, seeded part of the validation split, in equal batches (their statistics normalize)."""
+
+    batches: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, data: SearchData, images: int, seed: int, batch: int = 500) -> Validation:
+        index = np.random.default_rng([seed, 0x7A1]).permutation(len(data.x_val))[:images]
+        parts = np.array_split(index, max(1, len(index) // batch))
+        return cls(tuple(tensors(data.x_val[p], data.y_val[p]) for p in parts))
+
+    def accuracy(self, net: Supernet, path: Path) -> float:
+        """Fraction of the images that `path` classifies correctly."""
+        correct = total = 0
+        with torch.inference_mode():
+            for x, y in self.batches:
+                correct += int((net(x, path).argmax(1) == y).sum())
+                total += len(y)
+        return correct / total
+
+
+def train_path(
+    net: Supernet,
+    path: Path,
+    data: SearchData,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    rng: np.random.Generator,
+    on_step: Callable[[int], None],
+) -> None:
+    """Train `net` along one path only, with cosine decay; calls `on_step(steps done)`."""
+    optimizer = weight_optimizer(net, lr)
+    for step in range(steps):
+        batch = draw_batch(data.x_train, data.y_train, batch_size, rng)
+        weight_step(net, optimizer, path, batch, cosine(lr, step, steps))
+        on_step(step + 1)
