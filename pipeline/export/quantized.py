@@ -56,7 +56,8 @@ class QuantizedNetwork:
             ratios = self.grids[node.inputs[0]].scale * weights.scales.astype(np.float64) / out.scale
             if not (ratios.max() < 1.0 and ratios.min() > _SMALLEST_RATIO):
                 raise ModelError(
-                    f"{where}: requantization ratios {ratios.min():.3g}..{ratios.max():.3g} are not within (0, 1)"
+                    f"{where}: requantization ratios {ratios.min():.3g}..{ratios.max():.3g} "
+                    "are not within (0, 1)"
                 )
             depth = 1 if node.op.kind == "depthwise_conv2d" else node.op.in_c
             products = node.op.kernel_h * node.op.kernel_w * depth * 255 * 127

@@ -1,7 +1,26 @@
-"""Training and quantization-aware fine-tuning (torch lives here)."""
+"""Training and quantization-aware fine-tuning. torch is loaded only when training is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from pipeline.train.config import TrainConfig
-from pipeline.train.network import QatNetwork
-from pipeline.train.trainer import Progress, QatResult, train_qat
+
+if TYPE_CHECKING:
+    from pipeline.train.network import QatNetwork
+    from pipeline.train.trainer import Progress, QatResult, train_qat
 
 __all__ = ["Progress", "QatNetwork", "QatResult", "TrainConfig", "train_qat"]
+
+
+def __getattr__(name: str) -> Any:
+    # A run file is read without torch; only its [train] section's defaults are needed then.
+    if name == "QatNetwork":
+        from pipeline.train.network import QatNetwork
+
+        return QatNetwork
+    if name in ("Progress", "QatResult", "train_qat"):
+        from pipeline.train import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,10 +82,11 @@ class QatNetwork(nn.Module):
             y = layer.forward_quantized(inputs[0], input_scale, layer.weight_scale(input_scale))
         else:
             y = _plain(node, inputs)
+        activation = node.op.activation
         if self.training and not self.ranges_frozen:
-            _observe(layer, y)
+            _observe(layer, y, activation)
         grid = output_grid(node, layer, grids)
-        return fake_quantize(y, *grid), grid
+        return fake_quantize(y, *grid, activation), grid
 
     @property
     def input_quantization(self) -> Quantization:
@@ -131,11 +132,11 @@ def output_grid(node: Node, layer: nn.Module, grids: dict[int, Quantization]) ->
     return observed.quantization()
 
 
-def _observe(layer: nn.Module, y: Tensor) -> None:
+def _observe(layer: nn.Module, y: Tensor, activation: str = "none") -> None:
     if isinstance(layer, Weighted):
-        layer.range.observe(y.detach())
+        layer.range.observe(y.detach(), activation)
     elif isinstance(layer, Range):
-        layer.observe(y.detach())
+        layer.observe(y.detach(), activation)
 
 
 def _plain(node: Node, inputs: list[Tensor]) -> Tensor:

@@ -20,6 +20,7 @@ from pipeline.space.architecture import Architecture
 from pipeline.train.batches import Batches, to_input
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from pipeline.train.config import TrainConfig
+from pipeline.train.memory import keep_freed_memory
 from pipeline.train.network import Mode, QatNetwork
 
 Phase = Literal["float", "qat"]
@@ -76,6 +77,7 @@ def train_qat(
             f"{data.name} has {data.classes} classes of {data.input_shape} images, the architecture takes "
             f"{architecture.classes} classes of {architecture.input_shape}"
         )
+    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
