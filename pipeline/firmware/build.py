@@ -1,0 +1,109 @@
+"""Compile a rendered firmware folder with CMake and Ninja."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.boards import Board
+from pipeline.errors import BudgetError, ToolError
+from pipeline.firmware.elf import Sizes, read_sizes
+
+_BUILD_TIMEOUT_S = 300.0
+_LOG_LINES = 25
+_OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")
+_PACKAGES = {
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
+    "cmake": "cmake",
+    "ninja": "ninja-build",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A linked firmware and what it takes."""
+
+    elf: Path
+    build_id: bytes
+    sizes: Sizes
+
+    @property
+    def flash_bytes(self) -> int:
+        return self.sizes.flash_bytes
+
+    @property
+    def static_ram_bytes(self) -> int:
+        return self.sizes.static_ram_bytes
+
+    @property
+    def stack_bytes(self) -> int:
+        return self.sizes.stack_bytes
+
+    @property
+    def sram_bytes(self) -> int:
+        """Static RAM (arena included) and reserved stack: what an SRAM budget is held against."""
+        return self.sizes.sram_bytes
+
+
+def require_tool(program: str) -> str:
+    """Path of `program`; raises ToolError with the package to install where it is missing."""
+    found = shutil.which(program)
+    if found is None:
+        package = _PACKAGES.get(program, program)
+        raise ToolError(f"{program} is not installed", hint=f"sudo apt install {package}")
+    return found
+
+
+def build(folder: Path, board: Board) -> Build:
+    """Configures and compiles `folder` (from `render_app` or `render_bench`).
+
+    The same sources, flags and compiler give the same bytes and the same build id. Raises ToolError (a
+    missing tool, with the package to install; a failed compilation, with the log's tail and path) and
+    BudgetError (the program does not fit the board's flash or SRAM, with the bytes that are missing).
+    """
+    for program in ("cmake", "ninja", f"{board.core.toolchain}gcc"):
+        require_tool(program)
+    out = folder / "build"
+    log = folder / "build.log"
+    text = ""
+    if not (out / "build.ninja").is_file():
+        text += _run(["cmake", "-G", "Ninja", "-S", str(folder), "-B", str(out)], log, text, board)
+    text += _run(["ninja", "-C", str(out)], log, text, board)
+    log.write_text(text, encoding="utf-8")
+    elf = out / "firmware.elf"
+    sizes = read_sizes(elf, board)
+    return Build(elf, sizes.build_id, sizes)
+
+
+def _run(command: list[str], log: Path, before: str, board: Board) -> str:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", timeout=_BUILD_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{command[0]} took more than {_BUILD_TIMEOUT_S:g} s in {log.parent}") from error
+    if done.returncode == 0:
+        return done.stdout
+    log.write_text(before + done.stdout, encoding="utf-8")
+    overflows = dict(_OVERFLOW.findall(done.stdout))
+    if overflows:
+        raise _does_not_fit({region: int(count) for region, count in overflows.items()}, board)
+    tail = "\n".join(done.stdout.splitlines()[-_LOG_LINES:])
+    raise ToolError(f"building the firmware failed:\n{tail}", hint=f"the whole log: {log}")
+
+
+def _does_not_fit(overflows: dict[str, int], board: Board) -> BudgetError:
+    sizes = {"FLASH": board.memory.flash.bytes, "SRAM": board.memory.sram.bytes}
+    parts = [
+        f"{region.lower() if region == 'FLASH' else region} by {count} bytes (it has {sizes.get(region, 0)})"
+        for region, count in sorted(overflows.items())
+    ]
+    return BudgetError(
+        f"the firmware does not fit {board.name}: it exceeds {' and '.join(parts)}",
+        hint="a smaller model, or a board with more memory",
+    )

@@ -1,0 +1,101 @@
+"""Firmware folders: sources copied in, templates rendered, ready for CMake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipeline.assets import asset_dir
+from pipeline.boards import Board
+from pipeline.errors import ConfigError
+from pipeline.wire import messages
+
+COMPILE_FLAGS = (
+    "-O2", "-std=c11", "-ffunction-sections", "-fdata-sections", "-fno-common", "-Wall", "-Wextra",
+)  # fmt: skip
+
+
+def environment() -> jinja2.Environment:
+    """Jinja over `firmware/templates`; an undefined name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(asset_dir("firmware") / "templates"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  C, not HTML
+    )
+
+
+def wire_header() -> str:
+    """`wire.h`: the protocol's declarations for the firmware."""
+    enums = [(messages.Op, "OP"), (messages.Kind, "KIND"), (messages.Reason, "REASON"),
+             (messages.Verdict, "VERDICT")]  # fmt: skip
+    template = environment().get_template("wire.h.j2")
+    return template.render(wire=messages, enums=enums, c_fields=messages.c_fields)
+
+
+def port_sources(board: Board) -> dict[str, str]:
+    """Port, wire server and rendered board files, by their path in the firmware folder.
+
+    Raises ConfigError where the board names a port folder that does not exist.
+    """
+    root = asset_dir("firmware")
+    port = root / "port" / board.port_folder
+    if not port.is_dir():
+        known = ", ".join(sorted(p.name for p in (root / "port").iterdir() if p.is_dir()))
+        raise ConfigError(f"board {board.name}: no port folder '{board.port_folder}'", hint=f"there are: {known}")
+    files = _texts(root / "wire", "wire") | _texts(root / "port", "port") | _texts(port, "port")
+    files["wire/wire.h"] = wire_header()
+    files["port/board.h"] = environment().get_template("board.h.j2").render(board=board)
+    return files
+
+
+def engine_sources(board: Board) -> dict[str, str]:
+    """The kernels and their headers, by their path in the firmware folder."""
+    del board  # portable kernels alone so far
+    root = asset_dir("firmware") / "engine"
+    files: dict[str, str] = {}
+    for folder in ("include", "portable"):
+        for path in sorted((root / folder).rglob("*.[ch]")):
+            files[f"engine/{path.relative_to(root)}"] = path.read_text(encoding="utf-8")
+    return files
+
+
+def write_folder(board: Board, out_dir: Path, title: str, files: Mapping[str, str]) -> Path:
+    """Writes `files` with a linker script and CMake files to `out_dir`; files that went away are removed."""
+    folders = sorted({path.split("/")[0] for path in files})
+    includes = [folder for folder in folders if folder != "engine"]
+    if "engine" in folders:
+        includes.append("engine/include")
+    values: dict[str, Any] = {
+        "board": board, "title": title, "folders": folders, "includes": includes, "flags": COMPILE_FLAGS,
+    }  # fmt: skip
+    everything = dict(files)
+    for name in ("linker.ld", "CMakeLists.txt", "toolchain.cmake"):
+        everything[name] = environment().get_template(f"{name}.j2").render(values)
+    _drop_stale(out_dir, folders, everything)
+    for relative, text in everything.items():
+        _write_if_changed(out_dir / relative, text)
+    return out_dir
+
+
+def _texts(folder: Path, prefix: str) -> dict[str, str]:
+    return {
+        f"{prefix}/{path.name}": path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[ch]"))
+    }
+
+
+def _drop_stale(out_dir: Path, folders: Iterable[str], keep: Mapping[str, str]) -> None:
+    for folder in folders:
+        for path in (out_dir / folder).rglob("*.[ch]"):
+            if str(path.relative_to(out_dir)) not in keep:
+                path.unlink()
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    """Leaves an unchanged file's time stamp alone, so that Ninja has nothing to do."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,285 @@
+"""Every message, field and code that crosses a link, declared once.
+
+The host packs and unpacks from these classes; `firmware/templates/wire.h.j2` renders the same declarations
+into the firmware's header. All integers are little-endian; structs have no padding.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
+
+from pipeline.errors import LinkError
+from pipeline.space.opspec import OP_KINDS, Activation, OpSpec
+
+PROTOCOL_VERSION = 1
+CHUNK_BYTES = 512  # most bytes of tensor data in one frame
+MAX_PAYLOAD_BYTES = CHUNK_BYTES + 32
+RESPONSE_BIT = 0x80  # a reply carries its request's code with this bit set
+BUILD_ID_BYTES = 8
+
+U8 = Annotated[int, "B", "uint8_t"]
+U16 = Annotated[int, "H", "uint16_t"]
+U32 = Annotated[int, "I", "uint32_t"]
+I32 = Annotated[int, "i", "int32_t"]
+U64 = Annotated[int, "Q", "uint64_t"]
+BuildId = Annotated[bytes, f"{BUILD_ID_BYTES}s", f"uint8_t[{BUILD_ID_BYTES}]"]
+Name = Annotated[bytes, "24s", "char[24]"]  # NUL-padded ASCII
+
+
+class Op(IntEnum):
+    """Request codes; `NAK` only ever travels from the device to the host."""
+
+    HELLO = 0x01  # who is there; also forgets the reply kept for retransmission
+    DESCRIBE = 0x02  # sizes and rates that do not change
+    RUN_OP = 0x10  # benchmark: one operator
+    LOAD_INPUT = 0x20  # application: bytes of the input tensor, at an offset
+    INVOKE = 0x21  # application: one inference over the loaded input, which it consumes
+    READ_OUTPUT = 0x22  # application: bytes of the output tensor, from an offset
+    LAYER = 0x23  # application: ticks of consecutive layers in the last inference
+    MEMORY = 0x30  # both: static RAM and stack
+    CHECK = 0x31  # application: the device holds its own figures against its budgets
+    RESET = 0x3F  # restart, after the reply
+    NAK = 0x7F
+
+
+class Kind(IntEnum):
+    """Which firmware answers."""
+
+    BENCH = 1
+    APP = 2
+
+
+class Reason(IntEnum):
+    """Why a request was refused."""
+
+    BAD_FRAME = 1  # not COBS, too short or too long: send again
+    BAD_CRC = 2  # damaged on the way: send again
+    UNKNOWN_OP = 3
+    BAD_LENGTH = 4  # payload does not have the request's size
+    BAD_ARGUMENT = 5  # detail: index of the field
+    UNKNOWN_KERNEL = 6  # detail: kernel number
+    TOO_BIG = 7  # detail: bytes needed
+    OUT_OF_RANGE = 8  # offset and length leave the tensor; detail: its size
+    NO_INPUT = 9  # INVOKE without a complete, intact input; detail: CRC-32 of what is there
+    NO_RESULT = 10  # READ_OUTPUT, LAYER or CHECK before a successful INVOKE
+    KERNEL_FAILED = 11  # detail: the kernel's own status
+
+
+RETRANSMIT = frozenset({Reason.BAD_FRAME, Reason.BAD_CRC})
+
+
+class Verdict(IntEnum):
+    """Bits of CHECK's verdict: set where the budget is broken."""
+
+    LATENCY = 1
+    SRAM = 2
+    FLASH = 4
+    STACK = 8  # the stack was used up to or beyond its reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Base of all payloads: fixed-size structs."""
+
+    struct_name: ClassVar[str] = ""
+
+    def pack(self) -> bytes:
+        return _layout(type(self)).pack(*(getattr(self, f.name) for f in fields(self)))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        """Raises LinkError where `payload` does not have the struct's size."""
+        layout = _layout(cls)
+        if len(payload) != layout.size:
+            raise LinkError(f"{cls.__name__} has {layout.size} bytes, the device sent {len(payload)}")
+        return cls(*layout.unpack(payload))
+
+    @classmethod
+    def size(cls) -> int:
+        return _layout(cls).size
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReply(Message):
+    """HELLO's reply."""
+
+    struct_name: ClassVar[str] = "hello_reply"
+    protocol: U16
+    kind: U8
+    reset_cause: U8  # 0 power-on or requested, 1 fault (then fault_* are set)
+    build_id: BuildId
+    board: Name
+    fault_pc: U32
+    fault_status: U32
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeReply(Message):
+    """DESCRIBE's reply; what does not apply to the firmware's kind is 0."""
+
+    struct_name: ClassVar[str] = "describe_reply"
+    clock_hz: U32
+    counter_hz: U32
+    cycles_per_tick_q16: U32
+    pool_bytes: U32  # benchmark: room for an operator's tensors, weights and scratch
+    kernels: U32  # benchmark: number of kernels it knows
+    input_bytes: U32
+    output_bytes: U32
+    arena_bytes: U32
+    layers: U32
+
+
+@dataclass(frozen=True, slots=True)
+class RunOpRequest(Message):
+    """RUN_OP: OpSpec's fields in their order, kind and activation as indices."""
+
+    struct_name: ClassVar[str] = "run_op_request"
+    kernel: U16
+    repetitions: U16
+    seed: U32
+    kind: I32
+    in_h: I32
+    in_w: I32
+    in_c: I32
+    out_h: I32
+    out_w: I32
+    out_c: I32
+    kernel_h: I32
+    kernel_w: I32
+    stride_h: I32
+    stride_w: I32
+    dilation_h: I32
+    dilation_w: I32
+    pad_top: I32
+    pad_left: I32
+    pad_bottom: I32
+    pad_right: I32
+    in2_h: I32
+    in2_w: I32
+    in2_c: I32
+    activation: I32
+
+    @classmethod
+    def of(cls, op: OpSpec, kernel: int, *, seed: int, repetitions: int) -> RunOpRequest:
+        """The request that runs `op` with kernel number `kernel`."""
+        numbers = [getattr(op, f.name) for f in fields(op)[1:-1]]
+        activation = get_args(Activation).index(op.activation)
+        return cls(kernel, repetitions, seed, OP_KINDS.index(op.kind), *numbers, activation)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOpReply(Message):
+    """RUN_OP's reply: counter ticks spent inside the kernel, over all repetitions."""
+
+    struct_name: ClassVar[str] = "run_op_reply"
+    ticks: U64
+    output_crc: U32
+    output_bytes: U32
+    used_bytes: U32  # of the pool
+
+
+@dataclass(frozen=True, slots=True)
+class LoadInputRequest(Message):
+    """LOAD_INPUT: followed by up to CHUNK_BYTES of data."""
+
+    struct_name: ClassVar[str] = "load_input_request"
+    offset: U32
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeRequest(Message):
+    """INVOKE: CRC-32 of the whole input as the host meant it."""
+
+    struct_name: ClassVar[str] = "invoke_request"
+    input_crc: U32
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeReply(Message):
+    """INVOKE's reply: followed by the output's first bytes (at most CHUNK_BYTES)."""
+
+    struct_name: ClassVar[str] = "invoke_reply"
+    ticks: U64
+    output_crc: U32
+    output_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest(Message):
+    """READ_OUTPUT (bytes) and LAYER (layers; the reply is that many u32)."""
+
+    struct_name: ClassVar[str] = "read_request"
+    offset: U32
+    count: U32
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReply(Message):
+    """MEMORY's reply, in bytes."""
+
+    struct_name: ClassVar[str] = "memory_reply"
+    arena_bytes: U32
+    static_bytes: U32  # .data and .bss, the arena included
+    stack_reserve_bytes: U32
+    stack_used_bytes: U32  # high-water mark of the painted stack
+    flash_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReply(Message):
+    """CHECK's reply: the device's figures beside the budgets compiled in (0 = no budget)."""
+
+    struct_name: ClassVar[str] = "check_reply"
+    verdict: U32  # bits of Verdict; 0 = every budget is met
+    latency_us: U32
+    latency_budget_us: U32
+    sram_bytes: U32
+    sram_budget_bytes: U32
+    flash_bytes: U32
+    flash_budget_bytes: U32
+    stack_used_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
+class NakReply(Message):
+    """Refusal of request `op`."""
+
+    struct_name: ClassVar[str] = "nak_reply"
+    op: U8
+    reason: U8
+    detail: U32
+
+
+MESSAGES: tuple[type[Message], ...] = (
+    HelloReply, DescribeReply, RunOpRequest, RunOpReply, LoadInputRequest, InvokeRequest, InvokeReply,
+    ReadRequest, MemoryReply, CheckReply, NakReply,
+)  # fmt: skip
+
+
+@cache
+def _annotations(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
+    """(field, struct format, C type) of each field in wire order."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = []
+    for field in fields(cls):
+        metadata: tuple[Any, ...] = hints[field.name].__metadata__
+        found.append((field.name, metadata[0], metadata[1]))
+    return tuple(found)
+
+
+@cache
+def _layout(cls: type[Message]) -> struct.Struct:
+    return struct.Struct("<" + "".join(code for _, code, _ in _annotations(cls)))
+
+
+def c_fields(cls: type[Message]) -> list[str]:
+    """C declarations of the struct's fields, e.g. `uint8_t build_id[8];`."""
+    lines = []
+    for name, _, ctype in _annotations(cls):
+        base, bracket, extent = ctype.partition("[")
+        lines.append(f"{base} {name}{bracket}{extent};")
+    return lines
