@@ -63,14 +63,17 @@ def engine_sources(board: Board) -> dict[str, str]:
     return files
 
 
-def write_folder(board: Board, out_dir: Path, title: str, files: Mapping[str, str]) -> Path:
+def write_folder(
+    board: Board, out_dir: Path, title: str, files: Mapping[str, str], *, definitions: Iterable[str] = ()
+) -> Path:
     """Writes `files` with a linker script and CMake files to `out_dir`; files that went away are removed."""
     folders = sorted({path.split("/")[0] for path in files})
     includes = [folder for folder in folders if folder != "engine"]
     if "engine" in folders:
         includes.append("engine/include")
     values: dict[str, Any] = {
-        "board": board, "title": title, "folders": folders, "includes": includes, "flags": COMPILE_FLAGS,
+        "board": board, "title": title, "folders": folders, "includes": includes,
+        "flags": [*COMPILE_FLAGS, *(f"-D{name}" for name in definitions)],
     }  # fmt: skip
     everything = dict(files)
     for name in ("linker.ld", "CMakeLists.txt", "toolchain.cmake"):

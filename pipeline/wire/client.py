@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import LinkError
+from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
 from pipeline.wire.framing import Frame, FrameReader, encode
 from pipeline.wire.messages import (
@@ -144,13 +145,14 @@ class Client:
             self._description = DescribeReply.unpack(self._request(Op.DESCRIBE))
         return self._description
 
-    def run_op(self, op: OpSpec, kernel: int, *, seed: int = 1, repetitions: int = 1) -> RunOpReply:
-        """Runs one operator on data made from `seed`.
+    def run_op(self, op: OpSpec, *, seed: int = 1, repetitions: int = 1) -> RunOpReply:
+        """Runs one operator, with the kernel that `pipeline.space.kernels` selects, on data made from `seed`.
 
         Returns the counter ticks inside the kernel, summed over the repetitions, and the CRC-32 of the
         output. RefusedError: TOO_BIG for the device's memory, UNKNOWN_KERNEL, BAD_ARGUMENT.
+        ValueError: the operator has no kernel (reshape).
         """
-        request = RunOpRequest.of(op, kernel, seed=seed, repetitions=repetitions)
+        request = RunOpRequest.of(op, select(op), seed=seed, repetitions=repetitions)
         instructions = 60.0 * op.macs + 600.0 * (op.in_bytes + op.out_bytes * op.kernel_h * op.kernel_w)
         work_s = repetitions * instructions / _INSTRUCTIONS_A_SECOND
         return RunOpReply.unpack(self._request(Op.RUN_OP, request.pack(), work_s=work_s))
@@ -267,6 +269,18 @@ class Client:
         if not self._link.alive():
             state = f"{who} has ended with exit code {self._link.exit_code()}"
         else:
-            state = f"{who} does not answer {op.name}: it hangs, or the firmware is another one"
+            state = f"{who} does not answer {op.name}: {self._autopsy()}"
         tail = self._link.stderr_tail()
         return LinkError(state, hint=f"it last wrote: {tail}" if tail else "reset it, or flash it again")
+
+    def _autopsy(self) -> str:
+        """Why a device that is there did not answer: it may have restarted after a fault."""
+        self._seq = (self._seq + 1) & 0xFFFF
+        self._link.write(encode(Frame(Op.HELLO, self._seq)))
+        payload = self._await(Op.HELLO, time.monotonic() + 0.5)
+        if not isinstance(payload, bytes) or len(payload) != HelloReply.size():
+            return "it hangs, or the firmware is another one"
+        reply = HelloReply.unpack(payload)
+        if reply.reset_cause:
+            return f"it restarted after a fault at 0x{reply.fault_pc:08x} (status 0x{reply.fault_status:08x})"
+        return "it is busy beyond the time expected, or has restarted"

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 
 from pipeline.errors import LinkError
+from pipeline.space.kernels import KERNELS, KernelChoice
 from pipeline.space.opspec import OP_KINDS, Activation, OpSpec
 
 PROTOCOL_VERSION = 1
@@ -141,6 +142,7 @@ class RunOpRequest(Message):
     kernel: U16
     repetitions: U16
     seed: U32
+    scratch_bytes: U32
     kind: I32
     in_h: I32
     in_w: I32
@@ -164,11 +166,13 @@ class RunOpRequest(Message):
     activation: I32
 
     @classmethod
-    def of(cls, op: OpSpec, kernel: int, *, seed: int, repetitions: int) -> RunOpRequest:
-        """The request that runs `op` with kernel number `kernel`."""
+    def of(cls, op: OpSpec, choice: KernelChoice, *, seed: int, repetitions: int) -> RunOpRequest:
+        """The request that runs `op` with the kernel chosen for it; ValueError where that is none (reshape)."""
+        kernel = KERNELS.index(choice.name)
         numbers = [getattr(op, f.name) for f in fields(op)[1:-1]]
         activation = get_args(Activation).index(op.activation)
-        return cls(kernel, repetitions, seed, OP_KINDS.index(op.kind), *numbers, activation)
+        kind = OP_KINDS.index(op.kind)
+        return cls(kernel, repetitions, seed, choice.scratch_bytes, kind, *numbers, activation)
 
 
 @dataclass(frozen=True, slots=True)

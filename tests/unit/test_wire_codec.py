@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import LinkError
+from pipeline.space.kernels import KERNELS, KernelChoice
 from pipeline.space.opspec import OpSpec
 from pipeline.wire.framing import Frame, FrameError, FrameReader, decode, encode
 from pipeline.wire.messages import MAX_PAYLOAD_BYTES, MESSAGES, CheckReply, HelloReply, RunOpRequest, c_fields
@@ -85,8 +86,9 @@ def test_oversized_payload_is_refused() -> None:
 
 def test_run_op_request_is_the_opspec_in_its_order() -> None:
     op = OpSpec("depthwise_conv2d", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, "relu6")
-    expected = struct.pack("<HHI21i", 3, 2, 77, 1, *range(1, 20), 2)
-    assert RunOpRequest.of(op, 3, seed=77, repetitions=2).pack() == expected
+    choice = KernelChoice(KERNELS[3], scratch_bytes=1234)
+    expected = struct.pack("<HHII21i", 3, 2, 77, 1234, 1, *range(1, 20), 2)
+    assert RunOpRequest.of(op, choice, seed=77, repetitions=2).pack() == expected
 
 
 def test_reply_of_another_size_is_refused() -> None:
