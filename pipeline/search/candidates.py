@@ -198,6 +198,31 @@ def _rough_violation(judge: Judge, path: ExactPath) -> float:
     return total
 
 
+def grow(judge: Judge, path: ExactPath, rng: np.random.Generator, attempts: int = 40) -> ExactPath:
+    """Spend what the budgets leave: accept random single-block changes that add parameters and still fit."""
+    space = judge.tables.space
+    for _ in range(attempts):
+        block = int(rng.integers(len(path)))
+        choice = (int(rng.integers(len(space.ops))), int(rng.integers(len(space.channels))))
+        other = judge.canonical((*path[:block], choice, *path[block + 1 :]))
+        if judge.tables.path_parameters(other) > judge.tables.path_parameters(path) and judge.feasible(other):
+            path = other
+    return path
+
+
+def anchor_path(judge: Judge) -> ExactPath:
+    """A plain, roomy path near the budgets: the first operator in its greatest width, repaired."""
+    space = judge.tables.space
+    ops = [op for op in range(len(space.ops)) if space.ops[op] != "skip"]
+    even_ops = np.zeros((len(space.strides), len(space.ops)))
+    even_widths = np.zeros((len(space.strides), len(space.channels)))
+    # Same operator everywhere: a repair may narrow the path, not mix operators.
+    first = ops[0] if ops else 0
+    even_ops[:, [op for op in range(len(space.ops)) if op != first]] = -100.0
+    path = judge.canonical([(first, len(space.channels) - 1)] * len(space.strides))
+    return repair(judge, path, even_ops, even_widths)
+
+
 def mutate(judge: Judge, path: ExactPath, rng: np.random.Generator) -> ExactPath:
     """Draw a new choice for one or two blocks."""
     space = judge.tables.space

@@ -18,8 +18,8 @@ class SearchConfig:
     validation split; `warmup_steps` weight steps precede them. `mu`/`nu` are the initial penalty
     coefficients of latency and memory; they grow by `penalty_growth` after a violating step up to
     `penalty_cap`. `gradient` is the estimator of d(validation loss)/d(architecture parameters), see
-    docs/search.md. `candidates` feasible architectures are ranked with shared weights, the best `finalists`
-    after `proxy_steps` of training of their own.
+    docs/search.md. `candidates` feasible architectures are ranked with shared weights, `semifinalists` of
+    them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     """
 
     method: str = "edgenas"
@@ -29,7 +29,7 @@ class SearchConfig:
     validation_batch_size: int = 256
     paths: int = 4
     gradient: str = "score"
-    weight_lr: float = 0.05
+    weight_lr: float = 0.2
     architecture_lr: float = 0.03
     temperature_start: float = 2.0
     temperature_end: float = 0.5
@@ -39,6 +39,8 @@ class SearchConfig:
     penalty_cap: float = 100.0
     candidates: int = 64
     ranking_images: int = 1500
+    semifinalists: int = 10
+    semifinal_steps: int = 60
     finalists: int = 3
     proxy_steps: int = 250
     threads: int | None = None
@@ -53,7 +55,7 @@ class SearchConfig:
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if kind == "float" and not (real and value > 0):
                 raise ConfigError(f"search.{field.name} must be a number > 0, not {value!r}")
-        for name in ("batch_size", "validation_batch_size", "candidates", "ranking_images", "finalists"):
+        for name in ("candidates", "ranking_images", "semifinalists", "finalists"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"search.{name} must be at least 1")
         if self.batch_size < 2 or self.validation_batch_size < 2:

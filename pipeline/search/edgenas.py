@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.search.candidates import ExactPath, Judge, impossible_budgets
+from pipeline.search.candidates import ExactPath, Judge, anchor_path, impossible_budgets
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.methods import Task, register
 from pipeline.search.penalty import Penalty
@@ -24,8 +24,8 @@ from pipeline.search.selection import (
     Selection,
     explain_failure,
     explore,
-    finalists,
-    prove,
+    own_accuracy,
+    semifinalists,
     starting_paths,
 )
 from pipeline.search.supernet import Supernet
@@ -54,6 +54,7 @@ class EdgeNas:
         )
         self.penalty = Penalty.start(task.budgets, config)
         self.selection = Selection()
+        self.anchor = anchor_path(self.judge)
         self.history: list[dict[str, float]] = []
         self.step = 0
         identity = fingerprint(task.tables, task.data, task.budgets, config, task.seed)
@@ -62,8 +63,9 @@ class EdgeNas:
     @property
     def total(self) -> int:
         config = self.task.config
-        search = config.warmup_steps + config.steps
-        return search + config.candidates + config.finalists * config.proxy_steps
+        search = config.warmup_steps + config.steps + config.candidates
+        semifinal = config.semifinalists * config.semifinal_steps
+        return search + semifinal + config.finalists * config.proxy_steps
 
     def run(self) -> SearchResult:
         impossible = impossible_budgets(self.judge)
@@ -106,6 +108,12 @@ class EdgeNas:
                 path, _gates = self.relaxation.sample(temperature, rng)
                 if self.judge.roughly_within(path, _SLACK):
                     break
+        # At first few blocks leave the anchor: the others learn to follow features that stay put.
+        freedom = (self.step + 1) / (task.config.warmup_steps + task.config.steps)
+        leaves = rng.random(len(path)) < freedom
+        path = [
+            free if leave else fixed for free, fixed, leave in zip(path, self.anchor, leaves, strict=True)
+        ]
         batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
         return weight_step(self.net, self.weights, path, batch, lr)
 
@@ -207,22 +215,44 @@ class EdgeNas:
             scored,
         )
         self._save()
-        done += config.candidates
         everything = Validation.of(task.data, len(task.data.x_val), task.seed)
-        for place, path in enumerate(finalists(self.selection, self.judge, config.finalists)):
-            if path not in self.selection.proxied:
-                start = done + place * config.proxy_steps
-                self.selection.proxied[path] = prove(
-                    self.net,
-                    path,
-                    task.data,
-                    everything,
-                    config,
-                    task.rng(_PROXY),
-                    lambda step, start=start: task.report("finalists", start + step, self.total),  # type: ignore[misc]
-                )
-                self._save()
+        last = config.finalists * config.proxy_steps
+        entered = semifinalists(self.selection, self.judge, config.semifinalists)
+        self._contest("semifinal", entered, self.selection.tried, config.semifinal_steps, last, everything)
+        best = sorted(entered, key=lambda p: self.selection.tried[p], reverse=True)[: config.finalists]
+        self._contest("final", best, self.selection.proxied, config.proxy_steps, 0, everything)
         return self._result(self.selection.ranked()[0], "")
+
+    def _contest(
+        self,
+        phase: str,
+        paths: list[ExactPath],
+        accuracies: dict[ExactPath, float],
+        steps: int,
+        remaining: int,
+        validation: Validation,
+    ) -> None:
+        """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest."""
+        task = self.task
+        for place, path in enumerate(paths):
+            if path in accuracies:
+                continue
+            start = self.total - remaining - (len(paths) - place) * steps
+
+            def on_step(step: int, start: int = start) -> None:
+                task.report(phase, start + step, self.total)
+
+            accuracies[path] = own_accuracy(
+                self.net,
+                path,
+                task.data,
+                validation,
+                task.config,
+                steps=steps,
+                rng=task.rng(_PROXY),
+                on_step=on_step,
+            )
+            self._save()
 
     def _result(self, path: ExactPath | None, reason: str) -> SearchResult:
         return SearchResult(
@@ -233,7 +263,7 @@ class EdgeNas:
             method=self.task.config.method,
             seed=self.task.seed,
             history=self.history,
-            candidates=self.selection.candidates(self.judge),
+            candidates=self.selection.candidates(self.judge, self.task.config),
         )
 
     # -- checkpoint ----------------------------------------------------------------------------------------

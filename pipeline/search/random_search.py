@@ -20,13 +20,14 @@ _ATTEMPTS = 50
 def random_search(task: Task) -> SearchResult:
     """Uniformly drawn feasible architectures, each trained alone from scratch for `proxy_steps`.
 
-    As many as EdgeNAS's weight steps (warm-up, alternation, finalists) pay for; at least one.
+    As many as EdgeNAS's weight steps (warm-up, alternation, contests) pay for; at least one.
     """
     config, judge = task.config, Judge(task.tables, task.cost, task.budgets)
     reason = impossible_budgets(judge)
     if reason:
         return _result(task, judge, Selection(), reason)
     weight_steps = config.warmup_steps + config.steps + config.finalists * config.proxy_steps
+    weight_steps += config.semifinalists * config.semifinal_steps
     wanted = max(1, weight_steps // max(1, config.proxy_steps))
     found, nearest = _draw(task, judge, wanted)
     if not found:
@@ -77,7 +78,7 @@ def _draw(task: Task, judge: Judge, wanted: int) -> tuple[list[ExactPath], Exact
 
 
 def _result(task: Task, judge: Judge, selection: Selection, reason: str) -> SearchResult:
-    candidates = selection.candidates(judge)
+    candidates = selection.candidates(judge, task.config)
     best = candidates[0] if candidates else None
     return SearchResult(
         architecture=best.architecture if best else None,

@@ -15,13 +15,15 @@ class Candidate:
     """One feasible architecture that was looked at; accuracies are fractions on the validation split.
 
     `shared_accuracy` is with the supernet's weights (noisy, good for ranking only; None where the method has
-    no supernet), `proxy_accuracy` after a short training of its own (finalists only).
+    no supernet), `proxy_accuracy` after `proxy_steps` of training of its own
+    (semifinalists and finalists).
     """
 
     architecture: Architecture
     cost: Cost
     shared_accuracy: float | None = None
     proxy_accuracy: float | None = None
+    proxy_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class SearchResult:
                     "cost": asdict(c.cost),
                     "shared_accuracy": c.shared_accuracy,
                     "proxy_accuracy": c.proxy_accuracy,
+                    "proxy_steps": c.proxy_steps,
                 }
                 for c in self.candidates
             ],
@@ -69,6 +72,7 @@ class SearchResult:
                     Cost(**c["cost"]),
                     c["shared_accuracy"],
                     c["proxy_accuracy"],
+                    c["proxy_steps"],
                 )
                 for c in raw["candidates"]
             ]

@@ -15,6 +15,7 @@ from pipeline.search.candidates import (
     Judge,
     cheapest_paths,
     describe_excess,
+    grow,
     mutate,
     repair,
 )
@@ -36,12 +37,13 @@ class Selection:
     """Feasible paths with their accuracies; its state is what a checkpoint stores."""
 
     scored: dict[ExactPath, float] = field(default_factory=dict)
+    tried: dict[ExactPath, float] = field(default_factory=dict)
     proxied: dict[ExactPath, float] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         return {
             name: [([list(choice) for choice in path], value) for path, value in getattr(self, name).items()]
-            for name in ("scored", "proxied")
+            for name in ("scored", "tried", "proxied")
         }
 
     @classmethod
@@ -49,21 +51,24 @@ class Selection:
         def read(rows: list[Any]) -> dict[ExactPath, float]:
             return {tuple((op, width) for op, width in path): value for path, value in rows}
 
-        return cls(read(state["scored"]), read(state["proxied"]))
+        return cls(read(state["scored"]), read(state["tried"]), read(state["proxied"]))
 
     def ranked(self) -> list[ExactPath]:
-        """Finalists by their own accuracy first, then the others by that with shared weights."""
+        """Finalists first, then semifinalists, each by its own accuracy; the others by the shared one."""
         return sorted(
             self.scored,
-            key=lambda p: (p in self.proxied, self.proxied.get(p, 0.0), self.scored[p]),
+            key=lambda p: (self.proxied.get(p, -1.0), self.tried.get(p, -1.0), self.scored[p]),
             reverse=True,
         )
 
-    def candidates(self, judge: Judge) -> list[Candidate]:
-        return [
-            Candidate(judge.architecture(p), judge.exact(p), self.scored[p], self.proxied.get(p))
-            for p in self.ranked()
-        ]
+    def candidates(self, judge: Judge, config: SearchConfig) -> list[Candidate]:
+        out = []
+        for path in self.ranked():
+            own, steps = self.tried.get(path), config.semifinal_steps if path in self.tried else 0
+            if path in self.proxied:
+                own, steps = self.proxied[path], config.proxy_steps
+            out.append(Candidate(judge.architecture(path), judge.exact(path), self.scored[path], own, steps))
+        return out
 
 
 def starting_paths(
@@ -71,7 +76,8 @@ def starting_paths(
 ) -> tuple[list[ExactPath], ExactPath]:
     """Up to `wanted` distinct feasible paths, and the least infeasible one seen.
 
-    First the argmax, then the cheapest architectures, then samples; those that miss a budget are repaired.
+    First the argmax, then the cheapest architectures, then samples; those that miss a budget are repaired,
+    and every second sample is grown into what the budgets leave.
     """
     log_ops, log_widths = _log_probabilities(relaxation, temperature)
     first = judge.canonical(relaxation.argmax())
@@ -88,6 +94,8 @@ def starting_paths(
         else:
             path = judge.canonical(relaxation.sample(temperature, rng)[0])
         path = repair(judge, path, log_ops, log_widths)
+        if attempt > len(cheapest) and attempt % 2 and judge.feasible(path):
+            path = grow(judge, path, rng)
         if judge.feasible(path):
             found[path] = None
         elif judge.violation(path) < judge.violation(nearest) or judge.feasible(nearest):
@@ -135,16 +143,16 @@ def explore(
         on_scored()
 
 
-def finalists(selection: Selection, judge: Judge, count: int) -> list[ExactPath]:
-    """The best by shared weights; the last place goes to the best among the quarter with most parameters.
+def semifinalists(selection: Selection, judge: Judge, count: int) -> list[ExactPath]:
+    """Half of the places to the best by shared weights, half to the best among the larger architectures.
 
-    Shared weights favour what trains quickly, which is often smaller than the budget allows.
+    Shared weights favour what trains quickly, which is often smaller than the budgets allow.
     """
     ranked = sorted(selection.scored, key=lambda p: selection.scored[p], reverse=True)
-    chosen = ranked[: max(1, count - 1)]
+    chosen = ranked[: (count + 1) // 2]
     by_size = sorted(ranked, key=lambda p: judge.exact(p).parameters, reverse=True)
-    large = set(by_size[: max(1, len(by_size) // 4)]) - set(chosen)
-    for path in [p for p in ranked if p in large] + ranked:
+    larger = set(by_size[: max(count, len(by_size) // 3)])
+    for path in [p for p in ranked if p in larger] + ranked:
         if len(chosen) >= count:
             break
         if path not in chosen:
@@ -152,22 +160,24 @@ def finalists(selection: Selection, judge: Judge, count: int) -> list[ExactPath]
     return chosen
 
 
-def prove(
+def own_accuracy(
     net: Supernet,
     path: ExactPath,
     data: SearchData,
     validation: Validation,
     config: SearchConfig,
+    *,
+    steps: int,
     rng: np.random.Generator,
     on_step: Callable[[int], None],
 ) -> float:
-    """Validation accuracy of `path` after a short training of its own, from the shared weights."""
+    """Validation accuracy of `path` after `steps` of training of its own, from the shared weights."""
     own = copy.deepcopy(net)
     train_path(
         own,
         path,
         data,
-        steps=config.proxy_steps,
+        steps=steps,
         batch_size=config.batch_size,
         lr=config.weight_lr,
         rng=rng,

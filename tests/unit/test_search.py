@@ -44,7 +44,7 @@ class MacCost:
 SMALL = SearchSpace((8, 8, 1), 4, 8, 1, (1, 2, 1), channels=(8, 16))
 TINY = SearchConfig(
     warmup_steps=4, steps=6, batch_size=16, validation_batch_size=16, paths=2, candidates=8,
-    ranking_images=40, finalists=2, proxy_steps=3, threads=1,
+    ranking_images=40, semifinalists=3, semifinal_steps=2, finalists=2, proxy_steps=3, threads=1,
 )  # fmt: skip
 
 
