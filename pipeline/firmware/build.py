@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def require_tool(program: str) -> str:
     return found
 
 
-def build(folder: Path, board: Board) -> Build:
-    """Configures and compiles `folder` (from `render_app` or `render_bench`).
+def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Build:
+    """Configures and compiles `folder` (from `render_app` or `render_bench`), with extra `link_flags`.
 
     The same sources, flags and compiler give the same bytes and the same build id. Raises ToolError (a
     missing tool, with the package to install; a failed compilation, with the log's tail and path) and
@@ -71,7 +72,9 @@ def build(folder: Path, board: Board) -> Build:
     log = folder / "build.log"
     text = ""
     if not (out / "build.ninja").is_file():
-        text += _run(["cmake", "-G", "Ninja", "-S", str(folder), "-B", str(out)], log, text, board)
+        command = ["cmake", "-G", "Ninja", "-S", str(folder), "-B", str(out)]
+        command.append(f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(link_flags)}")
+        text += _run(command, log, text, board)
     text += _run(["ninja", "-C", str(out)], log, text, board)
     log.write_text(text, encoding="utf-8")
     elf = out / "firmware.elf"

@@ -1,0 +1,209 @@
+"""Links to processes and serial ports, and the client's behaviour over bad ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.boards import load_board
+from pipeline.errors import LinkError, ToolError
+from pipeline.links import ProcessLink, SerialLink, open_link
+from pipeline.wire import Client, Reason, RefusedError
+from pipeline.wire.framing import Frame, FrameReader, encode
+from pipeline.wire.messages import RESPONSE_BIT, HelloReply, Kind, NakReply, Op
+
+ECHO = "import os, sys; fd = int(sys.argv[1])\nwhile data := os.read(fd, 65536): os.write(fd, data)"
+
+
+def python_link(code: str) -> ProcessLink:
+    return ProcessLink(lambda fd: [sys.executable, "-c", code, str(fd)], name="child")
+
+
+def test_bytes_come_back() -> None:
+    with python_link(ECHO) as link:
+        sent = bytes(range(256)) * 100
+        link.write(sent)
+        got = b""
+        while len(got) < len(sent) and (piece := link.read(5.0)):
+            got += piece
+        assert got == sent
+        assert link.alive()
+        assert link.read(0.01) == b""
+    assert not link.alive()
+
+
+def test_child_that_dies_is_reported_with_its_last_words() -> None:
+    code = "import sys; sys.stderr.write('cannot map flash\\n'); sys.exit(3)"
+    with python_link(code) as link, pytest.raises(LinkError) as caught:
+        link.read(10.0)
+    assert "exit code 3" in caught.value.hint
+    assert "cannot map flash" in caught.value.hint
+
+
+def test_killed_child_is_reported() -> None:
+    with python_link(ECHO) as link:
+        link.write(b"x")
+        assert link.read(5.0) == b"x"
+        os.kill(link.pid, signal.SIGKILL)
+        with pytest.raises(LinkError) as caught:
+            link.read(5.0)
+        assert "SIGKILL" in caught.value.hint
+
+
+def test_missing_program() -> None:
+    with pytest.raises(ToolError, match="cannot start"):
+        ProcessLink(lambda fd: ["/nonexistent/emulator"], name="none", hint="install it")
+
+
+def test_missing_emulator_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError) as caught:
+        open_link(load_board("qemu-cortex-m4"), tmp_path / "firmware.elf")
+    assert "apt install qemu-system-arm" in caught.value.hint
+
+
+def test_board_without_emulator(tmp_path: Path) -> None:
+    board = dataclasses.replace(load_board("qemu-cortex-m4"), emulator=None)
+    with pytest.raises(ToolError, match="no emulator"):
+        open_link(board, tmp_path / "firmware.elf")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="relies on Linux' parent-death signal")
+def test_child_dies_with_a_killed_parent() -> None:
+    code = textwrap.dedent("""
+        import sys, time
+        from pipeline.links import ProcessLink
+        link = ProcessLink(lambda fd: ["sleep", "60"], name="child")
+        print(link.pid, flush=True)
+        time.sleep(60)
+    """)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait(5)
+    for _ in range(100):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child outlived its parent")
+
+
+def test_serial_port_that_is_not_there() -> None:
+    with pytest.raises(LinkError, match="cannot open"):
+        SerialLink("/dev/nonexistent-port")
+
+
+def test_serial_link_over_pyserials_loopback() -> None:
+    with SerialLink("loop://") as link:
+        link.write(b"hello")
+        assert link.read(1.0) == b"hello"
+        assert link.read(0.01) == b""
+
+
+class Device:
+    """A device at the far end of a line that damages, drops and repeats bytes."""
+
+    def __init__(self, error_rate: float, seed: int = 0) -> None:
+        self.random = random.Random(seed)
+        self.error_rate = error_rate
+        self.reader = FrameReader()
+        self.out = b""
+        self.executed: list[int] = []
+        self.kept: tuple[Frame, bytes] | None = None
+        self.silent = False
+
+    def noise(self, data: bytes) -> bytes:
+        out = bytearray()
+        for byte in data:
+            draw = self.random.random()
+            if draw < self.error_rate / 3:
+                continue
+            damaged = draw < 2 * self.error_rate / 3
+            out.append(byte ^ (1 << self.random.randrange(8)) if damaged else byte)
+            if 2 * self.error_rate / 3 <= draw < self.error_rate:
+                out.append(byte)
+        return bytes(out)
+
+    def write(self, data: bytes) -> None:
+        if self.silent:
+            return
+        damaged = self.reader.damaged
+        for frame in self.reader.feed(self.noise(data)):
+            if self.kept is None or self.kept[0] != frame:
+                self.executed.append(frame.op)
+                self.kept = (frame, self.answer(frame))
+            self.out += self.noise(self.kept[1])
+        if self.reader.damaged > damaged:
+            nak = NakReply(0, Reason.BAD_CRC, 0).pack()
+            self.out += self.noise(encode(Frame(Op.NAK | RESPONSE_BIT, 0, nak)))
+
+    def answer(self, frame: Frame) -> bytes:
+        if frame.op == Op.HELLO:
+            reply = HelloReply(1, Kind.APP, 0, b"12345678", b"paper-board", 0, 0).pack()
+        elif frame.op == Op.LOAD_INPUT:
+            reply = b""
+        else:
+            nak = NakReply(frame.op, Reason.UNKNOWN_OP, 7).pack()
+            return encode(Frame(Op.NAK | RESPONSE_BIT, frame.seq, nak))
+        return encode(Frame(frame.op | RESPONSE_BIT, frame.seq, reply))
+
+    def read(self, timeout_s: float) -> bytes:
+        if not self.out:
+            time.sleep(min(timeout_s, 0.01))
+        out, self.out = self.out, b""
+        return out
+
+    def alive(self) -> bool:
+        return True
+
+    def exit_code(self) -> int | None:
+        return None
+
+    def stderr_tail(self) -> str:
+        return "last words"
+
+    def describe(self) -> str:
+        return "paper device"
+
+
+def test_hello_tells_who_answers() -> None:
+    hello = Client(Device(0.0)).hello()
+    assert (hello.kind, hello.board, hello.build_id) == (Kind.APP, "paper-board", b"12345678")
+
+
+def test_requests_survive_a_bad_line_and_run_once() -> None:
+    device = Device(1e-3)
+    client = Client(device, patience_s=20.0)
+    client.load_input(bytes(range(256)) * 40)  # 20 chunks of 512 bytes
+    assert device.executed == [Op.LOAD_INPUT] * 20
+    assert client.retransmissions > 0
+
+
+def test_refusal_is_not_sent_again() -> None:
+    device = Device(0.0)
+    with pytest.raises(RefusedError, match="UNKNOWN_OP") as caught:
+        Client(device).memory()
+    assert caught.value.detail == 7
+    assert device.executed == [Op.MEMORY]
+
+
+def test_silence_becomes_an_error_within_the_patience() -> None:
+    device = Device(0.0)
+    device.silent = True
+    started = time.monotonic()
+    with pytest.raises(LinkError, match="hangs") as caught:
+        Client(device, patience_s=0.5).memory()
+    assert time.monotonic() - started < 3.0
+    assert "last words" in caught.value.hint
