@@ -24,21 +24,21 @@ class SearchConfig:
 
     method: str = "edgenas"
     warmup_steps: int = 300
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 96
-    validation_batch_size: int = 256
+    validation_batch_size: int = 128
     paths: int = 4
     gradient: str = "score"
     weight_lr: float = 0.2
     architecture_lr: float = 0.03
-    temperature_start: float = 2.0
+    temperature_start: float = 1.0
     temperature_end: float = 0.5
     mu: float = 0.1
     nu: float = 0.1
     penalty_growth: float = 1.5
     penalty_cap: float = 100.0
     candidates: int = 64
-    ranking_images: int = 1500
+    ranking_images: int = 1000
     semifinalists: int = 10
     semifinal_steps: int = 60
     finalists: int = 3

@@ -222,6 +222,17 @@ def test_gates_have_value_one():
     torch.testing.assert_close(net(x, path, gates), net(x, path), rtol=1e-4, atol=1e-4)
 
 
+def test_scaling_a_block_inside_a_plain_chain_changes_nothing():
+    """Why a single path's gate carries no gradient there (docs/search.md)."""
+    net = Supernet(SMALL, 0)
+    gates = torch.ones(3, len(SMALL.ops), requires_grad=True), torch.ones(3, 2) / 2
+    path = [(SMALL.ops.index("dw3"), 1)] * 3
+    loss = torch.nn.functional.cross_entropy(net(torch.rand(16, 1, 8, 8), path, gates), torch.arange(16) % 4)
+    loss.backward()
+    inner, last = gates[0].grad[:2].abs().max(), gates[0].grad[2].abs().max()
+    assert inner < 1e-3 * last
+
+
 # -- candidates --------------------------------------------------------------------------------------------
 
 
