@@ -1,0 +1,22 @@
+"""Timing models of cores: modelled cycles from the blocks that an emulator counted."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from pipeline.errors import ConfigError
+from pipeline.latency.timing import cortex_m4
+from pipeline.latency.timing.model import BlockCost, TimingModel
+
+__all__ = ["BlockCost", "TimingModel", "timing_model"]
+
+_MODELS = {cortex_m4.NAME: cast(TimingModel, cortex_m4)}
+
+
+def timing_model(name: str) -> TimingModel:
+    """The timing model that a board names in `core.timing`; raises ConfigError where there is none."""
+    if name not in _MODELS:
+        raise ConfigError(
+            f"unknown timing model {name!r}", hint=f"core.timing is one of: {', '.join(sorted(_MODELS))}"
+        )
+    return _MODELS[name]

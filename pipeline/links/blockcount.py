@@ -1,0 +1,189 @@
+"""Executed blocks of marked regions, counted by a plugin inside QEMU (firmware/emulator/blockcount.c)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.assets import asset_dir
+from pipeline.errors import LinkError, ToolError
+
+_SOURCES = ("blockcount.c", "qemu_plugin_api.h")
+_FLAGS = ("-std=gnu11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
+_MAGIC = b"EDGB"
+_VERSION = 1
+_POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class BlockCount:
+    """A straight run of instructions: `code` at address `pc`, run `runs` times.
+
+    `taken`: after how many of these runs execution went on elsewhere than right behind the block.
+    """
+
+    pc: int
+    code: bytes
+    instructions: int
+    runs: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """What ran between a begin and an end marker, the markers not included."""
+
+    blocks: tuple[BlockCount, ...]
+
+    @cached_property
+    def instructions(self) -> int:
+        """Executed instructions; those skipped inside an IT block count, as they do in the device's timer."""
+        return sum(block.instructions * block.runs for block in self.blocks)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgenas"
+
+
+def plugin_library() -> Path:
+    """The plugin as a shared library, compiled on first use and kept under a hash of its source.
+
+    Raises ToolError: no C compiler on this machine, or it failed.
+    """
+    folder = asset_dir("firmware") / "emulator"
+    digest = hashlib.sha256(" ".join(_FLAGS).encode())
+    for name in _SOURCES:
+        digest.update((folder / name).read_bytes())
+    library = _cache_folder() / f"blockcount-{digest.hexdigest()[:16]}.so"
+    if library.is_file():
+        return library
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise ToolError(
+            "no C compiler on this machine to build QEMU's counting plugin", hint="apt install gcc"
+        )
+    library.parent.mkdir(parents=True, exist_ok=True)
+    fresh = library.with_name(f".{library.name}.{os.getpid()}")
+    command = [compiler, *_FLAGS, str(folder / "blockcount.c"), "-o", str(fresh)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode != 0:
+            raise ToolError(
+                f"cannot compile QEMU's counting plugin: {done.stderr.strip()[-800:]}", hint=" ".join(command)
+            )
+        fresh.replace(library)  # another process may have made the same file meanwhile
+    except subprocess.TimeoutExpired as error:
+        raise ToolError("compiling QEMU's counting plugin took over two minutes") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return library
+
+
+def plugin_args(out: Path) -> list[str]:
+    """What `open_link(plugin_args=...)` takes, and QEMU's `-plugin` option, to write the regions to `out`.
+
+    Raises ToolError as `plugin_library` does, and for a path that QEMU's option syntax cannot hold.
+    """
+    library = plugin_library()
+    for path in (library, out):
+        if "," in str(path):
+            raise ToolError(f"QEMU takes no comma in a plugin's path: {path}", hint="use another folder")
+    return [f"{library},out={out.resolve()}"]
+
+
+class RegionReader:
+    """Reads regions while QEMU writes them; `out` need not exist yet.
+
+    Raises LinkError for a file that is not the plugin's.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = out
+        self._offset = 0  # of the file, up to where `_pending` reaches
+        self._pending = b""
+        self._header_seen = False
+        self._definitions: list[tuple[int, bytes, int]] = []
+
+    def next(self, timeout: float) -> Region:
+        """The next region; waits up to `timeout` seconds for it, else raises LinkError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            region = self._read_one()
+            if region is not None:
+                return region
+            if time.monotonic() >= deadline:
+                raise LinkError(
+                    f"no counted region within {timeout:g} s",
+                    hint="the firmware must run its begin and end markers; is QEMU still alive?",
+                )
+            time.sleep(_POLL_S)
+
+    def read_all(self) -> list[Region]:
+        """The regions that are complete by now and have not been read yet."""
+        regions = []
+        while (region := self._read_one()) is not None:
+            regions.append(region)
+        return regions
+
+    def _read_one(self) -> Region | None:
+        if self._path.is_file():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+            self._offset += len(data)
+            self._pending += data
+        try:
+            if not self._header_seen:
+                self._read_header()
+            while True:
+                region = self._read_record()
+                if region is not None:
+                    return region
+        except EOFError:  # the rest is still to be written
+            return None
+
+    def _peek(self, offset: int, count: int) -> bytes:
+        if len(self._pending) < offset + count:
+            raise EOFError
+        return self._pending[offset : offset + count]
+
+    def _read_header(self) -> None:
+        if self._peek(0, 4) != _MAGIC:
+            raise LinkError(f"{self._path} is not a block count file")
+        version, length = struct.unpack("<II", self._peek(4, 8))
+        if version != _VERSION:
+            raise LinkError(f"{self._path}: block count format {version}, expected {_VERSION}")
+        self._peek(12, length)
+        self._pending = self._pending[12 + length :]
+        self._header_seen = True
+
+    def _read_record(self) -> Region | None:
+        tag = self._peek(0, 1)
+        region = None
+        if tag == b"B":
+            pc, size, instructions = struct.unpack("<QII", self._peek(1, 16))
+            self._definitions.append((pc, self._peek(17, size), instructions))
+            used = 17 + size
+        elif tag == b"R":
+            (count,) = struct.unpack("<I", self._peek(1, 4))
+            used = 5 + 20 * count
+            rows = struct.iter_unpack("<IQQ", self._peek(5, 20 * count))
+            region = Region(tuple(self._block(*row) for row in rows))
+        else:
+            raise LinkError(f"{self._path}: unknown record {tag!r}")
+        self._pending = self._pending[used:]
+        return region
+
+    def _block(self, number: int, runs: int, taken: int) -> BlockCount:
+        if number >= len(self._definitions):
+            raise LinkError(f"{self._path}: region names block {number}, which was not defined")
+        pc, code, instructions = self._definitions[number]
+        return BlockCount(pc, code, instructions, runs, taken)
