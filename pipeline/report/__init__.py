@@ -1,5 +1,5 @@
 """Tables, plots and the HTML report of a run."""
 
-from pipeline.report.html import render_html, write_report
+from pipeline.report.html import read_document, render_html, write_report
 
-__all__ = ["render_html", "write_report"]
+__all__ = ["read_document", "render_html", "write_report"]

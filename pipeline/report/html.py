@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from pipeline.errors import ConfigError
 from pipeline.report import plots
 from pipeline.storage import write_text
 
@@ -21,6 +22,22 @@ def write_report(folder: Path, document: dict[str, Any]) -> Path:
     page = folder / "report.html"
     write_text(page, render_html(document))
     return page
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """`report.json` of `folder`. Raises ConfigError where there is none or it is damaged."""
+    path = folder / "report.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no report in {folder}", hint="run `edgenas run RUN.toml` or `edgenas validate MODEL` first"
+        ) from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}", hint="run the run or validation again") from error
+    if not isinstance(document, dict) or "layers" not in document:
+        raise ConfigError(f"{path} is not a report", hint="run the run or validation again")
+    return document
 
 
 def render_html(document: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ KERNELS: tuple[str, ...] = (
 )
 
 # sizeof of the parameter structs in edgenas/kernels.h on a 32-bit target; a test compiles them
-STRUCT_BYTES = {"conv": 56, "elementwise": 44, "pool": 40, "pad": 20, "table": 8, "softmax": 12}
+STRUCT_BYTES = {"conv": 56, "elementwise": 56, "pool": 40, "pad": 20, "table": 8, "softmax": 12}
 
 
 @dataclass(frozen=True, slots=True)

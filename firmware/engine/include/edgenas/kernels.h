@@ -37,10 +37,10 @@ typedef struct {
 /* Addition and multiplication with broadcasting over h, w and c. */
 typedef struct {
     int16_t out_h, out_w, out_c;
-    int16_t a_stride_h, a_stride_w, a_stride_c; /* elements; 0 where the operand is broadcast */
-    int16_t b_stride_h, b_stride_w, b_stride_c;
     int16_t a_zero_point, b_zero_point, output_zero_point;
     int16_t activation_min, activation_max;
+    int32_t a_stride_h, a_stride_w, a_stride_c; /* elements; 0 where the operand is broadcast */
+    int32_t b_stride_h, b_stride_w, b_stride_c;
     int8_t a_shift, b_shift, output_shift; /* add: shifts <= 0; mul uses output_* only */
     int32_t a_multiplier, b_multiplier, output_multiplier;
 } edgenas_elementwise_t;

@@ -1,0 +1,26 @@
+/* Loops over two operands with broadcasting; the operation itself is a function the compiler inlines. */
+#ifndef EDGENAS_ELEMENTWISE_H
+#define EDGENAS_ELEMENTWISE_H
+
+#include "edgenas/kernels.h"
+#include "requantize.h"
+
+typedef int8_t (*edgenas_binary_fn)(const edgenas_elementwise_t *p, int8_t a, int8_t b);
+
+static inline __attribute__((always_inline)) void edgenas_binary(const edgenas_elementwise_t *p, const int8_t *a,
+                                                                 const int8_t *b, int8_t *output,
+                                                                 edgenas_binary_fn operation) {
+    for (int y = 0; y < p->out_h; y++) {
+        for (int x = 0; x < p->out_w; x++) {
+            const int8_t *pa = a + y * p->a_stride_h + x * p->a_stride_w;
+            const int8_t *pb = b + y * p->b_stride_h + x * p->b_stride_w;
+            for (int c = p->out_c; c > 0; c--) {
+                *output++ = operation(p, *pa, *pb);
+                pa += p->a_stride_c;
+                pb += p->b_stride_c;
+            }
+        }
+    }
+}
+
+#endif

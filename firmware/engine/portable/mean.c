@@ -1,0 +1,20 @@
+#include "edgenas/kernels.h"
+#include "requantize.h"
+
+void edgenas_mean(const edgenas_pool_t *p, const int8_t *input, int8_t *output, int32_t *scratch) {
+    const int count = p->in_h * p->in_w;
+    const int depth = p->in_c;
+    for (int c = 0; c < depth; c++) {
+        scratch[c] = -p->input_zero_point * count;
+    }
+    for (int n = count; n > 0; n--, input += depth) {
+        for (int c = 0; c < depth; c++) {
+            scratch[c] += input[c];
+        }
+    }
+    for (int c = 0; c < depth; c++) {
+        const int32_t scaled = edgenas_scale(scratch[c], p->multiplier, p->shift);
+        const int32_t mean = scaled > 0 ? (scaled + count / 2) / count : (scaled - count / 2) / count;
+        output[c] = edgenas_clamp(mean + p->output_zero_point, p->activation_min, p->activation_max);
+    }
+}

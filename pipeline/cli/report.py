@@ -1,0 +1,26 @@
+"""`edgenas report`: the HTML report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import Json, example, print_json, stdout
+from pipeline.report import read_document, write_report
+
+
+def register(app: typer.Typer) -> None:
+    @app.command(epilog=example("edgenas report runs/fashion_mnist_cortex_m4"))
+    def report(
+        folder: Annotated[Path, typer.Argument(help="A run's folder, or that of a validated model.")],
+        json: Json = False,
+    ) -> None:
+        """Render report.html again from report.json."""
+        document = read_document(folder)
+        page = write_report(folder, document)
+        if json:
+            print_json(document)
+        else:
+            stdout.print(f"written: {page}", markup=False)

@@ -1,0 +1,77 @@
+"""load: .tflite in, Model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.engine.flatfile import FlatModel, Operator, parse
+from pipeline.engine.model import Layer, Model
+from pipeline.engine.operators import Lowered, Source, lower_operator
+from pipeline.errors import ModelError
+from pipeline.memory.planner import plan
+from pipeline.space.graph import Node, OpGraph
+from pipeline.space.kernels import select
+
+
+def load(source: Path | bytes) -> Model:
+    """Read a fully INT8 .tflite (batch 1, one input, one output).
+
+    Raises ModelError: no such file, not a .tflite, damaged, float or partly float, an operator the engine
+    does not have (named, with its layer), or shapes and scales without meaning.
+    """
+    if isinstance(source, Path):
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{source} cannot be read: {error.strerror}", hint="give the path of a .tflite") from error
+    else:
+        content = source
+    flat = parse(content)
+    if not flat.operators:
+        raise ModelError("the model has no operators", hint="export it again")
+    lowered = [(operator, lower_operator(flat, operator)) for operator in flat.operators]
+
+    # activations are numbered as in OpGraph: the input, then outputs in execution order
+    numbers = {flat.input: 0}
+    for operator, low in lowered:
+        for tensor in low.inputs:
+            if tensor not in numbers:
+                raise Source(flat, operator).error("reads a tensor that nothing has produced yet")
+        if operator.outputs[0] in numbers:
+            raise Source(flat, operator).error("writes a tensor that exists already")
+        numbers[operator.outputs[0]] = len(numbers)
+    if flat.output not in numbers:
+        raise ModelError("the model's output is produced by no operator", hint="export it again")
+    graph = _graph(flat, lowered, numbers)
+    layers = tuple(_layer(i, node, low) for i, (node, (_, low)) in enumerate(zip(graph.nodes, lowered, strict=True))
+                   if low.struct)  # fmt: skip
+    first, last = Source(flat, lowered[0][0]), Source(flat, lowered[-1][0])
+    return Model(
+        graph=graph,
+        layers=layers,
+        plan=plan(graph),
+        input_shape=flat.tensors[flat.input].shape,
+        output_shape=flat.tensors[flat.output].shape,
+        input=first.quantization(flat.tensors[flat.input]),
+        output=last.quantization(flat.tensors[flat.output]),
+        parameters=sum(low.parameters for _, low in lowered),
+        tflite_bytes=len(content),
+    )
+
+
+def _graph(flat: FlatModel, lowered: list[tuple[Operator, Lowered]], numbers: dict[int, int]) -> OpGraph:
+    nodes = tuple(
+        Node(
+            low.op,
+            tuple(numbers[t] for t in low.inputs),
+            numbers[operator.outputs[0]],
+            flat.tensors[operator.outputs[0]].name,
+        )
+        for operator, low in lowered
+    )
+    tensor_bytes = tuple(flat.tensors[t].elements for t in numbers)
+    return OpGraph(tensor_bytes, nodes, 0, numbers[flat.output])
+
+
+def _layer(index: int, node: Node, low: Lowered) -> Layer:
+    return Layer(index, node.name, low.op, select(low.op).name, low.struct, low.fields, low.arrays)

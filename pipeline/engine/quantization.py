@@ -1,0 +1,82 @@
+"""Quantization parameters and the fixed-point numbers TFLite derives from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """real = scale * (q - zero_point), one scale for the whole tensor."""
+
+    scale: float  # exactly the float32 of the file
+    zero_point: int
+
+
+def quantize_multiplier(value: float) -> tuple[int, int]:
+    """(Q31 multiplier, shift) with value = multiplier / 2^31 * 2^shift; positive shifts are left shifts.
+
+    As TFLite's QuantizeMultiplier (lite/kernels/internal/quantization_util.cc).
+    """
+    if value == 0.0:
+        return 0, 0
+    fraction, shift = math.frexp(value)
+    multiplier = math.floor(fraction * (1 << 31) + 0.5)  # value >= 0: half away from zero is half up
+    if multiplier == 1 << 31:
+        multiplier //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    if shift > 30:
+        return (1 << 31) - 1, 30
+    return multiplier, shift
+
+
+def scale_by(x: int, multiplier: int, shift: int) -> int:
+    """gemmlowp's doubly rounded x * multiplier / 2^31 * 2^shift, as the kernels compute it."""
+    left, right = (shift, 0) if shift > 0 else (0, -shift)
+    high = (x * (1 << left) * multiplier + (1 << 30)) >> 31
+    return rounding_shift(high, right)
+
+
+def rounding_shift(x: int, exponent: int) -> int:
+    """x / 2^exponent, rounded half away from zero."""
+    mask = (1 << exponent) - 1
+    return (x >> exponent) + ((x & mask) > (mask >> 1) + (x < 0))
+
+
+def activation_range(activation: str, output: Quantization) -> tuple[int, int]:
+    """Clamping limits of a fused activation in the output's integers (CalculateActivationRangeQuantized)."""
+
+    def quantize(real: float) -> int:
+        # float32 division and round half away, as in TFLite
+        ratio = float(np.float32(real) / np.float32(output.scale))
+        return output.zero_point + math.floor(ratio + 0.5)
+
+    low, high = -128, 127
+    if activation in ("relu", "relu6"):
+        low = max(low, quantize(0.0))
+    if activation == "relu6":
+        high = min(high, quantize(6.0))
+    return low, high
+
+
+def fold_zero_point(
+    bias: NDArray[np.int64], weights: NDArray[np.int8], zero_point: int, layer: str
+) -> NDArray[np.int32]:
+    """bias - zero_point * sum of each channel's weights; `weights` is [channels, taps].
+
+    Raises ModelError where the result leaves int32.
+    """
+    folded = bias - zero_point * weights.astype(np.int64).sum(axis=1)
+    if folded.size and (folded.max() >= 1 << 31 or folded.min() < -(1 << 31)):
+        raise ModelError(
+            f"{layer}: a bias overflows 32 bits", hint="the scales of this layer are degenerate; quantize again"
+        )
+    return folded.astype(np.int32)
