@@ -1,0 +1,53 @@
+"""A stand-in board and data set for the tests of the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from pipeline.search import SearchConfig
+from pipeline.search.costs import working_set_bytes
+from pipeline.space import Cost, OpGraph, OpSpec
+from pipeline.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class MacCost:
+    """A stand-in board: time by multiply-accumulates and bytes, memory by the live tensors."""
+
+    layer_overhead_ms: float = 0.003
+    overhead_ms: float = 0.01
+
+    def op_latency_ms(self, op: OpSpec) -> float:
+        return (5 * op.macs + 6 * op.out_bytes) / 168e3
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        latency = sum(self.op_latency_ms(n.op) + self.layer_overhead_ms for n in graph.nodes)
+        live = working_set_bytes(graph.nodes, graph.tensor_bytes[0])
+        code = 5000 + 300 * len({n.op.kind for n in graph.nodes}) + 60 * len(graph.nodes)
+        return Cost(latency + self.overhead_ms, live + 2048, code + parameters, parameters)
+
+
+SMALL = SearchSpace((8, 8, 1), 4, 8, 1, (1, 2, 1), channels=(8, 16))
+TINY = SearchConfig(
+    warmup_steps=4, steps=6, batch_size=16, validation_batch_size=16, paths=2, candidates=8,
+    ranking_images=40, semifinalists=3, semifinal_steps=2, finalists=2, proxy_steps=3, threads=1,
+)  # fmt: skip
+
+
+def images(seed: int = 0, shape=(8, 8, 1), classes: int = 4) -> SimpleNamespace:
+    """Bright bars whose row tells the class: learnable within a few steps."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for split, count in (("train", 160), ("val", 80)):
+        y = rng.integers(classes, size=count)
+        x = rng.integers(0, 60, size=(count, *shape), dtype=np.uint8)
+        for i, label in enumerate(y):
+            x[i, 2 * label : 2 * label + 2] += 150
+        out |= {f"x_{split}": x, f"y_{split}": y.astype(np.int64)}
+    return SimpleNamespace(**out)
+
+
+DATA = images()

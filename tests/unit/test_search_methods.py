@@ -1,0 +1,164 @@
+"""Whole searches: budgets always hold, failures are explained, interruptions leave no trace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from search_standins import DATA, SMALL, TINY, MacCost
+
+from pipeline.search import SearchResult, search
+from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
+from pipeline.space.search_space import SearchSpace
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("method", ["edgenas", "random"])
+def test_budgets_hold_for_random_budgets(seed, method):
+    rng = np.random.default_rng(seed)
+    cost = MacCost()
+    drawn = SMALL.random(rng)
+    reference = cost.evaluate(lower(drawn), parameters(drawn))
+    budgets = Budgets(
+        reference.latency_ms * rng.uniform(0.9, 1.3),
+        int(reference.sram_bytes * rng.uniform(1.0, 1.3)),
+        int(reference.flash_bytes * rng.uniform(1.0, 1.2)),
+        int(reference.parameters * rng.uniform(1.0, 1.3)),
+    )
+    result = search(SMALL, DATA, cost, budgets, replace(TINY, method=method), seed=seed)
+    if result.feasible:
+        assert SMALL.contains(result.architecture)
+        exact = cost.evaluate(lower(result.architecture), parameters(result.architecture))
+        assert result.cost == exact
+        assert budgets.violations(exact) == {}
+        assert all(budgets.violations(c.cost) == {} for c in result.candidates)
+        assert result.architecture == result.candidates[0].architecture
+    else:
+        assert result.reason
+    assert SearchResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+@pytest.mark.parametrize(
+    "budgets, says",
+    [
+        (Budgets(latency_ms=0.001), "latency"),
+        (Budgets(sram_bytes=100), "SRAM"),
+        (Budgets(flash_bytes=100), "flash"),
+        (Budgets(latency_ms=100.0, parameters=50), "parameters"),
+    ],
+)
+def test_impossible_budgets_are_named(budgets, says):
+    result = search(SMALL, DATA, MacCost(), budgets, TINY, seed=0)
+    assert not result.feasible and result.architecture is None and result.cost is None
+    assert says in result.reason and "+" in result.reason
+    assert result.history == []
+
+
+def test_budgets_that_exclude_each_other():
+    class Contrary(MacCost):
+        def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+            # The fewer parameters, the more SRAM: no architecture can have little of both.
+            return replace(super().evaluate(graph, parameters), sram_bytes=10_000 - parameters)
+
+    result = search(SMALL, DATA, Contrary(), Budgets(sram_bytes=9_000, parameters=500), TINY, seed=0)
+    assert not result.feasible
+    assert "together" in result.reason and ("SRAM" in result.reason or "parameters" in result.reason)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "method, gradient", [("edgenas", "score"), ("edgenas", "straight-through"), ("random", "score")]
+)
+def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
+    config = replace(TINY, method=method, gradient=gradient, checkpoint_seconds=1e-9)
+    budgets = Budgets(latency_ms=3.0, parameters=3000)
+    straight = search(SMALL, DATA, MacCost(), budgets, config, seed=7)
+    assert straight.feasible
+    path = tmp_path / "search.pt"
+    calls = 0
+
+    def stop_often(_record) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            raise Stop
+
+    for _ in range(200):
+        try:
+            resumed = search(
+                SMALL, DATA, MacCost(), budgets, config, seed=7, checkpoint=path, on_step=stop_often
+            )
+            break
+        except Stop:
+            continue
+    assert resumed.to_json() == straight.to_json()
+    # Finished work is not done again.
+    again: list[dict] = []
+    search(SMALL, DATA, MacCost(), budgets, config, seed=7, checkpoint=path, on_step=again.append)
+    assert again == []
+    # Another seed does not pick up this checkpoint.
+    other = search(SMALL, DATA, MacCost(), budgets, config, seed=8, checkpoint=path)
+    assert other.to_json() == search(SMALL, DATA, MacCost(), budgets, config, seed=8).to_json()
+
+
+def test_a_damaged_checkpoint_is_ignored(tmp_path):
+    path = tmp_path / "search.pt"
+    path.write_bytes(b"not a checkpoint")
+    result = search(SMALL, DATA, MacCost(), Budgets(latency_ms=3.0), TINY, seed=1, checkpoint=path)
+    assert result.to_json() == search(SMALL, DATA, MacCost(), Budgets(latency_ms=3.0), TINY, seed=1).to_json()
+
+
+def test_history_and_progress():
+    seen: list[dict] = []
+    result = search(SMALL, DATA, MacCost(), Budgets(latency_ms=2.0), TINY, seed=2, on_step=seen.append)
+    assert [record["step"] for record in result.history] == list(range(TINY.steps))
+    assert {
+        "train_loss", "val_loss", "val_accuracy", "latency_ms", "sram_bytes", "mu", "nu", "temperature",
+        "entropy",
+    } <= set(result.history[0])  # fmt: skip
+    assert result.history[0]["temperature"] == pytest.approx(TINY.temperature_start)
+    assert result.history[-1]["temperature"] == pytest.approx(TINY.temperature_end)
+    mu = [record["mu"] for record in result.history]
+    for before, after, record in zip(mu, mu[1:], result.history, strict=False):
+        assert after == pytest.approx(before * (1.5 if record["latency_ms"] > 2.0 else 1.0))
+    assert [s["done"] for s in seen] == sorted(s["done"] for s in seen)
+    assert seen[-1]["done"] == seen[-1]["total"]
+
+
+def test_the_penalty_brings_the_expected_latency_down_to_its_budget():
+    config = replace(TINY, steps=120, architecture_lr=0.1)
+    result = search(SMALL, DATA, MacCost(), Budgets(latency_ms=1.5), config, seed=0)
+    first, last = result.history[0]["latency_ms"], result.history[-1]["latency_ms"]
+    assert first > 1.5
+    assert last <= 1.5 * 1.05
+
+
+def test_the_search_finds_what_the_task_needs():
+    """Where only one operator can see the signal, the distribution moves to it."""
+    space = SearchSpace((8, 8, 1), 2, 8, 1, (1,), ("dw3", "skip"), (8,))
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        # Same histogram and same 3x3 neighbourhoods' means: classes differ in 5x5 structure only.
+        y = rng.integers(2, size=count)
+        x = np.zeros((count, 8, 8, 1), np.uint8)
+        for i, label in enumerate(y):
+            spots = rng.integers(0, 8, size=(6, 2))
+            for r, c in spots:
+                dr, dc = ((0, 3), (3, 0))[label]
+                x[i, r, c] = x[i, (r + dr) % 8, (c + dc) % 8] = 255
+        return x, y.astype(np.int64)
+
+    (x_train, y_train), (x_val, y_val) = split(400), split(200)
+    data = SimpleNamespace(x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
+    config = replace(TINY, warmup_steps=100, steps=100, architecture_lr=0.1, paths=4, batch_size=64,
+                     validation_batch_size=128, candidates=4)  # fmt: skip
+    result = search(space, data, MacCost(), Budgets(), config, seed=0)
+    assert result.architecture is not None
+    assert result.architecture.blocks[0].op == "dw3"
