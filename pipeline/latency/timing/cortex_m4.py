@@ -140,7 +140,7 @@ def _decode(code: bytes, address: int) -> list[_Instruction]:
     done = sum(instruction.size for instruction in decoded)
     if done != len(code):
         raise ToolError(
-            f"timing model {NAME}: no Thumb instruction at {address + done:#x} ({code[done : done + 4].hex()})",
+            f"timing model {NAME}: no instruction at {address + done:#x} ({code[done : done + 4].hex()})",
             hint="is the firmware built for a Cortex-M4?",
         )
     return [_view(instruction) for instruction in decoded]
@@ -219,8 +219,8 @@ def _pairing_cycles(before: _Instruction | None, instruction: _Instruction) -> i
 def block_cost(code: bytes, address: int) -> BlockCost:
     """Cost of one run of the block `code` at `address`.
 
-    An instruction that an IT block skips is charged as if it ran, but for a branch at the end. Raises ToolError
-    for an instruction that the manual's tables do not list.
+    An instruction that an IT block skips is charged as if it ran, but for a branch at the end. Raises
+    ToolError for an instruction that the manual's tables do not list.
     """
     instructions = _decode(code, address)
     cycles = 0
