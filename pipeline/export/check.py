@@ -28,6 +28,8 @@ def check_int8(model: bytes) -> None:
         parsed = schema.ModelT.InitFromObj(raw)
     except (struct.error, IndexError, ValueError, TypeError) as error:
         raise ModelError(f"the .tflite is damaged: {error}") from error
+    if not parsed.subgraphs or not parsed.operatorCodes or not parsed.subgraphs[0].tensors:
+        raise ModelError("the .tflite is damaged: it has no graph")
     if len(parsed.subgraphs) != 1:
         raise ModelError(f"the exported model has {len(parsed.subgraphs)} subgraphs instead of 1")
     graph = parsed.subgraphs[0]

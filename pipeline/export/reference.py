@@ -7,6 +7,7 @@ but for FULLY_CONNECTED, which may differ by 1; its default (XNNPACK) kernels ar
 from __future__ import annotations
 
 import importlib
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -41,8 +42,9 @@ class TflmReference:
                 "the tflite-micro wheel is not installed", hint="pip install --pre tflite-micro"
             ) from error
         try:
+            # The wheel parses the file in Python first, and that trips over damage in its own ways.
             self._interpreter = runtime.Interpreter.from_bytes(model, arena_size=_ARENA_BYTES)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, struct.error) as error:
             raise ModelError(f"TFLite Micro refuses the model: {error}") from error
         self._shape = tuple(self._interpreter.get_input_details(0)["shape"])
 
