@@ -166,16 +166,24 @@ def repair(judge: Judge, path: ExactPath, log_ops: Floats, log_widths: Floats) -
         )
 
     excess = _rough_violation(judge, path)
-    while not judge.feasible(path):
+    # Tables and planner may disagree by a little, so the number of steps is bounded.
+    for _ in range(8 * len(path)):
+        if judge.feasible(path):
+            break
         here = log_probability(path)
         ranked = []
         for other in judge.neighbours(path):
             relief = excess - _rough_violation(judge, other)
             if relief > 1e-9:
                 ranked.append((relief / (0.1 + max(0.0, here - log_probability(other))), other))
-        if not ranked:
-            break
-        path = max(ranked)[1]
+        if ranked:
+            path = max(ranked)[1]
+        else:
+            # The tables see no way on; the exact planner may.
+            best = min(judge.neighbours(path), key=judge.violation, default=path)
+            if judge.violation(best) >= judge.violation(path):
+                break
+            path = best
         excess = _rough_violation(judge, path)
     return path
 
