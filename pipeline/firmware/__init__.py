@@ -6,13 +6,14 @@ from pipeline.firmware.build import Build, build
 from pipeline.firmware.code_size import (
     CodeSize,
     base_flash_bytes,
-    base_static_ram_bytes,
     code_size,
     kernel_text_bytes,
+    static_ram_bytes,
 )
 from pipeline.firmware.elf import Sizes, Symbol, read_sizes
 
 __all__ = [
-    "Build", "CodeSize", "Sizes", "Symbol", "base_flash_bytes", "base_static_ram_bytes", "bench_pool_bytes",
+    "Build", "CodeSize", "Sizes", "Symbol", "base_flash_bytes", "bench_pool_bytes",
     "build", "code_size", "cycles_per_tick", "kernel_text_bytes", "read_sizes", "render_app", "render_bench",
+    "static_ram_bytes",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ _MODEL_H = """\
 #include <stdint.h>
 #define MODEL_INPUT_BYTES 4u
 #define MODEL_OUTPUT_BYTES 4u
-#define MODEL_ARENA_BYTES 8u
+#define MODEL_ARENA_BYTES 16u
 #define MODEL_LAYERS 1u
 int8_t *model_input(void);
 const int8_t *model_output(void);
@@ -35,7 +35,7 @@ void model_invoke(void);
 _MODEL_C = """\
 #include "model.h"
 #include "edgenas/kernels.h"
-static int8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(8)));
+static int8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
 int8_t *model_input(void) { return arena; }
 const int8_t *model_output(void) { return arena + 4; }
 """
@@ -84,7 +84,7 @@ def code_size(board: Board) -> CodeSize:
         return CodeSize(
             base_flash_bytes=sizes.flash_bytes,
             # less the stand-in's arena and time stamp
-            base_static_ram_bytes=sizes.static_ram_bytes - 8 - 4,
+            base_static_ram_bytes=sizes.static_ram_bytes - 16 - 4,
             pieces=_pieces(full, board, present),
         )
 
@@ -103,9 +103,9 @@ def base_flash_bytes(board: Board) -> int:
     return code_size(board).base_flash_bytes
 
 
-def base_static_ram_bytes(board: Board) -> int:
-    """Static RAM of an application without its arena and without 4 bytes a layer."""
-    return code_size(board).base_static_ram_bytes
+def static_ram_bytes(board: Board, arena_bytes: int, layers: int) -> int:
+    """Static RAM of an application, exactly: its arena, a time stamp for each layer, and all else."""
+    return code_size(board).base_static_ram_bytes + -(-arena_bytes // 4) * 4 + 4 * layers
 
 
 def _link(board: Board, folder: Path, invoke: str, link_flags: tuple[str, ...]) -> Path:

@@ -226,7 +226,12 @@ class Client:
         while True:
             sent = time.monotonic()
             self._link.write(encoded)
-            reply = self._await(op, min(deadline, sent + wait_s))
+            try:
+                reply = self._await(op, min(deadline, sent + wait_s))
+            except RefusedError as refused:
+                if attempts and refused.reason == Reason.NO_INPUT:  # it had one before the request was repeated
+                    raise self._silence(op) from refused
+                raise
             if isinstance(reply, bytes):
                 if attempts == 0 and not work_s:
                     self._round_trip_s += 0.2 * (time.monotonic() - sent - self._round_trip_s)

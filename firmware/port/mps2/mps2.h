@@ -33,6 +33,19 @@
 #define SCB_CFSR REGISTER(0xE000ED28u)
 #define SCB_HFSR REGISTER(0xE000ED2Cu)
 
+#define SCB_SHCSR REGISTER(0xE000ED24u)
+#define SCB_SHCSR_MEMFAULT_ENABLE (1u << 16)
+
+/* Memory protection unit (DDI0403, B3.5) */
+#define MPU_TYPE REGISTER(0xE000ED90u)
+#define MPU_CTRL REGISTER(0xE000ED94u)
+#define MPU_RNR REGISTER(0xE000ED98u)
+#define MPU_RBAR REGISTER(0xE000ED9Cu)
+#define MPU_RASR REGISTER(0xE000EDA0u)
+#define MPU_TYPE_REGIONS 0xFF00u
+#define MPU_CTRL_ON 5u                               /* with the default map for all that no region covers */
+#define MPU_RASR_NO_ACCESS_64K (1u << 28 | 15u << 1 | 1u) /* execute never, no access, 2^(15+1) bytes, enable */
+
 #define STACK_PAINT 0xA5A5A5A5u
 #define FAULT_MAGIC 0xFA017EDu
 

@@ -24,7 +24,20 @@ void mps2_uart0_rx_handler(void) {
     }
 }
 
+/* The 64 kB below SRAM, which the stack would grow into, fault on access; that costs no memory. */
+static void guard_stack(void) {
+    if (MPU_TYPE & MPU_TYPE_REGIONS) {
+        MPU_RNR = 0;
+        MPU_RBAR = (uint32_t)(uintptr_t)__stack_limit - 0x10000u;
+        MPU_RASR = MPU_RASR_NO_ACCESS_64K;
+        SCB_SHCSR |= SCB_SHCSR_MEMFAULT_ENABLE;
+        MPU_CTRL = MPU_CTRL_ON;
+        __asm__ volatile("dsb\n isb" ::: "memory");
+    }
+}
+
 void port_init(void) {
+    guard_stack();
     if (mps2_fault.magic == FAULT_MAGIC) {
         fault_pc = mps2_fault.pc;
         fault_status = mps2_fault.status;
