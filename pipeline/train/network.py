@@ -19,6 +19,7 @@ from pipeline.train.layers import (
     Range,
     Weighted,
     fake_quantize,
+    round_mean,
 )
 
 Mode = Literal["float", "observe", "quantized"]
@@ -86,6 +87,8 @@ class QatNetwork(nn.Module):
         if self.training and not self.ranges_frozen:
             _observe(layer, y, activation)
         grid = output_grid(node, layer, grids)
+        if node.op.kind == "mean":
+            y = round_mean(y, node.op.in_h * node.op.in_w, grids[node.inputs[0]][0], grid[0])
         return fake_quantize(y, *grid, activation), grid
 
     @property
