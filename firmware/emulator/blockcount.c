@@ -82,6 +82,14 @@ static uint32_t count_instructions(const uint8_t *code, uint32_t bytes) {
     return count;
 }
 
+/* qemu_plugin_insn_size() is 2 too many for the last Thumb instruction before one that crosses into the next
+   page: QEMU's look-ahead for such a one is added to it. */
+static uint32_t bytes_of(const struct qemu_plugin_insn *insn) {
+    const uint32_t bytes = instruction_bytes(qemu_plugin_insn_data(insn));
+    const size_t seen = qemu_plugin_insn_size(insn);
+    return bytes < seen ? bytes : (uint32_t)seen;
+}
+
 /* 0 begin, 1 end, -1 no marker */
 static int marker_kind(const uint8_t *code, size_t bytes) {
     if (bytes != 4) {
@@ -251,12 +259,11 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     }
     struct qemu_plugin_insn *last = qemu_plugin_tb_get_insn(tb, instructions - 1);
     const uint64_t pc = qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(tb, 0));
-    const uint32_t bytes = (uint32_t)(qemu_plugin_insn_vaddr(last) + qemu_plugin_insn_size(last) - pc);
+    const uint32_t bytes = (uint32_t)(qemu_plugin_insn_vaddr(last) + bytes_of(last) - pc);
     uint8_t *code = allocate(bytes);
     for (size_t i = 0; i < instructions; ++i) {
         const struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
-        memcpy(code + (qemu_plugin_insn_vaddr(insn) - pc), qemu_plugin_insn_data(insn),
-               qemu_plugin_insn_size(insn));
+        memcpy(code + (qemu_plugin_insn_vaddr(insn) - pc), qemu_plugin_insn_data(insn), bytes_of(insn));
     }
     span_t *block = span_of(pc, code, bytes, 1);
     free(code);
@@ -264,12 +271,12 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     qemu_plugin_register_vcpu_insn_exec_inline(last, QEMU_PLUGIN_INLINE_ADD_U64, &ends, 1);
     for (size_t i = 0; i < instructions; ++i) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
-        const int kind = marker_kind(qemu_plugin_insn_data(insn), qemu_plugin_insn_size(insn));
+        const int kind = marker_kind(qemu_plugin_insn_data(insn), bytes_of(insn));
         if (kind >= 0) {
             marker_t *marker = allocate(sizeof *marker);
             marker->block = block;
             marker->pc = qemu_plugin_insn_vaddr(insn);
-            marker->behind = marker->pc + qemu_plugin_insn_size(insn);
+            marker->behind = marker->pc + bytes_of(insn);
             qemu_plugin_register_vcpu_insn_exec_cb(insn, kind == 0 ? on_begin : on_end,
                                                    QEMU_PLUGIN_CB_NO_REGS, marker);
         }

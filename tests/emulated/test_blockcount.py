@@ -136,6 +136,19 @@ class TestCounts:
         assert sum(block.taken for block in region.blocks) == 49
 
 
+@pytest.mark.parametrize("before", ["nop", "nop.w"])
+def test_instruction_across_two_pages(before: str, tmp_path: Path) -> None:
+    """QEMU ends the block before it, and tells plugins too long a size for the block's last instruction."""
+    size = 2 if before == "nop" else 4
+    body = f"b 3f; .org {0x1000 - 2 - size - 4:#x}; 3: {BEGIN}; {before}; movw r0, #5; nop; {END}"
+    (region,) = regions(body, tmp_path)
+    assert region.instructions == 3
+    code = b"".join(block.code for block in sorted(region.blocks, key=lambda block: block.pc))
+    assert code == bytes.fromhex("00bf" if size == 2 else "aff30080") + bytes.fromhex("40f20500 00bf")
+    assert sum(block.taken for block in region.blocks) == 0
+    assert timing_model("cortex_m4").region_cycles(region) == 3
+
+
 def test_long_regions_are_the_same_in_every_run(tmp_path: Path) -> None:
     """Long enough for -icount to run out of its budget of instructions in the middle of blocks."""
     loop = "1: adds r0, #1; eor r3, r0; nop; nop; subs r1, #1; bne 1b"
@@ -146,6 +159,31 @@ def test_long_regions_are_the_same_in_every_run(tmp_path: Path) -> None:
     assert with_icount[0] == with_icount[1] == without[0] == without[1]
     (region,) = RegionReader(tmp_path / "0.bin").read_all()
     assert region.instructions == 60_000_000
+
+
+@pytest.mark.skipif(
+    not (shutil.which("qemu-system-riscv32") and shutil.which("riscv64-unknown-elf-gcc")),
+    reason="needs qemu-system-riscv32 and riscv64-unknown-elf-gcc",
+)
+def test_riscv_markers(tmp_path: Path) -> None:
+    source, elf, out = tmp_path / "program.S", tmp_path / "program.elf", tmp_path / "counts.bin"
+    body = """.globl _start; _start: li a1, 1000; nop; slti x0, x0, 0x740; li a2, 1
+        1: add a0, a0, a2; addi a1, a1, -1; bnez a1, 1b; nop; slti x0, x0, 0x741
+        li t0, 0x100000; li t1, 0x5555; sw t1, 0(t0); 2: j 2b"""
+    source.write_text(body.replace(";", "\n") + "\n", encoding="utf-8")
+    command = [
+        "riscv64-unknown-elf-gcc",
+        "-march=rv32imc",
+        "-mabi=ilp32",
+        "-nostdlib",
+        "-Wl,-Ttext=0x80000000",
+    ]
+    subprocess.run([*command, str(source), "-o", str(elf)], check=True, timeout=60)
+    qemu = ["qemu-system-riscv32", "-M", "virt", "-bios", "none", "-display", "none", "-nodefaults"]
+    subprocess.run([*qemu, "-kernel", str(elf), "-plugin", *plugin_args(out)], check=True, timeout=60)
+    (region,) = RegionReader(out).read_all()
+    assert region.instructions == 1 + 1000 * 3 + 1
+    assert sum(block.taken for block in region.blocks) == 999
 
 
 def test_reading_while_it_is_written(tmp_path: Path) -> None:
