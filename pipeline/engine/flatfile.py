@@ -51,8 +51,8 @@ class Operator:
 class FlatModel:
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
-    input: int
-    output: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
 def parse(content: bytes) -> FlatModel:
@@ -79,13 +79,10 @@ def _model(raw: Any) -> FlatModel:
     graph = raw.subgraphs[0]
     tensors = tuple(_tensor(i, t, raw.buffers) for i, t in enumerate(graph.tensors))
     operators = tuple(_operator(i, op, raw.operatorCodes, len(tensors)) for i, op in enumerate(graph.operators))
-    ends = [list(end if end is not None else []) for end in (graph.inputs, graph.outputs)]
-    for what, end in zip(("input", "output"), ends, strict=True):
-        if len(end) != 1:
-            raise ModelError(f"the model has {len(end)} {what}s", hint="models with one input and one output only")
-        if not 0 <= end[0] < len(tensors):
-            raise ModelError(f"the model's {what} is tensor {end[0]}, which does not exist", hint=_HINT_FILE)
-    return FlatModel(tensors, operators, int(ends[0][0]), int(ends[1][0]))
+    ends = [tuple(int(i) for i in (end if end is not None else ())) for end in (graph.inputs, graph.outputs)]
+    if any(not 0 <= i < len(tensors) for end in ends for i in end):
+        raise ModelError("the model's inputs or outputs are tensors that do not exist", hint=_HINT_FILE)
+    return FlatModel(tensors, operators, *ends)
 
 
 def _text(raw: Any) -> str:

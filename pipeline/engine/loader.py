@@ -29,10 +29,14 @@ def load(source: Path | bytes) -> Model:
     flat = parse(content)
     if not flat.operators:
         raise ModelError("the model has no operators", hint="export it again")
+    for what, tensors in (("input", flat.inputs), ("output", flat.outputs)):
+        if len(tensors) != 1:
+            raise ModelError(f"the model has {len(tensors)} {what}s", hint="one input and one output only")
+    source_tensor, result_tensor = flat.inputs[0], flat.outputs[0]
     lowered = [(operator, lower_operator(flat, operator)) for operator in flat.operators]
 
     # activations are numbered as in OpGraph: the input, then outputs in execution order
-    numbers = {flat.input: 0}
+    numbers = {source_tensor: 0}
     for operator, low in lowered:
         for tensor in low.inputs:
             if tensor not in numbers:
@@ -40,9 +44,9 @@ def load(source: Path | bytes) -> Model:
         if operator.outputs[0] in numbers:
             raise Source(flat, operator).error("writes a tensor that exists already")
         numbers[operator.outputs[0]] = len(numbers)
-    if flat.output not in numbers:
+    if result_tensor not in numbers:
         raise ModelError("the model's output is produced by no operator", hint="export it again")
-    graph = _graph(flat, lowered, numbers)
+    graph = _graph(flat, lowered, numbers, numbers[result_tensor])
     layers = tuple(_layer(i, node, low) for i, (node, (_, low)) in enumerate(zip(graph.nodes, lowered, strict=True))
                    if low.struct)  # fmt: skip
     first, last = Source(flat, lowered[0][0]), Source(flat, lowered[-1][0])
@@ -50,16 +54,18 @@ def load(source: Path | bytes) -> Model:
         graph=graph,
         layers=layers,
         plan=plan(graph),
-        input_shape=flat.tensors[flat.input].shape,
-        output_shape=flat.tensors[flat.output].shape,
-        input=first.quantization(flat.tensors[flat.input]),
-        output=last.quantization(flat.tensors[flat.output]),
+        input_shape=flat.tensors[source_tensor].shape,
+        output_shape=flat.tensors[result_tensor].shape,
+        input=first.quantization(flat.tensors[source_tensor]),
+        output=last.quantization(flat.tensors[result_tensor]),
         parameters=sum(low.parameters for _, low in lowered),
         tflite_bytes=len(content),
     )
 
 
-def _graph(flat: FlatModel, lowered: list[tuple[Operator, Lowered]], numbers: dict[int, int]) -> OpGraph:
+def _graph(
+    flat: FlatModel, lowered: list[tuple[Operator, Lowered]], numbers: dict[int, int], output: int
+) -> OpGraph:
     nodes = tuple(
         Node(
             low.op,
@@ -70,7 +76,7 @@ def _graph(flat: FlatModel, lowered: list[tuple[Operator, Lowered]], numbers: di
         for operator, low in lowered
     )
     tensor_bytes = tuple(flat.tensors[t].elements for t in numbers)
-    return OpGraph(tensor_bytes, nodes, 0, numbers[flat.output])
+    return OpGraph(tensor_bytes, nodes, 0, output)
 
 
 def _layer(index: int, node: Node, low: Lowered) -> Layer:
