@@ -1,0 +1,73 @@
+"""CostModel: latency, SRAM and flash of any operator graph on one board, fast enough for a search loop."""
+
+from __future__ import annotations
+
+from pipeline.boards import Board
+from pipeline.errors import LutError
+from pipeline.latency.lut import Lut, Prediction
+from pipeline.memory.flash import FlashModel, layers
+from pipeline.memory.planner import plan
+from pipeline.space.budgets import Cost
+from pipeline.space.graph import OpGraph
+from pipeline.space.opspec import OpSpec
+
+
+class CostModel:
+    """Costs from `lut`, at the clock of `board`. Raises LutError where the table has no flash model."""
+
+    def __init__(self, board: Board, lut: Lut) -> None:
+        if lut.flash is None:
+            raise LutError(
+                f"the table of {board.name} has no flash model",
+                hint=f"measure it: edgenas profile --board {board.name}",
+            )
+        if lut.identity.board != board.name or lut.identity.clock_hz != board.clock_hz:
+            raise LutError(
+                f"a table of {lut.identity.board} at {lut.identity.clock_hz} Hz cannot cost "
+                f"{board.name} at {board.clock_hz} Hz",
+                hint=f"measure it: edgenas profile --board {board.name}",
+            )
+        self.board = board
+        self.lut = lut
+        self.flash: FlashModel = lut.flash
+        self.overhead_ms = self._ms(lut.overhead.inference_cycles)
+        self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
+        self._op_ms: dict[OpSpec, float] = {}
+
+    def op_latency_ms(self, op: OpSpec) -> float:
+        """One operator without its call. An estimate counts with the upper end of its interval."""
+        found = self._op_ms.get(op)
+        if found is None:
+            predicted = self.lut.predict_op(op)
+            cycles = predicted.high if predicted.provenance == "estimated" else predicted.cycles
+            found = self._op_ms[op] = self._ms(cycles)
+        return found
+
+    def latency_ms(self, graph: OpGraph) -> float:
+        """One inference: what a latency budget is held against."""
+        operators = sum(self.op_latency_ms(node.op) for node in graph.nodes)
+        return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms
+
+    def sram_bytes(self, graph: OpGraph) -> int:
+        """Planned arena, other static RAM and reserved stack."""
+        return self.flash.sram_bytes(plan(graph).arena_bytes, layers(graph))
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        """All that a budget can limit. Raises LutError for a kernel that was never measured."""
+        return Cost(
+            latency_ms=self.latency_ms(graph),
+            sram_bytes=self.sram_bytes(graph),
+            flash_bytes=self.flash.flash_bytes(graph),
+            parameters=parameters,
+        )
+
+    def predict(self, graph: OpGraph) -> Prediction:
+        """Cycles layer by layer, with intervals."""
+        return self.lut.predict(graph)
+
+    def cycles_per_instruction(self, graph: OpGraph) -> float:
+        """For a device whose counter counts instructions: what it multiplies them with."""
+        return self.lut.cycles_per_instruction(graph)
+
+    def _ms(self, cycles: float) -> float:
+        return cycles / self.board.clock_hz * 1e3

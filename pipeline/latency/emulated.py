@@ -1,0 +1,61 @@
+"""Cycles of each layer of a linked application, from what an emulator executed."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.boards import Board
+from pipeline.errors import LinkError
+from pipeline.latency.timing import timing_model
+from pipeline.links import open_link
+from pipeline.links.blockcount import RegionReader, plugin_args
+from pipeline.wire.client import Client
+
+_REGION_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCount:
+    """One layer: modelled cycles and executed instructions."""
+
+    cycles: float
+    instructions: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedInference:
+    """One inference: its layers, its output, and the device's own count of instructions over all of it."""
+
+    layers: tuple[LayerCount, ...]
+    output: bytes
+    ticks: int
+
+
+def emulated_inference(board: Board, elf: Path, x: bytes) -> EmulatedInference:
+    """Boots the application `elf`, runs one inference over input `x` (INT8, NHWC) and counts its regions.
+
+    Raises ToolError (no emulator or plugin) and LinkError (it does not answer, or the regions are not one
+    per layer).
+    """
+    model = timing_model(board.core.timing)
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
+        out = Path(folder) / "regions.bin"
+        with open_link(board, elf, plugin_args=plugin_args(out)) as link:
+            client = Client(link)
+            client.hello()
+            expected = client.describe().layers
+            result = client.invoke(x)
+            reader = RegionReader(out)
+            regions = [reader.next(_REGION_TIMEOUT_S) for _ in range(expected)]
+            surplus = len(reader.read_all())
+        if surplus:
+            raise LinkError(f"{elf.name} has {expected} layers but {expected + surplus} marked regions")
+    counts = tuple(LayerCount(model.region_cycles(region), region.instructions) for region in regions)
+    return EmulatedInference(counts, result.output, result.ticks)
+
+
+def emulated_layers(board: Board, elf: Path, x: bytes) -> tuple[LayerCount, ...]:
+    """Cycles and instructions of each layer of `elf` in one inference over `x`; see `emulated_inference`."""
+    return emulated_inference(board, elf, x).layers

@@ -1,0 +1,84 @@
+"""FlashModel: what an application takes of flash and SRAM besides its arena, without building it.
+
+Figures come from one linked application and the kernels' object files (`pipeline.profiler.footprint`); they
+are stored with the LUT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.space.graph import OpGraph
+from pipeline.space.kernels import select
+
+
+@dataclass(frozen=True, slots=True)
+class FlashModel:
+    """All in bytes.
+
+    `base_bytes` is an application without layers: vectors, start-up, port, wire server. `kernel_functions`
+    names the functions that come along with each kernel (itself and its helpers) and `function_bytes` their
+    sizes, so that a helper of two kernels counts once. `layer_bytes` is the code that calls one layer;
+    `static_ram_bytes` and `layer_ram_bytes` are static RAM besides the arena; `stack_bytes` is reserved.
+    """
+
+    base_bytes: int
+    layer_bytes: float
+    static_ram_bytes: int
+    layer_ram_bytes: int
+    stack_bytes: int
+    kernel_functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    function_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def kernel_bytes(self) -> dict[str, int]:
+        """Code of each kernel with its helpers."""
+        return {name: self.code_bytes([name]) for name in self.kernel_functions}
+
+    def code_bytes(self, kernels: list[str]) -> int:
+        """Code of several kernels together. KeyError for a kernel that the model does not know."""
+        functions = {function for kernel in kernels for function in self.kernel_functions[kernel]}
+        return sum(self.function_bytes[function] for function in functions)
+
+    def flash_bytes(self, graph: OpGraph) -> int:
+        """Flash of the application that runs `graph`: base, kernels in use, and each layer's constants."""
+        choices = [select(node.op) for node in graph.nodes]
+        kernels = sorted({choice.name for choice in choices if choice.name})
+        constants = sum(choice.constant_bytes for choice in choices)
+        calls = self.layer_bytes * layers(graph)
+        return round(self.base_bytes + self.code_bytes(kernels) + constants + calls)
+
+    def sram_bytes(self, arena_bytes: int, layer_count: int) -> int:
+        """Arena, other static RAM and reserved stack: what an SRAM budget is held against."""
+        static = self.static_ram_bytes + self.layer_ram_bytes * layer_count
+        return arena_bytes + static + self.stack_bytes
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain values for a TOML table; `from_table` is the inverse."""
+        return {
+            "base_bytes": self.base_bytes,
+            "layer_bytes": self.layer_bytes,
+            "static_ram_bytes": self.static_ram_bytes,
+            "layer_ram_bytes": self.layer_ram_bytes,
+            "stack_bytes": self.stack_bytes,
+            "kernel_functions": {name: list(f) for name, f in sorted(self.kernel_functions.items())},
+            "function_bytes": dict(sorted(self.function_bytes.items())),
+        }
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> FlashModel:
+        """Raises KeyError, TypeError or ValueError for a table that is not `to_table`'s."""
+        values = dict(table)
+        functions = {name: tuple(f) for name, f in values.pop("kernel_functions").items()}
+        model = cls(kernel_functions=functions, **values)
+        unknown = {f for used in functions.values() for f in used} - set(model.function_bytes)
+        if unknown:
+            raise ValueError(f"function_bytes lacks {', '.join(sorted(unknown))}")
+        return model
+
+
+def layers(graph: OpGraph) -> int:
+    """Kernel calls in one inference: nodes, aliases left out."""
+    return sum(1 for node in graph.nodes if select(node.op).name)
