@@ -1,7 +1,7 @@
 /* Operator benchmark: runs one kernel at a time on made-up data, with the shapes that the host sends.
  *
- * Input, output, weights, constants and scratch share one static pool. The made-up quantization is valid and of
- * usual magnitude; no kernel's time depends on more of it than that. */
+ * Input, output, weights, constants and scratch share one static pool. The made-up quantization is valid and
+ * of usual magnitude; no kernel's time depends on more of it than that. */
 #include <string.h>
 
 #include "bench_config.h"
@@ -76,16 +76,16 @@ typedef struct {
 } tensors_t;
 
 /* Ticks of `call` alone, summed over the repetitions. */
-#define MEASURE(call)                                                                                                  \
-    for (uint32_t repetition = 0; repetition < r->repetitions; ++repetition) {                                         \
-        port_counter_start();                                                                                          \
-        const uint32_t before = port_counter_read();                                                                   \
-        EDGENAS_MARK_BEGIN(0);                                                                                         \
-        call;                                                                                                          \
-        EDGENAS_MARK_END(0);                                                                                           \
-        const uint32_t after = port_counter_read();                                                                    \
-        port_counter_stop();                                                                                           \
-        ticks += after - before - empty_region_ticks;                                                                  \
+#define MEASURE(call)                                                                                        \
+    for (uint32_t repetition = 0; repetition < r->repetitions; ++repetition) {                               \
+        port_counter_start();                                                                                \
+        const uint32_t before = port_counter_read();                                                         \
+        EDGENAS_MARK_BEGIN(0);                                                                               \
+        call;                                                                                                \
+        EDGENAS_MARK_END(0);                                                                                 \
+        const uint32_t after = port_counter_read();                                                          \
+        port_counter_stop();                                                                                 \
+        ticks += after - before - empty_region_ticks;                                                        \
     }
 
 static uint32_t measure_empty_region(void) {
@@ -265,8 +265,8 @@ static uint64_t run_softmax(const request_t *r, tensors_t *t) {
     return ticks;
 }
 
-/* 1-based index of the first field out of range, or 0. Sizes, strides and dilations are 1..INT16_MAX, all others
- * 0..INT16_MAX. */
+/* 1-based index of the first field out of range, or 0. Sizes, strides and dilations are 1..INT16_MAX, all
+ * others 0..INT16_MAX. */
 static uint32_t first_invalid(const request_t *r) {
     const uint32_t count = (sizeof *r - offsetof(request_t, in_h)) / sizeof(int32_t);
     for (uint32_t i = 0; i < count; ++i) {

@@ -1,11 +1,12 @@
-/* Region markers around kernels and layers: instructions without effect that a counting emulator recognizes when it
- * translates them. Where EDGENAS_LAYER_TICKS is defined, the end of region `id` also notes the time. */
+/* Region markers around kernels and layers: instructions without effect that a counting emulator recognizes
+ * when it translates them. Where EDGENAS_LAYER_TICKS is defined, the end of region `id` also notes the time.
+ */
 #ifndef EDGENAS_MARKER_H
 #define EDGENAS_MARKER_H
 
 #if defined(__thumb2__)
 /* Hints 0x40 and 0x41 of the 32-bit hint space (Arm DDI0403, "Hint Instructions"): unallocated, hence NOP. */
-#define EDGENAS_MARK(which) __asm__ volatile(".inst.w 0xf3af8040 + " #which ::: "memory")
+#define EDGENAS_MARK(which) __asm__ volatile(".inst.w 0xf3af8040 + " #which::: "memory")
 #else
 #define EDGENAS_MARK(which) ((void)0)
 #endif
@@ -21,10 +22,10 @@ extern uint32_t edgenas_layer_end_ticks[];
 #endif
 
 #define EDGENAS_MARK_BEGIN(id) EDGENAS_MARK(0)
-#define EDGENAS_MARK_END(id)                                                                                           \
-    do {                                                                                                               \
-        EDGENAS_MARK(1);                                                                                               \
-        EDGENAS_NOTE_END(id);                                                                                          \
+#define EDGENAS_MARK_END(id)                                                                                 \
+    do {                                                                                                     \
+        EDGENAS_MARK(1);                                                                                     \
+        EDGENAS_NOTE_END(id);                                                                                \
     } while (0)
 
 #endif

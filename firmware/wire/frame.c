@@ -3,8 +3,9 @@
 uint32_t frame_crc32(uint32_t crc, const uint8_t *data, size_t count) {
     /* half a byte at a time: 64 bytes of table */
     static const uint32_t table[16] = {
-        0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u, 0x4DB26158u, 0x5005713Cu,
-        0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu, 0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
+        0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u,
+        0x4DB26158u, 0x5005713Cu, 0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu,
+        0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
     };
     crc = ~crc;
     for (size_t i = 0; i < count; ++i) {
@@ -32,7 +33,8 @@ static int finish(frame_decoder_t *d) {
         return FRAME_BROKEN;
     }
     const uint8_t *tail = d->body + length - 4u;
-    const uint32_t sent = (uint32_t)tail[0] | (uint32_t)tail[1] << 8 | (uint32_t)tail[2] << 16 | (uint32_t)tail[3] << 24;
+    const uint32_t sent =
+        (uint32_t)tail[0] | (uint32_t)tail[1] << 8 | (uint32_t)tail[2] << 16 | (uint32_t)tail[3] << 24;
     if (frame_crc32(0, d->body, length - 4u) != sent) {
         return FRAME_CRC_DIFFERS;
     }

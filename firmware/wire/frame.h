@@ -13,8 +13,8 @@
 
 enum { FRAME_PENDING, FRAME_COMPLETE, FRAME_BROKEN, FRAME_CRC_DIFFERS };
 
-/* One frame on its way in; zero-initialize. After FRAME_COMPLETE body holds op, seq and payload until the next
- * byte is fed. */
+/* One frame on its way in; zero-initialize. After FRAME_COMPLETE body holds op, seq and payload until the
+ * next byte is fed. */
 typedef struct {
     uint8_t body[FRAME_BODY_BYTES];
     uint32_t length;        /* decoded bytes so far */

@@ -7,8 +7,8 @@
 #include "port.h"
 
 /* Also read from the ELF by the host. */
-const uint8_t edgenas_build_id[WIRE_BUILD_ID_BYTES]
-    __attribute__((used, section(".edgenas_build_id"))) = EDGENAS_BUILD_ID;
+const uint8_t edgenas_build_id[WIRE_BUILD_ID_BYTES] __attribute__((used, section(".edgenas_build_id"))) =
+    EDGENAS_BUILD_ID;
 
 static frame_decoder_t incoming;
 static uint8_t outgoing[FRAME_BODY_BYTES];
@@ -42,7 +42,8 @@ static void memory(const server_t *server, server_reply_t *reply) {
 static uint32_t answer(const server_t *server, uint8_t op, server_reply_t *reply) {
     const uint8_t *payload = incoming.body + FRAME_HEADER_BYTES;
     const uint32_t count = incoming.payload_bytes;
-    const int own = op == WIRE_OP_HELLO || op == WIRE_OP_DESCRIBE || op == WIRE_OP_MEMORY || op == WIRE_OP_RESET;
+    const int own =
+        op == WIRE_OP_HELLO || op == WIRE_OP_DESCRIBE || op == WIRE_OP_MEMORY || op == WIRE_OP_RESET;
     if (!own) {
         return server->handler(op, payload, count, reply);
     }
@@ -61,13 +62,15 @@ static uint32_t answer(const server_t *server, uint8_t op, server_reply_t *reply
 
 static void nak(uint8_t op, uint16_t seq, uint32_t reason, uint32_t detail) {
     const wire_nak_reply_t message = {.op = op, .reason = (uint8_t)reason, .detail = detail};
-    uint8_t body[FRAME_OVERHEAD_BYTES + sizeof message]; /* not `outgoing`: the reply kept there may be asked for */
+    uint8_t body[FRAME_OVERHEAD_BYTES +
+                 sizeof message]; /* not `outgoing`: the reply kept there may be asked for */
     memcpy(body + FRAME_HEADER_BYTES, &message, sizeof message);
     frame_send(body, WIRE_OP_NAK | WIRE_RESPONSE_BIT, seq, sizeof message, port_uart_write);
 }
 
 _Noreturn void server_run(const server_t *server) {
-    /* The last reply stays in `outgoing`: a request that comes twice (its reply was lost) is not executed twice. */
+    /* The last reply stays in `outgoing`: a request that comes twice (its reply was lost) is not executed
+     * twice. */
     uint32_t kept_key = 0, kept_bytes = 0;
     int kept = 0;
     for (;;) {

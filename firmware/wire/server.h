@@ -27,11 +27,11 @@ typedef struct {
 _Noreturn void server_run(const server_t *server);
 
 /* Copies a message out of a payload of exactly its size; 0 where the size differs. */
-#define SERVER_READ(message, payload, payload_bytes)                                                                   \
+#define SERVER_READ(message, payload, payload_bytes)                                                         \
     ((payload_bytes) == sizeof(message) && (memcpy(&(message), (payload), sizeof(message)), 1))
 
 /* Makes a message the reply. */
-#define SERVER_REPLY(reply, message)                                                                                   \
+#define SERVER_REPLY(reply, message)                                                                         \
     (memcpy((reply)->payload, &(message), sizeof(message)), (reply)->payload_bytes = sizeof(message))
 
 #endif

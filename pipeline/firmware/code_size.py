@@ -45,8 +45,8 @@ const int8_t *model_output(void) { return arena + 4; }
 class CodeSize:
     """Flash and static RAM of an application as its parts.
 
-    `base_flash_bytes` and `base_static_ram_bytes` are those of the whole program around a model without layers
-    (the arena, 4 bytes a layer for its time stamp, code of the calls and constants left out).
+    `base_flash_bytes` and `base_static_ram_bytes` are those of the whole program around a model without
+    layers (the arena, 4 bytes a layer for its time stamp, code of the calls and constants left out).
     `pieces` maps each kernel to the functions and tables that it alone or with others pulls in, in bytes as
     the linker places them.
     """
@@ -92,7 +92,8 @@ def code_size(board: Board) -> CodeSize:
 def kernel_text_bytes(board: Board) -> dict[str, int]:
     """Flash of each kernel with all that it calls, the application's own functions left out.
 
-    Kernels share helpers, so a sum of these counts them twice: `code_size(board).kernels_bytes(names)` does not.
+    Kernels share helpers, so a sum of these counts them twice; `code_size(board).kernels_bytes(names)`
+    does not.
     """
     measured = code_size(board)
     return {name: measured.kernels_bytes([name]) for name in KERNELS}

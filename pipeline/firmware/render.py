@@ -24,7 +24,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(asset_dir("firmware") / "templates"),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  C, not HTML
+        autoescape=False,
     )
 
 
@@ -45,7 +45,8 @@ def port_sources(board: Board) -> dict[str, str]:
     port = root / "port" / board.port_folder
     if not port.is_dir():
         known = ", ".join(sorted(p.name for p in (root / "port").iterdir() if p.is_dir()))
-        raise ConfigError(f"board {board.name}: no port folder '{board.port_folder}'", hint=f"there are: {known}")
+        message = f"board {board.name}: no port folder '{board.port_folder}'"
+        raise ConfigError(message, hint=f"there are: {known}")
     files = _texts(root / "wire", "wire") | _texts(root / "port", "port") | _texts(port, "port")
     files["wire/wire.h"] = wire_header()
     files["port/board.h"] = environment().get_template("board.h.j2").render(board=board)

@@ -18,7 +18,7 @@ _PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-
 
 
 def _emulator(board: Board) -> tuple[Emulator, str]:
-    """The board's emulator and the path of its program; raises ToolError where it is not installed or the board has none."""
+    """The board's emulator and the path of its program; raises ToolError where either is missing."""
     if board.emulator is None:
         raise ToolError(f"board {board.name} has no emulator", hint="connect it and give its serial port")
     found = shutil.which(board.emulator.program)

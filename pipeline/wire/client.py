@@ -160,7 +160,8 @@ class Client:
     def load_input(self, data: bytes) -> None:
         """Writes the whole input tensor in chunks."""
         for offset in range(0, len(data), CHUNK_BYTES):
-            self._request(Op.LOAD_INPUT, LoadInputRequest(offset).pack() + data[offset : offset + CHUNK_BYTES])
+            chunk = data[offset : offset + CHUNK_BYTES]
+            self._request(Op.LOAD_INPUT, LoadInputRequest(offset).pack() + chunk)
 
     def invoke(self, x: bytes, *, limit_s: float = 60.0) -> InvokeResult:
         """One inference over input tensor `x` (INT8, NHWC); `limit_s` bounds the first, later ones adapt."""
@@ -229,7 +230,8 @@ class Client:
             try:
                 reply = self._await(op, min(deadline, sent + wait_s))
             except RefusedError as refused:
-                if attempts and refused.reason == Reason.NO_INPUT:  # it had one before the request was repeated
+                # it had one before the request was repeated
+                if attempts and refused.reason == Reason.NO_INPUT:
                     raise self._silence(op) from refused
                 raise
             if isinstance(reply, bytes):

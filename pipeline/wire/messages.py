@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 
 from pipeline.errors import LinkError
@@ -167,12 +166,13 @@ class RunOpRequest(Message):
 
     @classmethod
     def of(cls, op: OpSpec, choice: KernelChoice, *, seed: int, repetitions: int) -> RunOpRequest:
-        """The request that runs `op` with the kernel chosen for it; ValueError where that is none (reshape)."""
+        """The request that runs `op` with its kernel; ValueError where it has none (reshape)."""
         kernel = KERNELS.index(choice.name)
         numbers = [getattr(op, f.name) for f in fields(op)[1:-1]]
         activation = get_args(Activation).index(op.activation)
         kind = OP_KINDS.index(op.kind)
-        return cls(kernel, repetitions, seed, choice.scratch_bytes, kind, *numbers, activation)
+        values = (kernel, repetitions, seed, choice.scratch_bytes, kind, *numbers, activation)
+        return cls(*values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +264,7 @@ MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 
 
-@cache
-def _annotations(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
+def wire_fields(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
     """(field, struct format, C type) of each field in wire order."""
     hints = get_type_hints(cls, include_extras=True)
     found = []
@@ -275,15 +274,21 @@ def _annotations(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
     return tuple(found)
 
 
-@cache
+_LAYOUTS: dict[str, struct.Struct] = {}  # by struct name
+
+
 def _layout(cls: type[Message]) -> struct.Struct:
-    return struct.Struct("<" + "".join(code for _, code, _ in _annotations(cls)))
+    layout = _LAYOUTS.get(cls.struct_name)
+    if layout is None:
+        layout = struct.Struct("<" + "".join(code for _, code, _ in wire_fields(cls)))
+        _LAYOUTS[cls.struct_name] = layout
+    return layout
 
 
 def c_fields(cls: type[Message]) -> list[str]:
     """C declarations of the struct's fields, e.g. `uint8_t build_id[8];`."""
     lines = []
-    for name, _, ctype in _annotations(cls):
+    for name, _, ctype in wire_fields(cls):
         base, bracket, extent = ctype.partition("[")
         lines.append(f"{base} {name}{bracket}{extent};")
     return lines

@@ -175,7 +175,8 @@ def test_builds_are_repeatable(board: Board, tmp_path: Path, app: Build) -> None
     assert again.build_id == app.build_id
     assert again.elf.read_bytes() == app.elf.read_bytes()
     changed = SOURCES | {"model.c": MODEL_C + "/* changed */\n"}
-    assert build(render_app(changed, board, LOOSE, tmp_path / "elsewhere", 1.5), board).build_id != app.build_id
+    other = build(render_app(changed, board, LOOSE, tmp_path / "elsewhere", 1.5), board)
+    assert other.build_id != app.build_id
 
 
 def test_a_model_too_large_for_the_board(board: Board, tmp_path: Path) -> None:

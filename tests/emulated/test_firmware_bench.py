@@ -1,4 +1,4 @@
-"""The benchmark firmware in QEMU: boots, counts, refuses, survives, and computes what a host build computes."""
+"""The benchmark firmware in QEMU: boots, counts, refuses, survives, computes what a host build computes."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_oversized_payload_is_refused() -> None:
 
 
 def test_run_op_request_is_the_opspec_in_its_order() -> None:
-    op = OpSpec("depthwise_conv2d", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, "relu6")
+    op = OpSpec("depthwise_conv2d", *range(1, 20), activation="relu6")
     choice = KernelChoice(KERNELS[3], scratch_bytes=1234)
     expected = struct.pack("<HHII21i", 3, 2, 77, 1234, 1, *range(1, 20), 2)
     assert RunOpRequest.of(op, choice, seed=77, repetitions=2).pack() == expected

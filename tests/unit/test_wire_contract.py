@@ -45,7 +45,8 @@ int main(void) {
             int state = frame_feed(&decoder, (uint8_t)byte);
             if (state == FRAME_COMPLETE) {
                 memcpy(body, decoder.body, sizeof body);
-                frame_send(body, body[0], (uint16_t)(body[1] | body[2] << 8), decoder.payload_bytes, write_out);
+                uint16_t seq = (uint16_t)(body[1] | body[2] << 8);
+                frame_send(body, body[0], seq, decoder.payload_bytes, write_out);
             } else if (state != FRAME_PENDING) {
                 ++broken;
             }
@@ -99,6 +100,8 @@ frames = st.builds(
               st.integers(0, MAX_PAYLOAD_BYTES).map(lambda n: b"\x07" * n),
               st.integers(0, MAX_PAYLOAD_BYTES).map(bytes)),
 )  # fmt: skip
+bit_flips = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 7)), min_size=1, max_size=3)
+noises = st.one_of(st.binary(max_size=3000), st.integers(0, 3000).map(lambda n: b"\xff" * n))
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -114,7 +117,7 @@ def test_device_decodes_and_encodes_as_the_host(device: Callable, frame: Frame) 
 
 
 @relaxed
-@given(frame=frames, flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 7)), min_size=1, max_size=3))
+@given(frame=frames, flips=bit_flips)
 def test_device_takes_no_damaged_frame(device: Callable, frame: Frame, flips: list[tuple[int, int]]) -> None:
     encoded = bytearray(encode(frame))
     for position, bit in flips:
@@ -128,7 +131,7 @@ def test_device_takes_no_damaged_frame(device: Callable, frame: Frame, flips: li
 
 
 @relaxed
-@given(noise=st.one_of(st.binary(max_size=3000), st.integers(0, 3000).map(lambda n: b"\xff" * n)), frame=frames)
+@given(noise=noises, frame=frames)
 def test_device_survives_noise(device: Callable, noise: bytes, frame: Frame) -> None:
     device(noise)
     _, back = device(encode(frame))
@@ -143,8 +146,8 @@ def test_header_has_the_hosts_layouts_and_codes(tmp_path: Path) -> None:
         lines.append(f'printf("%s %zu\\n", "{struct_type}", sizeof({struct_type}));')
         expected[struct_type] = message.size()
         # a field's offset is the size of all that stand before it
-        codes = [code for _, code, _ in messages._annotations(message)]
-        for i, (name, _, _) in enumerate(messages._annotations(message)):
+        codes = [code for _, code, _ in messages.wire_fields(message)]
+        for i, (name, _, _) in enumerate(messages.wire_fields(message)):
             key = f"{struct_type}.{name}"
             lines.append(f'printf("%s %zu\\n", "{key}", offsetof({struct_type}, {name}));')
             expected[key] = struct.calcsize("<" + "".join(codes[:i]))
@@ -158,7 +161,8 @@ def test_header_has_the_hosts_layouts_and_codes(tmp_path: Path) -> None:
         lines.append(f'printf("%s %d\\n", "WIRE_{name}", (int)WIRE_{name});')
         expected[f"WIRE_{name}"] = getattr(messages, name)
     body = "\n".join(lines)
-    source = f'#include <stddef.h>\n#include <stdio.h>\n#include "wire.h"\nint main(void) {{\n{body}\nreturn 0;\n}}\n'
+    headers = '#include <stddef.h>\n#include <stdio.h>\n#include "wire.h"\n'
+    source = f"{headers}int main(void) {{\n{body}\nreturn 0;\n}}\n"
     program = compile_host(tmp_path, source, "layout")
     text = subprocess.run([program], check=True, capture_output=True, text=True, timeout=10).stdout
     assert {k: int(v) for k, v in (line.split() for line in text.splitlines())} == expected

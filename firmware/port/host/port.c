@@ -1,5 +1,5 @@
-/* The firmware as a process on the host: the UART is the file descriptor in EDGENAS_WIRE_FD, or standard input. There
- * is no time base: every duration is 0. */
+/* The firmware as a process on the host: the UART is the file descriptor in EDGENAS_WIRE_FD, or standard
+ * input. There is no time base: every duration is 0. */
 #include "port.h"
 
 #include <stdlib.h>

@@ -43,8 +43,9 @@
 #define MPU_RBAR REGISTER(0xE000ED9Cu)
 #define MPU_RASR REGISTER(0xE000EDA0u)
 #define MPU_TYPE_REGIONS 0xFF00u
-#define MPU_CTRL_ON 5u                               /* with the default map for all that no region covers */
-#define MPU_RASR_NO_ACCESS_64K (1u << 28 | 15u << 1 | 1u) /* execute never, no access, 2^(15+1) bytes, enable */
+#define MPU_CTRL_ON 5u /* with the default map for all that no region covers */
+#define MPU_RASR_NO_ACCESS_64K                                                                               \
+    (1u << 28 | 15u << 1 | 1u) /* execute never, no access, 2^(15+1) bytes, enable */
 
 #define STACK_PAINT 0xA5A5A5A5u
 #define FAULT_MAGIC 0xFA017EDu

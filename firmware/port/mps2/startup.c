@@ -13,7 +13,8 @@ _Noreturn void Reset_Handler(void);
 volatile fault_record_t mps2_fault __attribute__((section(".noinit")));
 
 _Noreturn void Reset_Handler(void) {
-    for (const uint32_t *from = __data_load, *end = __data_load + (__data_end - __data_start); from < end; ++from) {
+    for (const uint32_t *from = __data_load, *end = __data_load + (__data_end - __data_start); from < end;
+         ++from) {
         __data_start[from - __data_load] = *from;
     }
     for (uint32_t *word = __bss_start; word < __bss_end; ++word) {
@@ -54,16 +55,20 @@ __attribute__((naked)) static void Fault_Handler(void) {
 }
 
 __attribute__((section(".vectors"), used)) static const void *const vectors[] = {
-    __stack_top,   (const void *)Reset_Handler,
+    __stack_top,
+    (const void *)Reset_Handler,
     Fault_Handler, /* NMI */
     Fault_Handler, /* HardFault */
     Fault_Handler, /* MemManage */
     Fault_Handler, /* BusFault */
     Fault_Handler, /* UsageFault */
-    0,             0,
-    0,             0,
+    0,
+    0,
+    0,
+    0,
     Fault_Handler, /* SVCall */
-    0,             0,
+    0,
+    0,
     Fault_Handler,         /* PendSV */
     Fault_Handler,         /* SysTick */
     mps2_uart0_rx_handler, /* IRQ 0 */
