@@ -336,12 +336,20 @@ def _mean(source: Source, kind: OpKind) -> Lowered:
         raise source.error(f"mean over axes {axes.data.reshape(-1).tolist()}", hint="height and width only")
     op = OpSpec(kind, h, w, c, 1, 1, c)
     x, y = source.quantization(tensor), source.quantization(source.output)
-    multiplier, shift = quantize_multiplier(x.scale / y.scale)
+    multiplier, shift = _mean_multiplier(x.scale / y.scale, h * w)
     fields = {"in_h": h, "in_w": w, "in_c": c, "out_h": 1, "out_w": 1, "kernel_h": h, "kernel_w": w,
               "stride_h": 1, "stride_w": 1, "pad_top": 0, "pad_left": 0, "activation_min": -128,
               "activation_max": 127, "input_zero_point": x.zero_point, "output_zero_point": y.zero_point,
               "multiplier": multiplier, "shift": shift}  # fmt: skip
     return Lowered(op, (number,), "pool", fields)
+
+
+def _mean_multiplier(scale: float, count: int) -> tuple[int, int]:
+    """Multiplier and shift of scale / count: the division is folded into the multiplier and truncated, as in
+    TFLite's reference_ops (the reason why a mean of exactly -28.5 becomes -28)."""
+    multiplier, shift = quantize_multiplier(scale)
+    extra = min(count.bit_length() - 1, 32, 31 + shift)
+    return (multiplier << extra) // count, shift - extra
 
 
 def _pad(source: Source, kind: OpKind) -> Lowered:

@@ -13,8 +13,8 @@ void edgenas_mean(const edgenas_pool_t *p, const int8_t *input, int8_t *output, 
         }
     }
     for (int c = 0; c < depth; c++) {
-        const int32_t scaled = edgenas_scale(scratch[c], p->multiplier, p->shift);
-        const int32_t mean = scaled > 0 ? (scaled + count / 2) / count : (scaled - count / 2) / count;
-        output[c] = edgenas_clamp(mean + p->output_zero_point, p->activation_min, p->activation_max);
+        /* the division by count is part of the multiplier */
+        output[c] = edgenas_clamp(edgenas_scale(scratch[c], p->multiplier, p->shift) + p->output_zero_point,
+                                  p->activation_min, p->activation_max);
     }
 }
