@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.train.config import TrainConfig
@@ -9,6 +10,10 @@ from pipeline.train.config import TrainConfig
 if TYPE_CHECKING:
     from pipeline.train.network import QatNetwork
     from pipeline.train.trainer import Progress, QatResult, train_qat
+
+# Read by the OpenMP library when torch is loaded. Threads that spin while they wait make training ten times
+# slower as soon as another process wants the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["Progress", "QatNetwork", "QatResult", "TrainConfig", "train_qat"]
 
