@@ -54,12 +54,16 @@ def port_sources(board: Board) -> dict[str, str]:
 
 
 def engine_sources(board: Board) -> dict[str, str]:
-    """The kernels and their headers, by their path in the firmware folder."""
-    del board  # portable kernels alone so far
+    """The kernels and their headers, by their path in the firmware folder.
+
+    A file in the folder named after the board's ISA stands in for the portable one of the same name.
+    """
     root = asset_dir("firmware") / "engine"
     files: dict[str, str] = {}
-    for folder in ("include", "portable"):
+    for folder in ("include", "portable", board.core.isa):
         for path in sorted((root / folder).rglob("*.[ch]")):
+            if folder == board.core.isa:
+                files.pop(f"engine/portable/{path.name}", None)
             files[f"engine/{path.relative_to(root)}"] = path.read_text(encoding="utf-8")
     return files
 
@@ -71,7 +75,7 @@ def write_folder(
     folders = sorted({path.split("/")[0] for path in files})
     includes = [folder for folder in folders if folder != "engine"]
     if "engine" in folders:
-        includes.append("engine/include")
+        includes += ["engine/include", "engine/portable"]
     values: dict[str, Any] = {
         "board": board, "title": title, "folders": folders, "includes": includes,
         "flags": [*COMPILE_FLAGS, *(f"-D{name}" for name in definitions)],
