@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError
 class TrainConfig:
     """Hyper-parameters of float training followed by quantization-aware fine-tuning.
 
-    The defaults train a network of 1.5 to 2 million MACs on Fashion-MNIST in some six minutes on two
+    The defaults train a network of 1.5 to 2 million MACs on Fashion-MNIST in six to seven minutes on two
     cores. Raises ConfigError for values that cannot work.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -91,18 +90,19 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, activation: str 
     return result
 
 
-def round_mean(mean: Tensor, count: int, input_scale: Tensor, output_scale: Tensor) -> Tensor:
-    """`mean` of `count` grid values, rounded twice as TFLite's fixed-point MEAN does.
+@torch.no_grad()
+def requantize(y: Tensor, unit: Tensor, output_scale: Tensor) -> Tensor:
+    """`y`, whole multiples of `unit`, rounded to `output_scale` as TFLite's kernels do it: twice.
 
-    The kernel multiplies the sum by a 32-bit fraction in [0.5, 1), rounds, shifts right and rounds again.
-    Sums are small, so the second rounding has few bits to go by and is upwards one time in ten; for
-    convolutions, whose sums are large, that is one in five hundred. The gradient is that of the mean.
+    The kernel multiplies the accumulator y / unit by a 32-bit fraction in [0.5, 1), rounds, shifts right and
+    rounds again, halves away from zero. `unit` is float64 and broadcasts with `y`.
     """
-    ratio = float(input_scale) / (float(output_scale) * count)
-    shift = max(0, -math.frexp(ratio)[1])
-    once = torch.round(mean.detach().double() / float(output_scale) * 2.0**shift)
-    twice = torch.sign(once) * torch.floor(torch.abs(once) / 2.0**shift + 0.5)
-    return mean + ((twice * float(output_scale)).float() - mean).detach()
+    accumulator = torch.round(y.double() / unit)
+    ratio = unit / output_scale.double()
+    two_to_shift = torch.exp2(-torch.frexp(ratio).exponent.clamp(max=0).double())
+    once = torch.round(accumulator * (ratio * two_to_shift))
+    twice = torch.sign(once) * torch.floor(torch.abs(once) / two_to_shift + 0.5)
+    return (twice * output_scale.double()).float()
 
 
 def same_pad(x: Tensor, op: OpSpec) -> tuple[Tensor, tuple[int, int]]:

@@ -82,10 +82,9 @@ def check_agreement(architecture: Architecture, seed: int) -> None:
     report = compare(model, inputs(architecture, 12), network)
     # FULLY_CONNECTED rounds once in TFLite Micro and twice in LiteRT, everything before it is equal.
     assert report.between("tflm", "litert").max_difference <= 1
-    # Float arithmetic rounds ties and double roundings otherwise, and later layers add their own.
+    # Float arithmetic decides a rare tie otherwise; later layers spread that.
     fake = report.between("tflm", "fake_quant")
-    assert fake.max_difference <= 6, report
-    assert fake.mismatches == 0 or fake.mismatches < fake.elements, report
+    assert fake.max_difference <= 2 and fake.mismatches <= fake.elements // 3, report
 
 
 @pytest.mark.parametrize("name", HAND_MADE)
