@@ -33,10 +33,10 @@ def profile(
 ) -> Lut:  # fmt: skip
     """Measure `ops` (and the calibration set) and the application's footprint.
 
-    The table is written to `out` (a `.csv`, or a folder). Each measurement goes to `journal` at once, so an interrupted call continues where it stopped. Rows of
-    `base`, a table of the same identity, are taken over. Builds lie beside the journal. Raises ToolError
-    (compiler or emulator missing), LinkError (the target keeps dying), LutError (`base` of another
-    identity, or an unusable journal).
+    The table is written to `out` (a `.csv`, or a folder). Each measurement goes to `journal` at once, so an
+    interrupted call continues where it stopped. Rows of `base`, a table of the same identity, are taken
+    over. Builds lie beside the journal. Raises ToolError (compiler or emulator missing), LinkError (the
+    target keeps dying), LutError (`base` of another identity, or an unusable journal).
     """
     identity = current_identity(board)
     if base is not None and base.identity.hash != identity.hash:

@@ -1,0 +1,71 @@
+"""CostModel: sums that can be checked by hand, on the table that ships."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.assets import asset_dir
+from pipeline.boards import load_board
+from pipeline.errors import LutError
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
+from pipeline.memory.planner import plan
+from pipeline.search.costs import build_tables
+from pipeline.space.architecture import lower, parameters
+from pipeline.space.kernels import select
+from pipeline.space.search_space import SearchSpace
+
+BOARD = load_board("qemu-cortex-m4")
+SPACE = SearchSpace.for_input((28, 28, 1), 10)
+
+
+@pytest.fixture(scope="module")
+def lut() -> Lut:
+    return Lut.load(asset_dir("luts") / "qemu-cortex-m4" / "edgenas.csv")
+
+
+def test_the_shipped_table_covers_the_default_space(lut: Lut) -> None:
+    assert lut.missing(SPACE.operators()) == []
+    assert all(op in lut for op in SPACE.operators())
+
+
+def test_cost_by_hand(lut: Lut) -> None:
+    architecture = SPACE.random(np.random.default_rng(3))
+    graph = lower(architecture)
+    cost = CostModel(BOARD, lut).evaluate(graph, parameters(architecture))
+    ops = [node.op for node in graph.nodes if node.op.kind != "reshape"]
+    cycles = sum(lut.rows[op.key].cycles for op in ops) + len(ops) * lut.overhead.layer_cycles
+    assert cost.latency_ms == pytest.approx((cycles + lut.overhead.inference_cycles) / 168e3)
+    assert cost.latency_ms == pytest.approx(lut.predict(graph).latency_ms(BOARD.clock_hz))
+    flash = lut.flash
+    assert flash is not None
+    static = flash.static_ram_bytes + flash.layer_ram_bytes * len(ops)
+    assert cost.sram_bytes == plan(graph).arena_bytes + static + BOARD.stack_bytes
+    used = {f for op in ops for f in flash.kernel_functions[select(op).name]}
+    code = sum(flash.function_bytes[f] for f in used) + flash.layer_bytes * len(ops)
+    constants = sum(select(op).constant_bytes for op in ops)
+    assert cost.flash_bytes == round(flash.base_bytes + code + constants)
+    assert cost.parameters == parameters(architecture)
+
+
+def test_the_search_sees_the_same_latency(lut: Lut) -> None:
+    """The search's tables and the exact evaluation agree on a path."""
+    model = CostModel(BOARD, lut)
+    tables = build_tables(SPACE, model, samples=4)
+    architecture = SPACE.random(np.random.default_rng(4))
+    path = [
+        (SPACE.ops.index(b.op), 0 if b.op == "skip" else SPACE.channels.index(b.channels))
+        for b in architecture.blocks
+    ]
+    exact = model.evaluate(lower(architecture), parameters(architecture)).latency_ms
+    assert tables.path_latency_ms(path) == pytest.approx(exact, rel=1e-9)
+
+
+def test_tables_that_do_not_belong_to_the_board(lut: Lut) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(LutError, match="no flash model"):
+        CostModel(BOARD, replace(lut, flash=None))
+    with pytest.raises(LutError, match="at 84000000 Hz"):
+        CostModel(replace(BOARD, clock_hz=84_000_000), lut)

@@ -1,0 +1,72 @@
+"""The journal and what becomes of its measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LutError
+from pipeline.profiler.calibration import calibration_operators
+from pipeline.profiler.footprint import sample_graph
+from pipeline.profiler.journal import Journal, Measurement, summarize
+from pipeline.space.kernels import KERNELS, select
+from pipeline.space.opspec import OpSpec
+from pipeline.space.search_space import SearchSpace
+
+OP = OpSpec("mean", 3, 3, 8, 1, 1, 8)
+OTHER = OpSpec("mean", 3, 3, 9, 1, 1, 9)
+
+
+def test_what_was_added_survives_and_belongs_to_its_identity(tmp_path: Path) -> None:
+    first = Measurement(OP, 100.5, 80, 128, 0xFFFFFFFF)
+    with Journal(tmp_path / "a" / "j.sqlite", "one") as journal:
+        journal.add(first)
+        journal.add(Measurement(OTHER, refused="TOO_BIG 9"))
+    with Journal(tmp_path / "a" / "j.sqlite", "one") as journal:
+        assert journal.of(OP) == [first]
+        refused = journal.row(OTHER)
+        assert refused is not None and refused.refused == "TOO_BIG 9"
+    with Journal(tmp_path / "a" / "j.sqlite", "two") as journal:
+        assert journal.of(OP) == []
+        assert journal.row(OP) is None
+
+
+def test_median_and_percentile() -> None:
+    runs = [Measurement(OP, cycles, 10) for cycles in (5.0, 1.0, 2.0, 3.0, 100.0)]
+    row = summarize(OP, [*runs, Measurement(OP, refused="died")])
+    assert row is not None
+    assert (row.cycles, row.n, row.instructions) == (3.0, 5, 10)
+    assert row.p95 == pytest.approx(100 - 0.2 * 95)
+
+
+def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(LutError, match=r"journal\.sqlite is not a measurement journal"):
+        Journal(path, "one")
+
+
+def test_the_calibration_set_reaches_every_kernel() -> None:
+    counts = dict.fromkeys(KERNELS, 0)
+    for op in calibration_operators():
+        counts[select(op).name] += 1
+    assert min(counts.values()) >= 8
+
+
+def test_calibration_operators_are_consistent() -> None:
+    """Output sizes follow from input, kernel, stride, dilation and padding (TFLite's formula)."""
+    windows = ("conv2d", "depthwise_conv2d", "avg_pool", "max_pool")
+    for op in calibration_operators():
+        if op.kind in windows:
+            reach = (op.kernel_h - 1) * op.dilation_h + 1
+            assert op.out_h == (op.in_h + op.pad_top + op.pad_bottom - reach) // op.stride_h + 1, op.key
+            reach = (op.kernel_w - 1) * op.dilation_w + 1
+            assert op.out_w == (op.in_w + op.pad_left + op.pad_right - reach) // op.stride_w + 1, op.key
+        assert OpSpec.from_key(op.key) == op
+
+
+def test_the_sample_network_has_every_kernel_of_the_default_space() -> None:
+    space = SearchSpace.for_input((28, 28, 1), 10)
+    wanted = {select(op).name for op in space.operators()}
+    assert {select(node.op).name for node in sample_graph().nodes} >= wanted
