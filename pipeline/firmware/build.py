@@ -71,8 +71,9 @@ def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Buil
     out = folder / "build"
     log = folder / "build.log"
     text = ""
+    _drop_if_moved(out, folder)
     if not (out / "build.ninja").is_file():
-        command = ["cmake", "-G", "Ninja", "-S", str(folder), "-B", str(out)]
+        command = ["cmake", "-G", "Ninja", "-S", str(folder.resolve()), "-B", str(out)]
         command.append(f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(link_flags)}")
         text += _run(command, log, text, board)
     text += _run(["ninja", "-C", str(out)], log, text, board)
@@ -80,6 +81,15 @@ def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Buil
     elf = out / "firmware.elf"
     sizes = read_sizes(elf, board)
     return Build(elf, sizes.build_id, sizes)
+
+
+def _drop_if_moved(out: Path, folder: Path) -> None:
+    """CMake refuses a build folder whose sources have moved; it holds nothing that cannot be made again."""
+    cache = out / "CMakeCache.txt"
+    if cache.is_file():
+        home = f"CMAKE_HOME_DIRECTORY:INTERNAL={folder.resolve()}"
+        if home not in cache.read_text(encoding="utf-8", errors="replace").splitlines():
+            shutil.rmtree(out)
 
 
 def _run(command: list[str], log: Path, before: str, board: Board) -> str:

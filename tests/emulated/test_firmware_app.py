@@ -174,6 +174,9 @@ def test_builds_are_repeatable(board: Board, tmp_path: Path, app: Build) -> None
     again = build(render_app(SOURCES, board, LOOSE, tmp_path / "elsewhere", 1.5), board)
     assert again.build_id == app.build_id
     assert again.elf.read_bytes() == app.elf.read_bytes()
+    moved = tmp_path / "moved"
+    (tmp_path / "elsewhere").rename(moved)
+    assert build(moved, board).build_id == app.build_id
     changed = SOURCES | {"model.c": MODEL_C + "/* changed */\n"}
     other = build(render_app(changed, board, LOOSE, tmp_path / "elsewhere", 1.5), board)
     assert other.build_id != app.build_id

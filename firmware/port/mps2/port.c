@@ -3,8 +3,9 @@
 
 #include "mps2.h"
 
-#define RING_BYTES 256u /* power of two; the host waits for each reply, so this only bridges a busy moment   \
-                         */
+#define RING_BYTES                                                                                           \
+    256u /* power of two; the host waits for each reply, so this only bridges a busy moment                  \
+          */
 
 static volatile uint8_t ring[RING_BYTES];
 static volatile uint32_t ring_head, ring_tail;
