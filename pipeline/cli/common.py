@@ -20,6 +20,7 @@ RunFile = Annotated[Path, typer.Argument(help="Run file (TOML), see examples/.")
 DataPath = Annotated[Path | None, typer.Option("--data", help="Data file or folder; overrides the run file.")]
 RunsDir = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 
+DEFAULT_RUNS = Path("runs")
 stdout = Console(highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.common import Json, example, print_json, stdout
@@ -25,6 +26,6 @@ def register(app: typer.Typer) -> None:
                 table.add_column(column)
             for check in checks:
                 mark = "ok" if check.ok else ("MISSING" if check.needed else "-")
-                table.add_row(mark, check.name, check.found, "" if check.ok else check.remedy)
+                table.add_row(mark, *map(escape, (check.name, check.found, "" if check.ok else check.remedy)))
             stdout.print(table)
         raise typer.Exit(0 if all(check.ok or not check.needed for check in checks) else 1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.common import DataPath, Json, RunFile, RunsDir, example, print_json, stdout
+from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json, stdout
 
 
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas export examples/fashion_mnist_cortex_m4.toml"))
-    def export(runfile: RunFile, data: DataPath = None, runs: RunsDir = None, json: Json = False) -> None:
+    def export(runfile: RunFile, data: DataPath = None, runs: RunsDir = DEFAULT_RUNS, json: Json = False) -> None:
         """Train, quantize and write model.tflite, searching first where that is not done yet."""
         from pipeline.run import Run
 
@@ -19,6 +19,10 @@ def register(app: typer.Typer) -> None:
             print_json(result)
         else:
             accuracy = result["accuracy"]
-            for name, label in (("float", "float"), ("fake_quantized", "fake-quantized"), ("int8", "INT8 file")):
+            for name, label in (
+                ("float", "float"),
+                ("fake_quantized", "fake-quantized"),
+                ("int8", "INT8 file"),
+            ):
                 stdout.print(f"{label:15} {100 * accuracy[name]['value']:.2f} %", markup=False)
             stdout.print(f"written: {run.folder / 'model.tflite'}", markup=False)

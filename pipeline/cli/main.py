@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from types import FrameType
 
-import click
 import typer
 
 from pipeline.cli import boards, deploy, doctor, export, profile, report, run, search, validate
 from pipeline.errors import EdgeNasError
+
+# Read by the OpenMP library when torch is loaded: threads that spin while they wait stall the search as soon
+# as another process wants the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="edgenas",
@@ -23,35 +29,35 @@ for command in (doctor, boards, profile, search, export, deploy, validate, run, 
     command.register(app)
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM: unwinds everything, so that emulators are stopped and files stay whole."""
+
+
 def main() -> None:
     """Run the command line; user mistakes end with a message, a hint and status 2, never a traceback."""
-    as_json = "--json" in sys.argv
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
-        status = app(standalone_mode=False)
+        app()
     except EdgeNasError as error:
-        if as_json:
+        if "--json" in sys.argv:
             print(json.dumps({"error": error.message, "hint": error.hint}))
         else:
             print(f"error: {error.message}", file=sys.stderr)
             if error.hint:
                 print(f"hint:  {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        _interrupted()
-    except KeyboardInterrupt:
-        _interrupted()
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+    except Interrupted:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: nothing to report
+        # the reader of our output went away; nothing to report, and nowhere to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    sys.exit(status if isinstance(status, int) else 0)
 
 
-def _interrupted() -> None:
-    print("interrupted; run the same command again and it goes on where it stopped", file=sys.stderr)
-    sys.exit(130)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.common import DataPath, Json, RunFile, RunsDir, example, print_json
+from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json
 from pipeline.cli.outcome import print_outcome
 
 
@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
     def run(
         runfile: RunFile,
         data: DataPath = None,
-        runs: RunsDir = None,
+        runs: RunsDir = DEFAULT_RUNS,
         json: Json = False,
     ) -> None:
         """Search, train, export, build, run on the (emulated) device and report.
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         Interrupt it at any time: the same command goes on where it stopped. Exit status 1 when the model
         breaks a budget or its outputs differ from the reference.
         """
-        from pipeline.stages import Run
+        from pipeline.run import Run
 
         result = Run.open(runfile, data=data, runs=runs, quiet=json).everything()
         if json:

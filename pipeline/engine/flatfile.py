@@ -74,11 +74,14 @@ def _model(raw: Any) -> FlatModel:
         raise ModelError("the .tflite has no subgraph", hint=_HINT_FILE)
     if len(raw.subgraphs) != 1:
         raise ModelError(
-            f"the .tflite has {len(raw.subgraphs)} subgraphs", hint="control flow is not supported; export one graph"
+            f"the .tflite has {len(raw.subgraphs)} subgraphs",
+            hint="control flow is not supported; export one graph",
         )
     graph = raw.subgraphs[0]
     tensors = tuple(_tensor(i, t, raw.buffers) for i, t in enumerate(graph.tensors))
-    operators = tuple(_operator(i, op, raw.operatorCodes, len(tensors)) for i, op in enumerate(graph.operators))
+    operators = tuple(
+        _operator(i, op, raw.operatorCodes, len(tensors)) for i, op in enumerate(graph.operators)
+    )
     ends = [tuple(int(i) for i in (end if end is not None else ())) for end in (graph.inputs, graph.outputs)]
     if any(not 0 <= i < len(tensors) for end in ends for i in end):
         raise ModelError("the model's inputs or outputs are tensors that do not exist", hint=_HINT_FILE)
@@ -93,7 +96,9 @@ def _tensor(index: int, raw: Any, buffers: Any) -> Tensor:
     name = _text(raw.name) or f"tensor {index}"
     shape = tuple(int(n) for n in (raw.shape if raw.shape is not None else ()))
     if any(n < 0 for n in shape) or int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
-        raise ModelError(f"tensor '{name}' has shape {shape}", hint="dynamic or huge shapes are not supported")
+        raise ModelError(
+            f"tensor '{name}' has shape {shape}", hint="dynamic or huge shapes are not supported"
+        )
     type_name = _TYPE_NAMES.get(raw.type, f"type {raw.type}")
     quantization = raw.quantization
     scales = np.zeros(0, np.float32)
@@ -105,7 +110,9 @@ def _tensor(index: int, raw: Any, buffers: Any) -> Tensor:
         zero_points = np.zeros(len(scales), np.int64) if zeros is None else np.asarray(zeros, np.int64)
         dimension = int(quantization.quantizedDimension)
         if len(zero_points) != len(scales):
-            raise ModelError(f"tensor '{name}' has {len(scales)} scales, {len(zero_points)} zero points", hint=_HINT_FILE)
+            raise ModelError(
+                f"tensor '{name}' has {len(scales)} scales, {len(zero_points)} zero points", hint=_HINT_FILE
+            )
     data = None
     if not 0 <= raw.buffer < len(buffers):
         raise ModelError(f"tensor '{name}' refers to a buffer that does not exist", hint=_HINT_FILE)
@@ -117,7 +124,8 @@ def _tensor(index: int, raw: Any, buffers: Any) -> Tensor:
             expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if len(raw_bytes) != expected:
                 raise ModelError(
-                    f"tensor '{name}' of shape {shape} has {len(raw_bytes)} bytes, not {expected}", hint=_HINT_FILE
+                    f"tensor '{name}' of shape {shape} has {len(raw_bytes)} bytes, not {expected}",
+                    hint=_HINT_FILE,
                 )
             data = np.frombuffer(raw_bytes, dtype).reshape(shape)
     return Tensor(name, shape, type_name, scales, zero_points, dimension, data)

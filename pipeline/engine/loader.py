@@ -23,7 +23,9 @@ def load(source: Path | bytes) -> Model:
         try:
             content = source.read_bytes()
         except OSError as error:
-            raise ModelError(f"{source} cannot be read: {error.strerror}", hint="give the path of a .tflite") from error
+            raise ModelError(
+                f"{source} cannot be read: {error.strerror}", hint="give the path of a .tflite"
+            ) from error
     else:
         content = source
     flat = parse(content)

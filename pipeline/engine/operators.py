@@ -111,7 +111,9 @@ class Source:
         shape = tensor.shape
         if len(shape) == 4:
             if shape[0] != 1:
-                raise self.error(f"tensor '{tensor.name}' has batch {shape[0]}", hint="export with batch size 1")
+                raise self.error(
+                    f"tensor '{tensor.name}' has batch {shape[0]}", hint="export with batch size 1"
+                )
             shape = shape[1:]
         if len(shape) > 3:
             raise self.error(f"tensor '{tensor.name}' has {len(shape)} dimensions", hint="4 at most, batch 1")
@@ -119,7 +121,9 @@ class Source:
             shape = (shape[0], 1, shape[1])
         shape = (1,) * (3 - len(shape)) + shape
         if min(shape) < 1 or max(shape) > _LIMIT:
-            raise self.error(f"tensor '{tensor.name}' has shape {tensor.shape}", hint=f"sizes 1..{_LIMIT} only")
+            raise self.error(
+                f"tensor '{tensor.name}' has shape {tensor.shape}", hint=f"sizes 1..{_LIMIT} only"
+            )
         return shape[0], shape[1], shape[2]
 
     def activation(self) -> str:
@@ -150,7 +154,9 @@ class Source:
             else:
                 out = (size - (kernel - 1) * dilation - 1) // stride + 1
             if out < 1:
-                raise self.error("the kernel is larger than the input", hint="use SAME padding or a smaller kernel")
+                raise self.error(
+                    "the kernel is larger than the input", hint="use SAME padding or a smaller kernel"
+                )
             sides = ("top", "bottom") if axis == "h" else ("left", "right")
             fields |= {f"out_{axis}": out, f"stride_{axis}": stride, f"dilation_{axis}": dilation}
             fields |= {f"pad_{sides[0]}": before, f"pad_{sides[1]}": after}
@@ -180,7 +186,9 @@ def lower_operator(model: FlatModel, operator: Operator) -> Lowered:
 
 def _weight_scales(source: Source, weights: Tensor, channels: int, dimension: int) -> NDArray[np.float32]:
     if np.any(weights.zero_points != 0):
-        raise source.error("weights are not symmetric (zero point is not 0)", hint="use symmetric int8 weights")
+        raise source.error(
+            "weights are not symmetric (zero point is not 0)", hint="use symmetric int8 weights"
+        )
     scales = weights.scales
     if len(scales) not in (1, channels) or (len(scales) > 1 and weights.quantized_dimension != dimension):
         raise source.error(f"{len(scales)} weight scales for {channels} output channels")
@@ -259,7 +267,9 @@ def _fully_connected(source: Source, kind: OpKind) -> Lowered:
         raise source.error(f"weights of shape {weights.shape} for an input of {tensor.elements} elements")
     rows = tensor.elements // depth
     if max(rows, depth, channels) > _LIMIT:
-        raise source.error(f"{rows} rows of {depth} inputs to {channels} outputs", hint=f"{_LIMIT} at most each")
+        raise source.error(
+            f"{rows} rows of {depth} inputs to {channels} outputs", hint=f"{_LIMIT} at most each"
+        )
     op = OpSpec(kind, rows, 1, depth, rows, 1, channels, activation=source.activation())  # type: ignore[arg-type]
     scales = _weight_scales(source, source.tensor(1), channels, 0)
     x, y = source.quantization(tensor), source.quantization(source.output)
@@ -356,7 +366,13 @@ def _pad(source: Source, kind: OpKind) -> Lowered:
     tensor, number = source.activation_input(0)
     h, w, c = source.hwc(tensor)
     pads = source.constant(1, "INT32", 2).astype(int)
-    if len(tensor.shape) != 4 or pads.shape != (4, 2) or pads.min() < 0 or pads[0].any() or pads.max() > _LIMIT:
+    if (
+        len(tensor.shape) != 4
+        or pads.shape != (4, 2)
+        or pads.min() < 0
+        or pads[0].any()
+        or pads.max() > _LIMIT
+    ):
         raise source.error(f"paddings {pads.tolist()}", hint="4-D tensors, not along the batch, not negative")
     (top, bottom), (left, right), (front, back) = pads[1:].tolist()
     op = OpSpec(
@@ -393,7 +409,9 @@ def _softmax(source: Source, kind: OpKind) -> Lowered:
     if (y.scale, y.zero_point) != (1.0 / 256.0, -128):
         raise source.error("its output must have scale 1/256 and zero point -128")
     if c > _MAX_SOFTMAX:
-        raise source.error(f"softmax over {c} values", hint=f"{_MAX_SOFTMAX} at most; classify on the logits instead")
+        raise source.error(
+            f"softmax over {c} values", hint=f"{_MAX_SOFTMAX} at most; classify on the logits instead"
+        )
     beta = float(getattr(source.options, "beta", 1.0))
     if not (np.isfinite(beta) and beta > 0):
         raise source.error(f"beta is {beta}")

@@ -77,6 +77,7 @@ def fold_zero_point(
     folded = bias - zero_point * weights.astype(np.int64).sum(axis=1)
     if folded.size and (folded.max() >= 1 << 31 or folded.min() < -(1 << 31)):
         raise ModelError(
-            f"{layer}: a bias overflows 32 bits", hint="the scales of this layer are degenerate; quantize again"
+            f"{layer}: a bias overflows 32 bits",
+            hint="the scales of this layer are degenerate; quantize again",
         )
     return folded.astype(np.int32)

@@ -37,14 +37,22 @@ def _convolutions() -> Iterator[OpSpec]:
         yield window("conv2d", 8, 8, c, out_c, (1, 1), 2)
         yield window("conv2d", 9, 5, c, out_c, (3, 3), 1, dilation=2)
         yield OpSpec("conv2d", 8, 8, c, 6, 6, out_c, kernel_h=3, kernel_w=3)
+    # deep and wide ones, so that the inner loops' cost is told apart from that of copying patches
+    for c, out_c, stride in product((16, 32, 64), (2, 16, 48), (1, 2)):
+        yield window("conv2d", 5, 4, c, out_c, (3, 3), stride)
+    for out_c, stride in product((2, 32, 64), (1, 2)):
+        yield window("conv2d", 12, 6, 1, out_c, (10, 4), stride)
+        yield window("conv2d", 8, 7, 3, out_c, (3, 3), stride)
     for (h, w), c, out_c in product(((1, 1), (3, 3), (4, 6)), (4, 11, 32), (2, 9, 16)):
         yield window("conv2d", h, w, c, out_c, (1, 1), 1)
     for rows, c, out_c in product((1, 3), (4, 10, 33, 64), (2, 7, 16)):
         yield OpSpec("fully_connected", rows, 1, c, rows, 1, out_c)
+    for c, out_c in product((8, 128, 640), (2, 10, 128)):
+        yield OpSpec("fully_connected", 1, 1, c, 1, 1, out_c)
 
 
 def _depthwise() -> Iterator[OpSpec]:
-    for (h, w), c, kernel, stride in product(((6, 6), (9, 7)), (4, 9), (3, 5, 7), (1, 2)):
+    for (h, w), c, kernel, stride in product(((6, 6), (9, 7), (13, 12)), (4, 9), (3, 5, 7), (1, 2)):
         yield window("depthwise_conv2d", h, w, c, c, (kernel, kernel), stride)
     for kernel_h, kernel_w in ((4, 4), (3, 5), (1, 3), (2, 6), (3, 7), (6, 5), (4, 2)):
         yield window("depthwise_conv2d", 10, 8, 6, 6, (kernel_h, kernel_w), 1)

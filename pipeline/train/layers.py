@@ -91,16 +91,18 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, activation: str 
 
 
 @torch.no_grad()
-def requantize(y: Tensor, unit: Tensor, output_scale: Tensor) -> Tensor:
+def requantize(y: Tensor, unit: Tensor, output_scale: Tensor, divisor: int = 1) -> Tensor:
     """`y`, whole multiples of `unit`, rounded to `output_scale` as TFLite's kernels do it: twice.
 
     The kernel multiplies the accumulator y / unit by a 32-bit fraction in [0.5, 1), rounds, shifts right and
-    rounds again, halves away from zero. `unit` is float64 and broadcasts with `y`.
+    rounds again, halves away from zero. MEAN has its number of elements, `divisor`, folded into fraction and
+    shift (not normalized again). `unit` is float64 and broadcasts with `y`.
     """
-    accumulator = torch.round(y.double() / unit)
+    accumulator = torch.round(y.double() * divisor / unit)
     ratio = unit / output_scale.double()
-    two_to_shift = torch.exp2(-torch.frexp(ratio).exponent.clamp(max=0).double())
-    once = torch.round(accumulator * (ratio * two_to_shift))
+    shift = (divisor.bit_length() - 1 - torch.frexp(ratio).exponent).clamp(min=0)
+    two_to_shift = torch.exp2(shift.double())
+    once = torch.round(accumulator * (ratio / divisor * two_to_shift))
     twice = torch.sign(once) * torch.floor(torch.abs(once) / two_to_shift + 0.5)
     return (twice * output_scale.double()).float()
 

@@ -92,7 +92,8 @@ class QatNetwork(nn.Module):
         if node.op.kind == "mean" or not self.training:
             unit = _accumulator_unit(node, layer, grids)
             if unit is not None:
-                y = y + (requantize(y, unit, grid[0]) - y).detach()
+                divisor = node.op.in_h * node.op.in_w if node.op.kind == "mean" else 1
+                y = y + (requantize(y, unit, grid[0], divisor) - y).detach()
         return fake_quantize(y, *grid, activation), grid
 
     @property
@@ -148,7 +149,7 @@ def _accumulator_unit(node: Node, layer: nn.Module, grids: dict[int, Quantizatio
     if node.op.kind == "mul":
         return scales[0] * scales[1]
     if node.op.kind == "mean":
-        return scales[0] / (node.op.in_h * node.op.in_w)
+        return scales[0]
     return None
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
 # lower number = higher floor; a room may import its own floor and those below
 FLOORS = {
     "cli": 0,
-    "stages": 1, "fit": 1,
+    "stages": 1, "single": 1, "fit": 1,
     "runfile": 1, "run": 1,
     "report": 2, "validate": 2, "profiler": 2, "search": 2, "train": 2, "export": 2, "doctor": 2,
     "firmware": 3, "engine": 3, "flashers": 3,

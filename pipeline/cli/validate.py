@@ -1,0 +1,44 @@
+"""`edgenas validate`: any INT8 .tflite on its target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import BoardName, Json, example, print_json, stdout
+from pipeline.cli.deploy import FlashBudget, LatencyBudget, ModelPath, OutDir, SramBudget
+from pipeline.cli.outcome import print_outcome
+
+
+def register(app: typer.Typer) -> None:
+    @app.command(epilog=example("edgenas validate model.tflite --board qemu-cortex-m4 --images 20"))
+    def validate(
+        model: ModelPath,
+        board: BoardName,
+        images: Annotated[int, typer.Option("--images", min=1, help="How many inputs to send.")] = 20,
+        inputs: Annotated[
+            Path | None, typer.Option("--inputs", help=".npy, or .npz with x and y; default: random inputs.")
+        ] = None,
+        seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random inputs.")] = 0,
+        out: OutDir = None,
+        latency_ms: LatencyBudget = None,
+        sram_bytes: SramBudget = None,
+        flash_bytes: FlashBudget = None,
+        json: Json = False,
+    ) -> None:
+        """Build the firmware, run it on the (emulated) board, compare every output byte, write a report.
+
+        Exit status 0 only if every budget holds and every byte agrees with TFLite Micro, else 1.
+        """
+        from pipeline.single import open_model
+
+        job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, quiet=json)
+        document = job.validate(images, inputs, seed)
+        if json:
+            print_json(document)
+        else:
+            print_outcome(document)
+            stdout.print(f"written: {job.folder / 'report.html'}", markup=False)
+        raise typer.Exit(0 if document["feasible"] else 1)

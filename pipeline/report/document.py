@@ -1,0 +1,247 @@
+"""report.json: every figure of a deployed and validated model, with its provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.boards import Board
+from pipeline.engine import Model
+from pipeline.figures import Figure, Provenance
+from pipeline.firmware import Build
+from pipeline.latency.lut import Prediction
+from pipeline.memory.flash import FlashModel
+from pipeline.memory.planner import explain_peak
+from pipeline.space.budgets import Budgets, Cost
+from pipeline.space.graph import OpGraph
+from pipeline.space.kernels import select
+from pipeline.validate import Validation
+
+_UNITS = {"latency_ms": "ms", "sram_bytes": "bytes", "flash_bytes": "bytes", "parameters": "parameters"}
+
+
+def budget_figures(budgets: Budgets) -> dict[str, Any]:
+    """The budgets that are set, as figures."""
+    given = {name: getattr(budgets, name) for name in _UNITS}
+    return {name: Figure(v, _UNITS[name], "given").to_json() for name, v in given.items() if v is not None}
+
+
+def verdict(budgets: Budgets, observed: Cost, validation: Validation) -> list[str]:
+    """Why the deployed model is not acceptable; empty when it is."""
+    reasons = []
+    for name, excess in budgets.violations(observed).items():
+        reasons.append(
+            f"{name} is {getattr(observed, name):,} {_UNITS[name]}, {100 * excess:.1f} % over its budget of "
+            f"{getattr(budgets, name):,}"
+        )
+    reasons += [f"the device itself reports that its {name} budget is broken" for name in validation.broken]
+    if validation.mismatches:
+        reasons.append(
+            f"{validation.mismatches} of {validation.images} outputs differ from the reference "
+            f"(by up to {validation.worst_difference})"
+        )
+    return reasons
+
+
+def core_document(
+    *,
+    name: str,
+    created: str,
+    board: Board,
+    budgets: Budgets,
+    model: Model,
+    prediction: Prediction,
+    predicted: Cost,
+    flash: FlashModel,
+    build: Build,
+    validation: Validation,
+) -> dict[str, Any]:
+    """What any validated model has, searched for or brought along: all of the report but search and training."""
+    emulated = board.emulator is not None
+    latency = _latency(board, prediction, predicted, validation)
+    observed_ms = latency["emulated" if emulated else "measured"]["value"]
+    observed = Cost(observed_ms, validation.sram_bytes, validation.flash_bytes, model.parameters)
+    reasons = verdict(budgets, observed, validation) + _disagreements(build, validation)
+    where = "emulated" if emulated else "measured"
+    return {
+        "name": name,
+        "created": created,
+        "feasible": not reasons,
+        "reasons": reasons,
+        "warnings": [],
+        "board": {"name": board.name, "description": board.description, "clock_hz": board.clock_hz},
+        "accuracy": {"device": _device_accuracy(validation)},
+        "budgets": budget_figures(budgets),
+        "latency_ms": latency,
+        "sram_bytes": {
+            "predicted": _bytes(
+                predicted.sram_bytes, "modelled", "arena planner, static RAM, reserved stack"
+            ),
+            where: _bytes(
+                validation.sram_bytes, "measured", "static RAM and reserved stack, told by the device"
+            ),
+        },
+        "flash_bytes": {
+            "predicted": _bytes(predicted.flash_bytes, "modelled", "kernels used, constants, application"),
+            where: _bytes(validation.flash_bytes, "measured", "told by the device; the ELF agrees"),
+        },
+        "arena_bytes": {
+            "predicted": _bytes(model.plan.arena_bytes, "modelled", "arena planner"),
+            where: _bytes(validation.arena_bytes, "measured", "told by the device"),
+        },
+        "stack_bytes": {
+            "reserved": _bytes(
+                validation.stack_reserve_bytes, "measured", "linker script, told by the device"
+            ),
+            "high_water": _bytes(
+                validation.stack_used_bytes, "measured", "painted stack, after all inferences"
+            ),
+        },
+        "parameters": model.parameters,
+        "macs": model.graph.macs,
+        "parity": {
+            "images": validation.images,
+            "mismatches": validation.mismatches,
+            "worst_difference": validation.worst_difference,
+            "reference": validation.reference,
+        },
+        "architecture": None,
+        "layers": layer_rows(model, prediction, validation),
+        "memory_map": memory_map(model, flash, build, validation),
+        "search": None,
+        "training": None,
+        "provenance": {},
+    }
+
+
+def _bytes(value: int, provenance: Provenance, note: str) -> dict[str, Any]:
+    return Figure(value, "bytes", provenance, note=note).to_json()
+
+
+def _device_accuracy(validation: Validation) -> dict[str, Any] | None:
+    if validation.accuracy is None:
+        return None
+    note = "argmax of the bytes that the device sent back"
+    return Figure(validation.accuracy, "fraction", "measured", n=validation.images, note=note).to_json()
+
+
+def _latency(
+    board: Board, prediction: Prediction, predicted: Cost, validation: Validation
+) -> dict[str, dict[str, Any]]:
+    ms = 1e3 / board.clock_hz
+    source: Provenance = "estimated" if prediction.unmeasured else "modelled"
+    found = {
+        "predicted": Figure(
+            prediction.total_cycles * ms, "ms", source,
+            low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
+            note="latency table, layer by layer"
+            + (f"; {len(prediction.unmeasured)} operators interpolated" if prediction.unmeasured else ""),
+        ).to_json()
+    }  # fmt: skip
+    if validation.emulated_cycles is not None:
+        found["emulated"] = Figure(
+            validation.emulated_cycles * ms,
+            "ms",
+            "modelled",
+            note="executed blocks times the core's timing model",
+        ).to_json()
+        note = "the device's instruction counter times the predicted cycles per instruction"
+        found["device"] = Figure(
+            validation.device_latency_ms, "ms", "modelled", n=validation.images, note=note
+        ).to_json()
+    else:
+        found["measured"] = Figure(
+            validation.device_latency_ms,
+            "ms",
+            "measured",
+            n=validation.images,
+            note="the device's cycle counter",
+        ).to_json()
+    return found
+
+
+def _disagreements(build: Build, validation: Validation) -> list[str]:
+    """The ELF and the device must tell the same figures."""
+    pairs = (
+        ("flash", build.flash_bytes, validation.flash_bytes),
+        ("static RAM", build.static_ram_bytes, validation.static_ram_bytes),
+        ("stack reserve", build.stack_bytes, validation.stack_reserve_bytes),
+    )
+    return [
+        f"{what}: the ELF says {elf}, the device {device} bytes"
+        for what, elf, device in pairs
+        if elf != device
+    ]
+
+
+def layer_rows(model: Model, prediction: Prediction, validation: Validation) -> list[dict[str, Any]]:
+    """One row a kernel call: shapes, MACs, predicted and emulated cycles, SRAM alive."""
+    rows = []
+    for i, layer in enumerate(model.layers):
+        expected = prediction.per_node[layer.node]
+        op = layer.op
+        cycles = validation.layer_cycles[i] if validation.layer_cycles else None
+        rows.append(
+            {
+                "index": i,
+                "name": layer.name,
+                "kind": op.kind,
+                "kernel": layer.kernel.removeprefix("edgenas_"),
+                "op": op.key,
+                "input": f"{op.in_h}×{op.in_w}×{op.in_c}",
+                "output": f"{op.out_h}×{op.out_w}×{op.out_c}",
+                "macs": op.macs,
+                "predicted_cycles": expected.cycles,
+                "emulated_cycles": cycles,
+                "instructions": validation.layer_instructions[i] if validation.layer_instructions else None,
+                "sram_bytes": model.plan.live_bytes[layer.node],
+                "provenance": expected.provenance,
+            }
+        )
+    return rows
+
+
+def memory_map(model: Model, flash: FlashModel, build: Build, validation: Validation) -> dict[str, Any]:
+    """Arena buffers over time, and what SRAM and flash are spent on."""
+    constants = sum(select(layer.op).constant_bytes for layer in model.layers)
+    weights = sum(layer.arrays["weights"].nbytes for layer in model.layers if "weights" in layer.arrays)
+    kernels = flash.code_bytes([layer.kernel for layer in model.layers])
+    arena = model.plan.arena_bytes
+    rest = build.flash_bytes - constants - kernels
+    return {
+        "arena_bytes": arena,
+        "peak_layer": model.plan.peak_node,
+        "peak_text": explain_peak(model.plan, model.graph),
+        "buffers": _buffers(model.graph, model),
+        "sram": [
+            {"name": "activation arena", "bytes": arena, "note": "exact: planned and linked"},
+            {"name": "other static RAM", "bytes": build.static_ram_bytes - arena, "note": "wire buffers, counters"},
+            {"name": "stack", "bytes": build.stack_bytes,
+             "note": f"reserved; {validation.stack_used_bytes} used at most"},
+        ],
+        "flash": [
+            {"name": "weights", "bytes": weights, "note": "int8"},
+            {"name": "other constants", "bytes": constants - weights, "note": "biases, multipliers, parameters"},
+            {"name": "kernels", "bytes": kernels, "note": "those used, with what they call"},
+            {"name": "application", "bytes": rest, "note": "start-up, wire server, checks, layer calls"},
+        ],
+    }  # fmt: skip
+
+
+def _buffers(graph: OpGraph, model: Model) -> list[dict[str, Any]]:
+    """Each tensor's place in the arena from the node that writes it to the last that reads it."""
+    first = {graph.input: 0} | {node.output: i for i, node in enumerate(graph.nodes)}
+    last = dict(first) | {graph.output: len(graph.nodes) - 1}
+    for i, node in enumerate(graph.nodes):
+        for tensor in node.inputs:
+            last[tensor] = max(last[tensor], i)
+    names = {graph.input: "input"} | {node.output: node.name for node in graph.nodes}
+    found = [
+        {"name": names[t], "offset": model.plan.offsets[t], "bytes": graph.tensor_bytes[t],
+         "first": first[t], "last": last[t]}
+        for t in range(len(graph.tensor_bytes))
+    ]  # fmt: skip
+    for i, node in enumerate(graph.nodes):
+        if scratch := select(node.op).scratch_bytes:
+            offset = model.plan.scratch_offsets[i]
+            found.append({"name": "scratch", "offset": offset, "bytes": scratch, "first": i, "last": i})
+    return found

@@ -1,0 +1,278 @@
+"""Run: the stages in order, each done once, in a folder of its own."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import __version__, stages
+from pipeline.data import DataSet
+from pipeline.errors import ConfigError
+from pipeline.export import to_int8
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
+from pipeline.profiler.identity import current_identity
+from pipeline.progress import Reporter
+from pipeline.report import write_report
+from pipeline.report.document import core_document
+from pipeline.runfile import RunFile, load_runfile
+from pipeline.runstate import RunState, fingerprint
+from pipeline.search import SearchResult
+from pipeline.space.architecture import Architecture
+from pipeline.space.search_space import SearchSpace
+from pipeline.storage import write_text
+from pipeline.validate import Validation
+
+class Run:
+    """One run file and its folder. Each stage makes sure that those before it are done.
+
+    A stage is skipped where its inputs are those of the last time and its outputs are there; search and
+    training continue from their checkpoints, the profiler from its journal.
+    """
+
+    def __init__(self, settings: RunFile, folder: Path, data: Path | None, reporter: Reporter) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.reporter = reporter
+        self._data_path = data
+        self._state = RunState(folder)
+
+    @classmethod
+    def open(
+        cls, runfile: Path, *, data: Path | None = None, runs: Path = Path("runs"), quiet: bool = False
+    ) -> Run:
+        """Read a run file. Raises ConfigError that names the file, line and key."""
+        settings = load_runfile(runfile)
+        folder = runs / settings.name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder} cannot be made: {error.strerror}", hint="choose another --runs"
+            ) from error
+        return cls(settings, folder, data, Reporter(quiet=quiet))
+
+    # -- stages ------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def data(self) -> DataSet:
+        data = stages.load_data(self.settings, self._data_path)
+        sizes = f"{len(data.x_train):,} train, {len(data.x_val):,} validation, {len(data.x_test):,} test"
+        self.reporter.say(f"data: {data.name} from {data.source} ({sizes})")
+        for warning in data.warnings:
+            self.reporter.warn(warning)
+        return data
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        return self.settings.space.build(self.data.input_shape, self.data.classes)
+
+    @functools.cached_property
+    def lut(self) -> Lut:
+        started = time.monotonic()
+        lut = stages.obtain_lut(
+            self.settings.board, self.space.operators(), self.folder / "lut", self.reporter
+        )
+        self._done(
+            "LUT", started, f"{len(lut.rows)} operators of {self.settings.board.name}, {lut.provenance}"
+        )
+        return lut
+
+    @functools.cached_property
+    def cost(self) -> CostModel:
+        return CostModel(self.settings.board, self.lut)
+
+    @functools.cached_property
+    def _data_key(self) -> str:
+        data = self.data
+        arrays = (data.x_train, data.y_train, data.x_val, data.y_val, data.x_test, data.y_test)
+        return fingerprint(*(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+    def _search_key(self) -> str:
+        s = self.settings
+        return fingerprint(
+            __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), asdict(s.search),
+            asdict(s.budgets), s.seed,
+        )  # fmt: skip
+
+    def search(self) -> SearchResult:
+        """Search stage; writes search.json and architecture.json."""
+        key = self._search_key()
+        path = self.folder / "search.json"
+
+        def work() -> str:
+            result = stages.search_architecture(
+                self.settings,
+                self.space,
+                self.data,
+                self.cost,
+                self._checkpoint("search", key),
+                self.reporter,
+            )
+            architecture = chosen(result)
+            write_text(path, json.dumps(result.to_json()) + "\n")
+            write_text(self.folder / "architecture.json", json.dumps(architecture.to_json(), indent=2) + "\n")
+            return architecture.describe()
+
+        self._stage("search", key, ["search.json", "architecture.json"], work)
+        return SearchResult.from_json(_read_json(path))
+
+    def export(self) -> dict[str, Any]:
+        """Training and export stages; writes model.tflite and training.json."""
+        architecture = chosen(self.search())
+        s = self.settings
+        key = fingerprint(__version__, self._data_key, architecture.to_json(), asdict(s.train), s.seed)
+        path = self.folder / "training.json"
+
+        def work() -> str:
+            checkpoint = self._checkpoint("train", key)
+            result = stages.train(s, architecture, self.data, checkpoint, self.reporter)
+            outcome = stages.export(result, self.data, self.folder / "model.tflite", self.reporter)
+            write_text(path, json.dumps(outcome) + "\n")
+            accuracy = outcome["accuracy"]
+            return f"float {100 * accuracy['float']['value']:.2f} %, INT8 {100 * accuracy['int8']['value']:.2f} %"
+
+        self._stage("train and export", key, ["training.json", "model.tflite"], work)
+        return _read_json(path)
+
+    def everything(self) -> dict[str, Any]:
+        """All stages; returns (and writes) the report."""
+        trained = self.export()
+        s = self.settings
+        started = time.monotonic()
+        deployment = stages.deploy(
+            self.folder / "model.tflite", s.board, s.budgets, self.folder, self.reporter
+        )
+        self._done("deploy", started, f"firmware.elf, {deployment.build.flash_bytes:,} bytes of flash")
+
+        images = min(s.validate.images, len(self.data.x_test))
+        key = fingerprint(deployment.build.build_id, deployment.tflite, self._data_key, images)
+        path = self.folder / "validation.json"
+
+        def work() -> str:
+            validation = stages.validate_on_target(
+                deployment,
+                s.board,
+                to_int8(self.data.x_test[:images]),
+                self.data.y_test[:images],
+                self.reporter,
+            )
+            write_text(path, json.dumps(validation.to_json()) + "\n")
+            return f"{validation.images} images, {validation.mismatches} differ from the reference"
+
+        self._stage("validate", key, ["validation.json"], work)
+        document = core_document(
+            name=s.name,
+            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            board=s.board,
+            budgets=s.budgets,
+            model=deployment.model,
+            prediction=deployment.prediction,
+            predicted=deployment.predicted,
+            flash=deployment.cost.flash,
+            build=deployment.build,
+            validation=Validation.from_json(_read_json(path)),
+        )
+        self._add_search_and_training(document, trained)
+        page = write_report(self.folder, document)
+        self.reporter.say(f"report: {page}")
+        return document
+
+    # -- helpers -----------------------------------------------------------------------------------------
+
+    def _add_search_and_training(self, document: dict[str, Any], trained: dict[str, Any]) -> None:
+        result = self.search()
+        document["accuracy"] |= trained["accuracy"]
+        document["architecture"] = chosen(result).to_json()
+        document["warnings"] += list(self.data.warnings)
+        document["search"] = {
+            "method": result.method,
+            "seed": result.seed,
+            "seconds": self._state.seconds("search"),
+            "space_size": self.space.count(),
+            "history": result.history,
+            "candidates": len(result.candidates),
+        }
+        document["training"] = {
+            "history": trained["history"],
+            "seconds": self._state.seconds("train and export"),
+        }
+        document["parity"]["exported_file"] = trained["agreement"]
+        document["provenance"] = {
+            "edgenas": __version__,
+            "git revision": _git_revision(),
+            "data": f"{self.data.name} from {self.data.source}",
+            "seed": self.settings.seed,
+            **{f"LUT {name}": value for name, value in asdict(self.lut.identity).items()},
+            "identity of this machine": current_identity(self.settings.board).hash,
+            "packages": ", ".join(_versions("torch", "numpy", "ai-edge-litert", "tflite-micro")),
+            "host": f"Python {platform.python_version()}, {platform.machine()}",
+            "run file": json.dumps(self.settings.to_json()),
+        }
+
+    def _checkpoint(self, stage: str, key: str) -> Path:
+        """One file per stage and inputs: another run's checkpoint is never picked up."""
+        folder = self.folder / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{stage}-{key}.pt"
+
+    def _stage(self, name: str, key: str, outputs: list[str], work: Callable[[], str]) -> None:
+        if self._state.is_done(name, key, outputs):
+            self.reporter.say(f"{name}: done before, in {self._state.seconds(name):.0f} s")
+            return
+        self.reporter.say(f"{name} ...")
+        started = time.monotonic()
+        outcome = work()
+        self._state.finish(name, key, time.monotonic() - started)
+        self._done(name, started, outcome)
+
+    def _done(self, name: str, started: float, outcome: str) -> None:
+        self.reporter.say(f"{name}: {outcome} [{time.monotonic() - started:.0f} s]")
+
+
+def chosen(result: SearchResult) -> Architecture:
+    """The architecture of a feasible result."""
+    if result.architecture is None:
+        raise ConfigError(f"the search found nothing: {result.reason}", hint="loosen a budget")
+    return result.architecture
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is damaged: {error}", hint="delete that file; its stage runs again"
+        ) from error
+
+
+def _git_revision() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "not a checkout"
+
+
+def _versions(*names: str) -> list[str]:
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return found

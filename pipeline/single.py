@@ -1,0 +1,109 @@
+"""A single .tflite, without a run file: deploy and validate it."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__, stages
+from pipeline.boards import Board, load_board
+from pipeline.figures import Figure, Provenance
+from pipeline.progress import Reporter
+from pipeline.report import write_report
+from pipeline.report.document import core_document
+from pipeline.space.budgets import Budgets
+from pipeline.validate import random_inputs, read_inputs
+
+
+def open_model(
+    model: Path,
+    board_name: str,
+    out: Path | None = None,
+    latency_ms: float | None = None,
+    sram_bytes: int | None = None,
+    flash_bytes: int | None = None,
+    *,
+    quiet: bool = False,
+) -> SingleModel:
+    """A job for `model` on a board; budgets left out are the board's memories and no deadline.
+
+    Raises ConfigError for an unknown board.
+    """
+    board = load_board(board_name)
+    budgets = Budgets(
+        latency_ms, sram_bytes or board.memory.sram.bytes, flash_bytes or board.memory.flash.bytes
+    )
+    folder = out or Path("runs") / f"{model.stem}-{board.name}"
+    return SingleModel(model, board, budgets, folder, Reporter(quiet=quiet))
+
+
+@dataclass(eq=False)
+class SingleModel:
+    """One model on one board."""
+
+    path: Path
+    board: Board
+    budgets: Budgets
+    folder: Path
+    reporter: Reporter
+
+    @functools.cached_property
+    def deployment(self) -> stages.Deployment:
+        return stages.deploy(self.path, self.board, self.budgets, self.folder, self.reporter)
+
+    def deploy(self) -> dict[str, Any]:
+        """Build the firmware. Returns the folder and the predicted and linked figures."""
+        d = self.deployment
+        source: Provenance = "estimated" if d.prediction.unmeasured else "modelled"
+        ms = 1e3 / self.board.clock_hz
+        latency = Figure(
+            d.prediction.total_cycles * ms, "ms", source,
+            low=d.prediction.low_cycles * ms, high=d.prediction.high_cycles * ms, note="latency table",
+        )  # fmt: skip
+        figures = {
+            "latency, predicted": latency,
+            "SRAM, predicted": Figure(d.predicted.sram_bytes, "bytes", "modelled", note="arena planner"),
+            "SRAM, linked": Figure(d.build.sram_bytes, "bytes", "measured", note="ELF, with reserved stack"),
+            "flash, predicted": Figure(d.predicted.flash_bytes, "bytes", "modelled", note="flash model"),
+            "flash, linked": Figure(d.build.flash_bytes, "bytes", "measured", note="ELF"),
+            "arena": Figure(d.model.plan.arena_bytes, "bytes", "measured", note="planned and linked"),
+        }
+        return {
+            "folder": str(self.folder),
+            "board": self.board.name,
+            "parameters": d.model.parameters,
+            "macs": d.model.graph.macs,
+            "figures": {name: figure.to_json() for name, figure in figures.items()},
+        }
+
+    def validate(self, images: int, inputs: Path | None, seed: int) -> dict[str, Any]:
+        """Run inputs on the target; writes and returns the report."""
+        d = self.deployment
+        if inputs is None:
+            x, labels = random_inputs(d.model, images, seed), None
+        else:
+            x, labels = read_inputs(inputs, d.model, images)
+        validation = stages.validate_on_target(d, self.board, x, labels, self.reporter)
+        document = core_document(
+            name=f"{self.path.stem} on {self.board.name}",
+            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            board=self.board,
+            budgets=self.budgets,
+            model=d.model,
+            prediction=d.prediction,
+            predicted=d.predicted,
+            flash=d.cost.flash,
+            build=d.build,
+            validation=validation,
+        )
+        document["provenance"] = {
+            "edgenas": __version__,
+            "model": str(self.path),
+            "inputs": str(inputs) if inputs else f"random, seed {seed}",
+            "LUT": d.cost.lut.identity.hash,
+        }
+        write_report(self.folder, document)
+        return document

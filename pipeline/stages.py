@@ -1,0 +1,208 @@
+"""The stages of a run, one function each: load, LUT, search, train, export, deploy, validate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import data as datasets
+from pipeline.boards import Board
+from pipeline.data import DataSet
+from pipeline.engine import Model, emit_c, load
+from pipeline.engine.host import cache_dir
+from pipeline.errors import BudgetError
+from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
+from pipeline.figures import Figure
+from pipeline.firmware import Build, build, render_app
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut, Prediction
+from pipeline.memory.planner import explain_peak
+from pipeline.profiler.profile import lut_path, obtain, profile
+from pipeline.progress import Reporter
+from pipeline.runfile import RunFile, load_runfile
+from pipeline.search import SearchResult, search
+from pipeline.space.architecture import Architecture
+from pipeline.space.budgets import Budgets, Cost
+from pipeline.space.opspec import OpSpec
+from pipeline.space.search_space import SearchSpace
+from pipeline.storage import write_bytes
+from pipeline.validate import Validation, validate
+
+if TYPE_CHECKING:
+    from pipeline.train import QatResult
+
+_PARITY_IMAGES = 200  # exported file against the interpreters and the fake-quantized network
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployment:
+    """A model built for a board, with what was predicted of it."""
+
+    model: Model
+    tflite: bytes
+    cost: CostModel
+    prediction: Prediction
+    predicted: Cost
+    build: Build
+
+
+def load_data(run: RunFile, path: Path | None) -> DataSet:
+    """The run's data set; `path` (from the command line) goes before the run file's."""
+    chosen = path or (Path(run.data.path) if run.data.path else None)
+    return datasets.load(
+        run.data.name,
+        path=chosen,
+        seed=run.seed,
+        validation=run.data.validation,
+        limit=run.data.limit or None,
+    )
+
+
+def obtain_lut(board: Board, ops: Sequence[OpSpec], folder: Path, reporter: Reporter) -> Lut:
+    """The shipped table where it is of this machine's identity; else measured into `folder`."""
+    return obtain(board, ops, folder=folder, reporter=reporter)
+
+
+def search_architecture(
+    run: RunFile, space: SearchSpace, data: DataSet, cost: CostModel, checkpoint: Path, reporter: Reporter
+) -> SearchResult:
+    """Raises BudgetError where no architecture meets every budget; the message names the tightest."""
+    with reporter.bar("search", 1) as bar:
+
+        def on_step(progress: dict[str, Any]) -> None:
+            bar.update(int(progress["done"]), str(progress["phase"]), total=int(progress["total"]))
+
+        result = search(
+            space, data, cost, run.budgets, run.search, seed=run.seed, checkpoint=checkpoint, on_step=on_step
+        )
+    if not result.feasible:
+        raise BudgetError(
+            f"no architecture found that meets every budget: {result.reason}",
+            hint="loosen that budget, or give the search a smaller space",
+        )
+    return result
+
+
+def train(
+    run: RunFile, architecture: Architecture, data: DataSet, checkpoint: Path, reporter: Reporter
+) -> QatResult:
+    """Float training and quantization-aware fine-tuning; resumes from `checkpoint`."""
+    from pipeline.train import train_qat
+
+    with reporter.bar("train", 1) as bar:
+
+        def on_step(progress: Any) -> None:
+            bar.update(
+                progress.step,
+                f"{progress.phase} epoch {progress.epoch + 1}/{progress.epochs}, loss {progress.loss:.3f}",
+                total=progress.total_steps,
+            )
+
+        return train_qat(architecture, data, run.train, seed=run.seed, checkpoint=checkpoint, on_step=on_step)
+
+
+def export(result: QatResult, data: DataSet, path: Path, reporter: Reporter) -> dict[str, Any]:
+    """Write the .tflite; compare it with the interpreters and measure it on the whole test set."""
+    content = write_tflite(result.network)
+    write_bytes(path, content)
+    reporter.say(f"  {path.name}: {len(content):,} bytes; comparing it with the reference interpreters")
+    agreement = compare(content, to_int8(data.x_test[:_PARITY_IMAGES]), result.network)
+    int8 = evaluate_int8(content, data.x_test, data.y_test)
+    n = len(data.x_test)
+
+    def accuracy(value: float, note: str) -> dict[str, Any]:
+        return Figure(value, "fraction", "measured", n=n, note=f"{note}, on the whole test split").to_json()
+
+    return {
+        "accuracy": {
+            "float": accuracy(result.float_accuracy, "float network before quantization"),
+            "fake_quantized": accuracy(result.fake_quant_accuracy, "quantization-aware network"),
+            "int8": accuracy(int8, "the exported file on LiteRT's reference kernels"),
+        },
+        "agreement": agreement.to_json(),
+        "history": [dict(row) for row in result.history],
+    }
+
+
+def check_fits(model: Model, predicted: Cost, budgets: Budgets) -> None:
+    """Raises BudgetError that says by how many bytes a model does not fit, and which tensors make the peak."""
+    over = budgets.violations(predicted)
+    for name in ("sram_bytes", "flash_bytes"):
+        if name in over:
+            value, limit = getattr(predicted, name), getattr(budgets, name)
+            detail = ""
+            if name == "sram_bytes":
+                detail = "\n" + explain_peak(model.plan, model.graph)
+            raise BudgetError(
+                f"the model does not fit: {name.removesuffix('_bytes').upper()} {value:,} bytes, "
+                f"{value - limit:,} more than the {limit:,} there are{detail}",
+                hint="a smaller input or fewer channels at the peak"
+                if name == "sram_bytes"
+                else "fewer weights, or a board with more flash",
+            )
+
+
+def deploy(path: Path, board: Board, budgets: Budgets, folder: Path, reporter: Reporter) -> Deployment:
+    """Generate and build the firmware of a .tflite; `folder` gets `firmware/` and `firmware.elf`.
+
+    Raises ModelError (unusable file), BudgetError (does not fit), ToolError (no compiler).
+    """
+    model = load(path)
+    lut = obtain_lut(board, [], folder / "lut", reporter)
+    cost = CostModel(board, lut)
+    predicted = cost.evaluate(model.graph, model.parameters)
+    check_fits(model, predicted, budgets)
+    prediction = cost.predict(model.graph)
+    notes = [
+        f"predicted {prediction.per_node[layer.node].cycles:,.0f} cycles ({prediction.per_node[layer.node].provenance})"
+        for layer in model.layers
+    ]
+    sources = render_app(
+        emit_c(model, notes), board, budgets, folder / "firmware", cost.cycles_per_instruction(model.graph)
+    )
+    built = build(sources, board)
+    shutil.copyfile(built.elf, folder / "firmware.elf")
+    return Deployment(model, path.read_bytes(), cost, prediction, predicted, built)
+
+
+def validate_on_target(
+    deployment: Deployment,
+    board: Board,
+    x: NDArray[np.int8],
+    labels: NDArray[np.int64] | None,
+    reporter: Reporter,
+) -> Validation:
+    """Send `x` to the device, compare, and collect its figures."""
+    with reporter.bar("validate", len(x)) as bar:
+        return validate(
+            deployment.model, deployment.tflite, deployment.build, board, x, labels,
+            on_image=lambda done: bar.update(done, "images"),
+        )  # fmt: skip
+
+
+def profile_board(
+    board: Board, runfile: Path | None, out: Path | None, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Measure a run file's search space, or the default ones; returns where the table is and its size.
+
+    Measurements are journalled in the user's cache, so an interrupted call goes on.
+    """
+    reporter = Reporter(quiet=quiet)
+    if runfile is not None:
+        run = load_runfile(runfile)
+        data = load_data(run, None)
+        spaces = [run.space.build(data.input_shape, data.classes)]
+    else:
+        spaces = [SearchSpace.for_input(shape, 10) for shape in ((28, 28, 1), (32, 32, 3))]
+    ops = sorted({op for space in spaces for op in space.operators()})
+    path = lut_path(board, out)
+    lut = profile(
+        board, ops, journal=cache_dir() / "profile" / f"{board.name}.sqlite", reporter=reporter, out=path
+    )
+    return {"board": board.name, "path": str(path), "rows": len(lut.rows), "identity": lut.identity.hash}
