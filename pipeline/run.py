@@ -34,6 +34,7 @@ from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
 from pipeline.validate import Validation
 
+
 class Run:
     """One run file and its folder. Each stage makes sure that those before it are done.
 

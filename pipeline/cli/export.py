@@ -9,7 +9,9 @@ from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, 
 
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas export examples/fashion_mnist_cortex_m4.toml"))
-    def export(runfile: RunFile, data: DataPath = None, runs: RunsDir = DEFAULT_RUNS, json: Json = False) -> None:
+    def export(
+        runfile: RunFile, data: DataPath = None, runs: RunsDir = DEFAULT_RUNS, json: Json = False
+    ) -> None:
         """Train, quantize and write model.tflite, searching first where that is not done yet."""
         from pipeline.run import Run
 

@@ -9,7 +9,9 @@ from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, 
 
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas search examples/fashion_mnist_cortex_m4.toml"))
-    def search(runfile: RunFile, data: DataPath = None, runs: RunsDir = DEFAULT_RUNS, json: Json = False) -> None:
+    def search(
+        runfile: RunFile, data: DataPath = None, runs: RunsDir = DEFAULT_RUNS, json: Json = False
+    ) -> None:
         """Search alone; needs the LUT but no board and no compiler when the LUT ships.
 
         Writes architecture.json and search.json into the run's folder.

@@ -12,7 +12,7 @@ from pipeline.errors import LinkError
 from pipeline.firmware.bench import render_bench
 from pipeline.firmware.build import build
 from pipeline.latency.timing import timing_model
-from pipeline.links import Link, open_link
+from pipeline.links import INSTRUCTION_NS, Link, open_link
 from pipeline.links.blockcount import RegionReader, plugin_args
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
@@ -21,6 +21,7 @@ from pipeline.wire.messages import Kind
 
 RESTARTS = 3  # in a row; a target that dies more often than that will not get better
 _REGION_TIMEOUT_S = 10.0
+_COUNTERS_APART = 16  # instructions; reading the timer costs a few
 
 
 class BenchSession:
@@ -68,8 +69,20 @@ class BenchSession:
         region = reader.next(_REGION_TIMEOUT_S)
         if reader.read_all():
             raise LinkError(f"more than one marked region for {op.key}", hint="build the benchmark again")
+        self._compare(op, reply.ticks, region.instructions)
         cycles = float(self._timing.region_cycles(region))
         return Measurement(op, cycles, region.instructions, reply.ticks, reply.output_crc)
+
+    def _compare(self, op: OpSpec, ticks: int, instructions: int) -> None:
+        """The device's timer is a second, independent count: both must be of the same run."""
+        if self._board.counter.counts != "instructions":
+            return
+        counted = ticks * 1e9 / (self._board.counter.hz * INSTRUCTION_NS)
+        if abs(counted - instructions) > _COUNTERS_APART + instructions * 1e-3:
+            raise LinkError(
+                f"{op.key}: the emulator counted {instructions} instructions, the device {counted:.0f}",
+                hint="is the emulator another version, or the benchmark firmware another one?",
+            )
 
     def _start(self) -> tuple[Client, RegionReader]:
         if self._client is None or self._reader is None:
