@@ -80,11 +80,11 @@ def check_agreement(architecture: Architecture, seed: int) -> None:
     network = trained(architecture, seed)
     model = write_tflite(network)
     report = compare(model, inputs(architecture, 12), network)
-    # FULLY_CONNECTED rounds once in TFLite Micro and twice in LiteRT, everything before it is equal.
-    assert report.between("tflm", "litert").max_difference <= 1
+    # The two interpreters round FULLY_CONNECTED, and rarely MUL, differently.
+    assert report.between("tflm", "litert").max_difference <= 2, report
     # Float arithmetic decides a rare tie otherwise; later layers spread that.
     fake = report.between("tflm", "fake_quant")
-    assert fake.max_difference <= 2 and fake.mismatches <= fake.elements // 3, report
+    assert fake.max_difference <= 1 and fake.mismatches <= fake.elements // 10, report
 
 
 @pytest.mark.parametrize("name", HAND_MADE)
