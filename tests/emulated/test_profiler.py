@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,25 @@ def test_obtain_measures_only_what_no_table_has(folder: Path, lut: Lut, tmp_path
     assert set(journal_counts(tmp_path / "journal.sqlite")) == {extra.key}
     assert set(found.rows) == {*lut.rows, extra.key}
     assert Lut.load(lut_path(BOARD, tmp_path)) == found
+
+
+def test_other_firmware_around_the_same_kernels_costs_no_measurement(lut: Lut, tmp_path: Path) -> None:
+    """Only the footprint is measured anew."""
+    other = replace(lut.identity, firmware_revision="another")
+    replace(lut, identity=other, flash=None).save(lut_path(BOARD, tmp_path))
+    found = obtain(BOARD, [TOO_BIG], folder=tmp_path, reporter=QUIET)
+    assert found == lut
+    assert not journal_counts(tmp_path / "journal.sqlite")
+
+
+def test_counts_of_another_run_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device's timer and the emulator's plugin count independently."""
+    monkeypatch.setattr(bench, "INSTRUCTION_NS", 2 * bench.INSTRUCTION_NS)
+    with (
+        bench.BenchSession(BOARD, folder / f"bench-{BOARD.name}") as session,
+        pytest.raises(LinkError, match="the emulator counted"),
+    ):
+        session.measure(calibration_operators()[0])
 
 
 # -- what the table is worth -------------------------------------------------------------------------------
