@@ -1,0 +1,114 @@
+"""The .tflite reader against damaged and unsupported files: ModelError with a hint, never anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from one_operator import Builder, options, quantization
+
+from pipeline.engine import load
+from pipeline.errors import ModelError
+
+MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
+
+
+def dense(x: tuple[int, ...] = (1, 8), dtype: type = np.int8, weights: type = np.int8) -> bytes:
+    builder = Builder()
+    a = builder.tensor(x, quantization(0.1, 3) if dtype is np.int8 else None, dtype=dtype)
+    w = builder.tensor((4, 8), quantization(0.01), np.ones((4, 8)), weights)
+    y = builder.tensor((x[0], 4), quantization(0.2, -5) if dtype is np.int8 else None, dtype=dtype)
+    builder.operator("FULLY_CONNECTED", (a, w, -1), y, options("FullyConnectedOptions"), 4)
+    return builder.content([a], y)
+
+
+def unsupported() -> bytes:
+    builder = Builder()
+    x = builder.tensor((1, 8), quantization(0.1, 3))
+    y = builder.tensor((1, 8), quantization(0.1, 3), name="the_tanh")
+    builder.operator("TANH", (x,), y)
+    return builder.content([x], y)
+
+
+def survives(content: bytes) -> None:
+    try:
+        load(content)
+    except ModelError as error:
+        assert error.message and error.hint
+
+
+def test_the_undamaged_file_loads() -> None:
+    assert load(dense()).parameters == 4 * 8 + 4
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.integers(0, len(dense()) - 1))
+def test_truncated_file(length: int) -> None:
+    survives(dense()[:length])
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, len(dense()) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_flipped_bytes(flips: list[tuple[int, int]]) -> None:
+    content = bytearray(dense())
+    for position, value in flips:
+        content[position] = value
+    survives(bytes(content))
+
+
+@pytest.mark.parametrize("name", ["ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8"])
+def test_damaged_mlperf_model(name: str) -> None:
+    path = MODELS / f"{name}.tflite"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not here: only small models are damaged")
+    original = path.read_bytes()
+    rng = np.random.default_rng(3)
+    for i in range(25):
+        content = bytearray(original)
+        if i % 5 == 0:
+            del content[int(rng.integers(len(content))) :]
+        else:
+            # tables lie at both ends of the file, weights in between
+            for position in rng.integers(0, 4000, 3):
+                content[int(position) * (1 if i % 2 else -1)] = int(rng.integers(256))
+        survives(bytes(content))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_garbage(content: bytes) -> None:
+    survives(content)
+    survives(content[:4] + b"TFL3" + content[4:])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (dense(dtype=np.float32, weights=np.float32), "FLOAT32"),
+        (dense(dtype=np.float32), "FLOAT32"),  # dynamic range: int8 weights, float activations
+        (unsupported(), "layer 0 \\(TANH 'the_tanh'\\)"),
+        (b"", "not a .tflite"),
+    ],
+)
+def test_refusals_say_what_is_wrong(content: bytes, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        load(content)
+    assert caught.value.hint
+
+
+def test_batch_must_be_one() -> None:
+    builder = Builder()
+    x = builder.tensor((2, 4, 4, 3), quantization(0.1))
+    y = builder.tensor((2, 2, 2, 3), quantization(0.1))
+    option = options("Pool2DOptions", padding=1, strideH=2, strideW=2, filterHeight=2, filterWidth=2)
+    builder.operator("MAX_POOL_2D", (x,), y, option, 2)
+    with pytest.raises(ModelError, match="batch 2"):
+        load(builder.content([x], y))
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        load(Path("no-such-file.tflite"))

@@ -1,0 +1,44 @@
+"""Whole models on the native build under sanitizers, bit for bit against TFLite Micro."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.engine import load
+from pipeline.engine.host import HostModel
+
+MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
+NAMES = ("ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8")
+
+
+def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Inputs with the correlation of images and spectrograms, over the whole int8 range."""
+    noise = rng.normal(size=shape).cumsum(axis=1).cumsum(axis=min(2, len(shape) - 1))
+    low, high = noise.min(), noise.max()
+    return np.round((noise - low) / (high - low) * 255 - 128).astype(np.int8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mlperf_model_is_bit_identical(name: str) -> None:
+    path = MODELS / f"{name}.tflite"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not here: whole-model parity is not checked")
+    runtime = pytest.importorskip("tflite_micro").runtime
+    model = load(path)
+    rng = np.random.default_rng(7)
+    x = np.concatenate(
+        [rng.integers(-128, 128, (20, *model.input_shape[1:])).astype(np.int8)]
+        + [smooth(rng, (1, *model.input_shape[1:])) for _ in range(20)]
+    )
+    interpreter = runtime.Interpreter.from_bytes(path.read_bytes())
+    expected = []
+    for one in x:
+        interpreter.set_input(one[None], 0)
+        interpreter.invoke()
+        expected.append(interpreter.get_output(0)[0])
+    ours = HostModel(model, sanitize=True).run(x)
+    np.testing.assert_array_equal(ours, np.array(expected))
+    assert len(np.unique(ours)) > 1
