@@ -273,11 +273,8 @@ def _fully_connected(source: Source, kind: OpKind) -> Lowered:
     op = OpSpec(kind, rows, 1, depth, rows, 1, channels, activation=source.activation())  # type: ignore[arg-type]
     scales = _weight_scales(source, source.tensor(1), channels, 0)
     x, y = source.quantization(tensor), source.quantization(source.output)
-    if len(scales) == 1:
-        # TFLite multiplies the two float32 scales in float32 here, unlike in convolutions
-        effective = [float(np.float32(x.scale) * scales[0]) / y.scale]
-    else:
-        effective = [x.scale * float(scale) / y.scale for scale in scales]
+    # in double, as TFLite Micro does; LiteRT rounds differently here (docs/kernels.md)
+    effective = [x.scale * float(scale) / y.scale for scale in scales]
     fields, arrays = _conv_struct(source, op, weights, _bias(source, channels), effective)
     return Lowered(op, (number,), "conv", fields, arrays, weights.size + channels)
 

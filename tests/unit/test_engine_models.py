@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_operator import Builder, options, quantization, run_tflm
 
 from pipeline.engine import load
 from pipeline.engine.host import HostModel
@@ -42,3 +43,19 @@ def test_mlperf_model_is_bit_identical(name: str) -> None:
     ours = HostModel(model, sanitize=True).run(x)
     np.testing.assert_array_equal(ours, np.array(expected))
     assert len(np.unique(ours)) > 1
+
+
+def test_fully_connected_multiplier_is_that_of_tflite_micro() -> None:
+    """Multipliers that differ in their last bits show in one of a thousand outputs: so many are compared."""
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        sx, sw = (float(np.float32(v)) for v in (rng.uniform(0.002, 0.2), rng.uniform(0.001, 0.02)))
+        builder = Builder()
+        x = builder.tensor((1, 64), quantization(sx, int(rng.integers(-128, 128))))
+        w = builder.tensor((2000, 64), quantization(sw), rng.integers(-127, 128, (2000, 64)))
+        y = builder.tensor((1, 2000), quantization(float(np.float32(sx * sw * 512)), 0))
+        builder.operator("FULLY_CONNECTED", (x, w, -1), y, options("FullyConnectedOptions"), 4)
+        content = builder.content([x], y)
+        one = rng.integers(-128, 128, (1, 64)).astype(np.int8)
+        ours = HostModel(load(content)).run(one)
+        np.testing.assert_array_equal(ours.reshape(-1), run_tflm(content, [one]).reshape(-1))
