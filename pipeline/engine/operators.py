@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from pipeline.engine.flatfile import FlatModel, Operator, Tensor
 from pipeline.engine.quantization import (
     Quantization,
+    accumulator_reach,
     activation_range,
     fold_zero_point,
     quantize_multiplier,
+    rounding_is_safe,
 )
 from pipeline.engine.tables import hard_swish_is_supported, hard_swish_table, logistic_table, softmax_table
 from pipeline.errors import ModelError
@@ -214,7 +216,8 @@ def _conv_struct(
     x = source.quantization(source.tensor(0))
     y = source.quantization(source.output)
     low, high = activation_range(op.activation, y)
-    pairs = [quantize_multiplier(value) for value in effective]
+    # a multiplier of 0 (a scale below 2^-32) becomes a normalized one whose product always rounds to 0
+    pairs = [pair if pair[0] else (1 << 30, -31) for pair in map(quantize_multiplier, effective)]
     names = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w",
              "dilation_h", "dilation_w", "pad_top", "pad_left")  # fmt: skip
     fields = {name: getattr(op, name) for name in names}
@@ -225,9 +228,16 @@ def _conv_struct(
         "activation_max": high,
         "per_channel": int(len(pairs) > 1),
     }
+    folded = fold_zero_point(bias, taps, x.zero_point, source.label)
+    for channel, reach in enumerate(accumulator_reach(folded, taps)):
+        if not rounding_is_safe(int(reach), *pairs[channel if len(pairs) > 1 else 0]):
+            raise source.error(
+                f"channel {channel} overflows when it is requantized",
+                hint="the scales of this layer are degenerate; quantize again",
+            )
     arrays = {
         "weights": taps.reshape(-1),
-        "bias": fold_zero_point(bias, taps, x.zero_point, source.label),
+        "bias": folded,
         "multiplier": np.array([m for m, _ in pairs], np.int32),
         "shift": np.array([s for _, s in pairs], np.int8),
     }

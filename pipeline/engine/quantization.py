@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +73,26 @@ def fold_zero_point(
 ) -> NDArray[np.int32]:
     """bias - zero_point * sum of each channel's weights; `weights` is [channels, taps].
 
-    Raises ModelError where the result leaves int32.
+    Raises ModelError where an accumulator could leave int32.
     """
-    folded = bias - zero_point * weights.astype(np.int64).sum(axis=1)
-    if folded.size and (folded.max() >= 1 << 31 or folded.min() < -(1 << 31)):
+    wide = weights.astype(np.int64)
+    folded = bias - zero_point * wide.sum(axis=1)
+    reach = accumulator_reach(folded, weights)
+    if reach.size and reach.max() >= 1 << 31:
         raise ModelError(
-            f"{layer}: a bias overflows 32 bits",
-            hint="the scales of this layer are degenerate; quantize again",
+            f"{layer}: an accumulator may reach {int(reach.max()):,}, beyond 32 bits",
+            hint="the scales of this layer are degenerate (a bias far larger than its products); quantize again",
         )
     return folded.astype(np.int32)
+
+
+def accumulator_reach(folded: NDArray[Any], weights: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Largest absolute accumulator of each channel, over all inputs."""
+    return np.abs(folded.astype(np.int64)) + 128 * np.abs(weights.astype(np.int64)).sum(axis=1)
+
+
+def rounding_is_safe(reach: int, multiplier: int, shift: int) -> bool:
+    """Whether edgenas_scale_sum (requantize.h) cannot overflow for sums up to `reach`."""
+    if shift >= 0:
+        return reach << shift < 1 << 31
+    return (reach * multiplier >> 31) + 1 + (1 << (-shift - 1)) < 1 << 31

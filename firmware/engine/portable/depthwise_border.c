@@ -9,7 +9,8 @@ static int32_t sum_of(const int8_t *w, int from, int to) {
     return sum;
 }
 
-void edgenas_depthwise_border(const edgenas_conv_t *p, const int8_t *input, int top, int left, int8_t *output) {
+void edgenas_depthwise_border(const edgenas_conv_t *p, const int8_t *input, int top, int left,
+                              int8_t *output) {
     const int depth = p->in_c;
     const int first = left < 0 ? -left : 0;
     const int last = left + p->kernel_w > p->in_w ? p->in_w - left : p->kernel_w;

@@ -1,9 +1,9 @@
 #include "depthwise.h"
 
-/* One output pixel whose kernel lies inside the input. `width` is a constant in each call, so that the row of taps
- * unrolls. */
-static inline __attribute__((always_inline)) void interior(const edgenas_conv_t *p, const int8_t *input, int8_t *output,
-                                                           const int width) {
+/* One output pixel whose kernel lies inside the input. `width` is a constant in each call, so that the row of
+ * taps unrolls. */
+static inline __attribute__((always_inline)) void interior(const edgenas_conv_t *p, const int8_t *input,
+                                                           int8_t *output, const int width) {
     const int depth = p->in_c;
     const int row = p->in_w * depth;
     const int8_t *w = p->weights;

@@ -31,8 +31,8 @@ void edgenas_dot_1(const edgenas_conv_t *p, const int8_t *patch, int count, int8
     }
 }
 
-void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *patch1, int count, int8_t *output0,
-                   int8_t *output1) {
+void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *patch1, int count,
+                   int8_t *output0, int8_t *output1) {
     const int8_t *w0 = p->weights;
     int c = 0;
     for (; c + 2 <= p->out_c; c += 2) {
@@ -45,6 +45,7 @@ void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *
         int32_t y1 = x1;
         int n = count;
         for (; n >= 4; n -= 4, x += 4, y += 4, w0 += 4, w1 += 4) {
+#pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 const int32_t a = x[i];
                 const int32_t b = y[i];

@@ -1,5 +1,5 @@
-/* The inner product that convolutions and fully connected layers share: one or two patches of `count` contiguous
- * bytes against every output channel's weights. */
+/* The inner product that convolutions and fully connected layers share: one or two patches of `count`
+ * contiguous bytes against every output channel's weights. */
 #ifndef EDGENAS_DOT_H
 #define EDGENAS_DOT_H
 
@@ -7,16 +7,16 @@
 #include "requantize.h"
 
 static inline int8_t edgenas_finish(const edgenas_conv_t *p, int32_t sum, int channel) {
-    const int i = p->per_channel ? channel : 0;
-    return edgenas_clamp(edgenas_scale(sum, p->multiplier[i], p->shift[i]) + p->output_zero_point, p->activation_min,
-                         p->activation_max);
+    const int i = channel * p->per_channel;
+    return edgenas_clamp(edgenas_scale_sum(sum, p->multiplier[i], p->shift[i]) + p->output_zero_point,
+                         p->activation_min, p->activation_max);
 }
 
 /* Outputs of all channels for one patch. */
 void edgenas_dot_1(const edgenas_conv_t *p, const int8_t *patch, int count, int8_t *output);
 
 /* The same for two patches at once: each weight is loaded once for both. */
-void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *patch1, int count, int8_t *output0,
-                   int8_t *output1);
+void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *patch1, int count,
+                   int8_t *output0, int8_t *output1);
 
 #endif

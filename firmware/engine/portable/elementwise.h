@@ -7,8 +7,9 @@
 
 typedef int8_t (*edgenas_binary_fn)(const edgenas_elementwise_t *p, int8_t a, int8_t b);
 
-static inline __attribute__((always_inline)) void edgenas_binary(const edgenas_elementwise_t *p, const int8_t *a,
-                                                                 const int8_t *b, int8_t *output,
+static inline __attribute__((always_inline)) void edgenas_binary(const edgenas_elementwise_t *p,
+                                                                 const int8_t *a, const int8_t *b,
+                                                                 int8_t *output,
                                                                  edgenas_binary_fn operation) {
     for (int y = 0; y < p->out_h; y++) {
         for (int x = 0; x < p->out_w; x++) {

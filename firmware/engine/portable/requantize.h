@@ -9,6 +9,18 @@ static inline int32_t edgenas_high_mul(int32_t a, int32_t b) {
     return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
 }
 
+/* The same for b >= 2^30, as every normalized multiplier is. */
+static inline int32_t edgenas_high_mul_normal(int32_t a, int32_t b) {
+#if defined(__ARM_FEATURE_DSP)
+    /* a * 2b / 2^32, rounded; 2b - 2^32 is what 2b reads as in 32 bits, so a is added once more */
+    int32_t result;
+    __asm__("smmlar %0, %1, %2, %1" : "=r"(result) : "r"(a), "r"((uint32_t)b << 1));
+    return result;
+#else
+    return edgenas_high_mul(a, b);
+#endif
+}
+
 /* x / 2^exponent, rounded half away from zero; exponent 0..31. */
 static inline int32_t edgenas_round_shift(int32_t x, int32_t exponent) {
     const int32_t mask = (int32_t)(((uint32_t)1 << exponent) - 1U);
@@ -24,8 +36,21 @@ static inline int32_t edgenas_scale(int32_t x, int32_t multiplier, int32_t shift
     return edgenas_round_shift(edgenas_high_mul(x, multiplier), -shift);
 }
 
+/* The same for a normalized multiplier and an x so small that adding half a unit cannot overflow: the engine
+ * checks both ahead of time for every accumulator (rounding_is_safe in pipeline/engine/quantization.py). */
+static inline int32_t edgenas_scale_sum(int32_t x, int32_t multiplier, int32_t shift) {
+    if (__builtin_expect(shift >= 0, 0)) {
+        return edgenas_high_mul((int32_t)((uint32_t)x << shift), multiplier);
+    }
+    const int32_t y = edgenas_high_mul_normal(x, multiplier);
+    const int32_t half = (int32_t)((uint32_t)1 << (-1 - shift));
+    return (y + half + (y >> 31)) >> -shift;
+}
+
 static inline int8_t edgenas_clamp(int32_t x, int32_t low, int32_t high) {
-    return (int8_t)(x < low ? low : (x > high ? high : x));
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    return (int8_t)x;
 }
 
 #endif

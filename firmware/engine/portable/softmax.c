@@ -42,7 +42,8 @@ void edgenas_softmax(const edgenas_softmax_t *p, const int8_t *input, int8_t *ou
         const int32_t scale = reciprocal_of_one_plus((int32_t)(((uint32_t)sum << headroom) - 0x80000000U));
         const int32_t shift = SUM_INTEGER_BITS - headroom + 31 - 8;
         for (int32_t i = 0; i < p->depth; i++) {
-            const int32_t value = edgenas_round_shift(edgenas_high_mul(scale, p->exp[most - input[i]]), shift);
+            const int32_t value =
+                edgenas_round_shift(edgenas_high_mul(scale, p->exp[most - input[i]]), shift);
             output[i] = edgenas_clamp(value - 128, INT8_MIN, INT8_MAX);
         }
     }

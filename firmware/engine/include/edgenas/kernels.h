@@ -1,7 +1,8 @@
-/* INT8 kernels of the edgenas engine: batch 1, NHWC, no heap, bit-identical to TFLite Micro's reference kernels.
+/* INT8 kernels of the edgenas engine: batch 1, NHWC, no heap, bit-identical to TFLite Micro's reference
+ * kernels.
  *
- * Every kernel takes a parameter struct, its input(s), its output and, where `pipeline/space/kernels.py` says so,
- * scratch memory. Input and output must not overlap unless a comment allows it.
+ * Every kernel takes a parameter struct, its input(s), its output and, where `pipeline/space/kernels.py` says
+ * so, scratch memory. Input and output must not overlap unless a comment allows it.
  */
 #ifndef EDGENAS_KERNELS_H
 #define EDGENAS_KERNELS_H
@@ -14,8 +15,8 @@ extern "C" {
 
 /* Convolution, depthwise convolution (out_c = in_c * multiplier) and fully connected (kernel 1x1, in_h rows).
  *
- * The input's zero point is folded into the bias: bias[c] + input_offset * sum of the channel's weights. Taps that
- * fall into the padding therefore read the zero point, not 0.
+ * The input's zero point is folded into the bias: bias[c] + input_offset * sum of the channel's weights. Taps
+ * that fall into the padding therefore read the zero point, not 0.
  */
 typedef struct {
     int16_t in_h, in_w, in_c;
