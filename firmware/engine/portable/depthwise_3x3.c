@@ -1,16 +1,19 @@
 #include "depthwise.h"
 
-static inline int32_t row3(const int8_t *w, const int8_t *x, int depth) {
-    return w[0] * x[0] + w[1] * x[depth] + w[2] * x[2 * depth];
-}
-
 static void interior(const edgenas_conv_t *p, const int8_t *input, int8_t *output) {
     const int depth = p->in_c;
     const int row = p->in_w * depth;
     const int8_t *w = p->weights;
-    for (int c = 0; c < depth; c++, w += 9, input++) {
-        const int32_t sum = p->bias[c] + row3(w, input, depth) + row3(w + 3, input + row, depth) +
-                            row3(w + 6, input + 2 * row, depth);
+    for (int c = 0; c < depth; c++, input++) {
+        int32_t sum = p->bias[c];
+        const int8_t *x = input;
+#pragma GCC unroll 3
+        for (int ky = 0; ky < 3; ky++, x += row, w += 3) {
+            sum += w[0] * x[0];
+            sum += w[1] * x[depth];
+            sum += w[2] * x[2 * depth];
+            EDGENAS_ROW_DONE(sum);
+        }
         output[c] = edgenas_finish(p, sum, c);
     }
 }
@@ -28,8 +31,14 @@ static void interior_pair(const edgenas_conv_t *p, const int8_t *input, int8_t *
         for (int ky = 0; ky < 3; ky++, x += row, w += 3) {
             const int32_t x1 = x[depth];
             const int32_t x2 = x[2 * depth];
-            first += w[0] * x[0] + w[1] * x1 + w[2] * x2;
-            second += w[0] * x1 + w[1] * x2 + w[2] * x[3 * depth];
+            first += w[0] * x[0];
+            first += w[1] * x1;
+            first += w[2] * x2;
+            second += w[0] * x1;
+            second += w[1] * x2;
+            second += w[2] * x[3 * depth];
+            EDGENAS_ROW_DONE(first);
+            EDGENAS_ROW_DONE(second);
         }
         output[c] = edgenas_finish(p, first, c);
         output[c + depth] = edgenas_finish(p, second, c);
