@@ -83,8 +83,8 @@ def training_progress(history: Sequence[dict[str, Any]]) -> str:
     """Training loss and validation accuracy per epoch; the quantization-aware epochs are shaded."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.5))
     epochs = [row["epoch"] for row in history]
-    quantized = [row["epoch"] for row in history if row.get("quantized")]
-    for axis, name, scale in ((axes[0], "train_loss", 1.0), (axes[1], "val_accuracy", 100.0)):
+    quantized = [row["epoch"] for row in history if row["phase"] == "qat"]
+    for axis, name, scale in ((axes[0], "loss", 1.0), (axes[1], "val_accuracy", 100.0)):
         axis.plot(
             epochs, [row.get(name, float("nan")) * scale for row in history], color=BLUE, lw=1.4, marker="."
         )
