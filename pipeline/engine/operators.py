@@ -15,6 +15,7 @@ from pipeline.engine.quantization import (
     accumulator_reach,
     activation_range,
     fold_zero_point,
+    normalized_multiplier,
     quantize_multiplier,
     rounding_is_safe,
 )
@@ -216,8 +217,7 @@ def _conv_struct(
     x = source.quantization(source.tensor(0))
     y = source.quantization(source.output)
     low, high = activation_range(op.activation, y)
-    # a multiplier of 0 (a scale below 2^-32) becomes a normalized one whose product always rounds to 0
-    pairs = [pair if pair[0] else (1 << 30, -31) for pair in map(quantize_multiplier, effective)]
+    pairs = [normalized_multiplier(value) for value in effective]
     names = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w",
              "dilation_h", "dilation_w", "pad_top", "pad_left")  # fmt: skip
     fields = {name: getattr(op, name) for name in names}
@@ -303,11 +303,11 @@ def _elementwise(source: Source, kind: OpKind) -> Lowered:
     low, high = activation_range(op.activation, y)
     if kind == "add":
         twice = 2.0 * max(qa.scale, qb.scale)
-        ma, mb = quantize_multiplier(qa.scale / twice), quantize_multiplier(qb.scale / twice)
-        mo = quantize_multiplier(twice / ((1 << 20) * y.scale))
+        ma, mb = normalized_multiplier(qa.scale / twice), normalized_multiplier(qb.scale / twice)
+        mo = normalized_multiplier(twice / ((1 << 20) * y.scale))
     else:
         ma = mb = (0, 0)
-        mo = quantize_multiplier(qa.scale * qb.scale / y.scale)
+        mo = normalized_multiplier(qa.scale * qb.scale / y.scale)
     if kind == "add" and max(ma[1], mb[1], mo[1]) > 0:
         raise source.error("its scales differ by more than a million", hint="quantize the model again")
     fields = {"out_h": out[0], "out_w": out[1], "out_c": out[2]}

@@ -39,6 +39,15 @@ def quantize_multiplier(value: float) -> tuple[int, int]:
     return multiplier, shift
 
 
+def normalized_multiplier(value: float) -> tuple[int, int]:
+    """As quantize_multiplier, with a multiplier of at least 2^30: what the kernels' fast path wants.
+
+    A scale below 2^-32, whose multiplier TFLite sets to 0, becomes one whose products all round to 0.
+    """
+    multiplier, shift = quantize_multiplier(value)
+    return (multiplier, shift) if multiplier else (1 << 30, -31)
+
+
 def scale_by(x: int, multiplier: int, shift: int) -> int:
     """gemmlowp's doubly rounded x * multiplier / 2^31 * 2^shift, as the kernels compute it."""
     left, right = (shift, 0) if shift > 0 else (0, -shift)

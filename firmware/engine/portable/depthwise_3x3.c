@@ -4,8 +4,10 @@ static void interior(const edgenas_conv_t *p, const int8_t *input, int8_t *outpu
     const int depth = p->in_c;
     const int row = p->in_w * depth;
     const int8_t *w = p->weights;
+    const int32_t *bias = p->bias;
+    const edgenas_output_t o = edgenas_output(p);
     for (int c = 0; c < depth; c++, input++) {
-        int32_t sum = p->bias[c];
+        int32_t sum = bias[c];
         const int8_t *x = input;
 #pragma GCC unroll 3
         for (int ky = 0; ky < 3; ky++, x += row, w += 3) {
@@ -14,7 +16,7 @@ static void interior(const edgenas_conv_t *p, const int8_t *input, int8_t *outpu
             sum += w[2] * x[2 * depth];
             EDGENAS_ROW_DONE(sum);
         }
-        output[c] = edgenas_finish(p, sum, c);
+        output[c] = edgenas_finish_channel(o, sum, o.multiplier[c], o.shift[c]);
     }
 }
 
@@ -23,8 +25,10 @@ static void interior_pair(const edgenas_conv_t *p, const int8_t *input, int8_t *
     const int depth = p->in_c;
     const int row = p->in_w * depth;
     const int8_t *w = p->weights;
+    const int32_t *bias = p->bias;
+    const edgenas_output_t o = edgenas_output(p);
     for (int c = 0; c < depth; c++, input++) {
-        int32_t first = p->bias[c];
+        int32_t first = bias[c];
         int32_t second = first;
         const int8_t *x = input;
 #pragma GCC unroll 3
@@ -40,8 +44,10 @@ static void interior_pair(const edgenas_conv_t *p, const int8_t *input, int8_t *
             EDGENAS_ROW_DONE(first);
             EDGENAS_ROW_DONE(second);
         }
-        output[c] = edgenas_finish(p, first, c);
-        output[c + depth] = edgenas_finish(p, second, c);
+        const int32_t multiplier = o.multiplier[c];
+        const int32_t shift = o.shift[c];
+        output[c] = edgenas_finish_channel(o, first, multiplier, shift);
+        output[c + depth] = edgenas_finish_channel(o, second, multiplier, shift);
     }
 }
 
@@ -55,8 +61,10 @@ static inline __attribute__((always_inline)) void edge(const edgenas_conv_t *p, 
     const int row = p->in_w * depth;
     const int32_t zero = p->input_zero_point;
     const int8_t *w = p->weights;
+    const int32_t *bias = p->bias;
+    const edgenas_output_t o = edgenas_output(p);
     for (int c = 0; c < depth; c++, corner++) {
-        int32_t sum = p->bias[c];
+        int32_t sum = bias[c];
         int ky = 0;
         for (; ky < first_row; ky++, w += 3) {
             sum += zero * (w[0] + w[1] + w[2]);
@@ -70,7 +78,7 @@ static inline __attribute__((always_inline)) void edge(const edgenas_conv_t *p, 
         for (; ky < 3; ky++, w += 3) {
             sum += zero * (w[0] + w[1] + w[2]);
         }
-        output[c] = edgenas_finish(p, sum, c);
+        output[c] = edgenas_finish_channel(o, sum, o.multiplier[c], o.shift[c]);
     }
 }
 

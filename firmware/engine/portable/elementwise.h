@@ -11,14 +11,15 @@ static inline __attribute__((always_inline)) void edgenas_binary(const edgenas_e
                                                                  const int8_t *a, const int8_t *b,
                                                                  int8_t *output,
                                                                  edgenas_binary_fn operation) {
-    for (int y = 0; y < p->out_h; y++) {
-        for (int x = 0; x < p->out_w; x++) {
-            const int8_t *pa = a + y * p->a_stride_h + x * p->a_stride_w;
-            const int8_t *pb = b + y * p->b_stride_h + x * p->b_stride_w;
-            for (int c = p->out_c; c > 0; c--) {
-                *output++ = operation(p, *pa, *pb);
-                pa += p->a_stride_c;
-                pb += p->b_stride_c;
+    const edgenas_elementwise_t q = *p; /* a copy that stores to `output` cannot alias */
+    for (int y = 0; y < q.out_h; y++) {
+        for (int x = 0; x < q.out_w; x++) {
+            const int8_t *pa = a + y * q.a_stride_h + x * q.a_stride_w;
+            const int8_t *pb = b + y * q.b_stride_h + x * q.b_stride_w;
+            for (int c = q.out_c; c > 0; c--) {
+                *output++ = operation(&q, *pa, *pb);
+                pa += q.a_stride_c;
+                pb += q.b_stride_c;
             }
         }
     }

@@ -2,7 +2,8 @@
 
 static inline int8_t mul(const edgenas_elementwise_t *p, int8_t a, int8_t b) {
     const int32_t product = (a - p->a_zero_point) * (b - p->b_zero_point);
-    return edgenas_clamp(edgenas_scale(product, p->output_multiplier, p->output_shift) + p->output_zero_point,
+    return edgenas_clamp(edgenas_scale_sum(product, p->output_multiplier, p->output_shift) +
+                             p->output_zero_point,
                          p->activation_min, p->activation_max);
 }
 
