@@ -68,9 +68,14 @@ def main() -> None:
     print(f"Emulated latencies (modelled): {emulated.min() / board.clock_hz * 1e3:.1f} to "
           f"{emulated.max() / board.clock_hz * 1e3:.1f} ms. Every output byte agreed with TFLite Micro.\n")  # fmt: skip
     print("| | MAPE | worst | Spearman |\n|---|---|---|---|")
-    print(f"| LUT | {100 * error.mean():.3f} % | {100 * error.max():.3f} % | {spearman(predicted, emulated):.4f} |")
+    print(
+        f"| LUT | {100 * error.mean():.3f} % | {100 * error.max():.3f} % | {spearman(predicted, emulated):.4f} |"
+    )
     off = np.abs(proxy / emulated - 1)
-    print(f"| MACs, best linear fit | {100 * off.mean():.1f} % | {100 * off.max():.1f} % | {spearman(macs, emulated):.4f} |")
+    print(
+        f"| MACs, best linear fit | {100 * off.mean():.1f} % | {100 * off.max():.1f} % "
+        f"| {spearman(macs, emulated):.4f} |"
+    )
     print(f"\nFlash: worst difference {100 * np.abs(flash).max():.3f} %. "
           f"SRAM: worst difference {int(np.abs(sram).max())} bytes.")  # fmt: skip
 

@@ -154,7 +154,9 @@ def deploy(path: Path, board: Board, budgets: Budgets, folder: Path, reporter: R
     Raises ModelError (unusable file), BudgetError (does not fit), ToolError (no compiler).
     """
     model = load(path)
-    lut = obtain_lut(board, [node.op for node in model.graph.nodes if node.op.kind != "reshape"], folder / "lut", reporter)
+    lut = obtain_lut(
+        board, [node.op for node in model.graph.nodes if node.op.kind != "reshape"], folder / "lut", reporter
+    )
     cost = CostModel(board, lut)
     predicted = cost.evaluate(model.graph, model.parameters)
     check_fits(model, predicted, budgets)

@@ -37,7 +37,7 @@ def emit_c(model: Model, annotations: Sequence[str] | None = None) -> dict[str, 
 
 def describe(op: OpSpec) -> str:
     """One line on an operator, e.g. `conv2d 3x3/2 28x28x1 -> 14x14x16, relu6`."""
-    text = op.kind
+    text: str = op.kind
     if op.kind in ("conv2d", "depthwise_conv2d", "avg_pool", "max_pool"):
         text += f" {op.kernel_h}x{op.kernel_w}/{op.stride_h}"
         if op.dilation_h > 1 or op.dilation_w > 1:
@@ -68,7 +68,7 @@ def _header(model: Model) -> str:
 #define MODEL_OUTPUT_SCALE {model.output.scale!r}f
 #define MODEL_OUTPUT_ZERO_POINT ({model.output.zero_point})
 
-/* Where to write the input, {"x".join(map(str, model.input_shape))}, before each inference: an inference may reuse its memory. */
+/* Where to write the input, {"x".join(map(str, model.input_shape))}, before each inference: its memory is reused. */
 int8_t *model_input(void);
 
 /* The output, {"x".join(map(str, model.output_shape))}; valid until the next input is written. */

@@ -15,7 +15,10 @@ from pipeline.errors import ModelError
 _HINT_FILE = "export it again; the file must be a complete TensorFlow Lite flatbuffer"
 _TYPE_NAMES = {v: k for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
 OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
-_DTYPES = {schema.TensorType.INT8: np.dtype("<i1"), schema.TensorType.INT32: np.dtype("<i4")}
+_DTYPES: dict[int, np.dtype[Any]] = {
+    schema.TensorType.INT8: np.dtype("<i1"),
+    schema.TensorType.INT32: np.dtype("<i4"),
+}
 MAX_ELEMENTS = 1 << 28  # larger tensors do not fit any target; also bounds what a damaged file can ask for
 
 

@@ -235,7 +235,7 @@ def _conv_struct(
                 f"channel {channel} overflows when it is requantized",
                 hint="the scales of this layer are degenerate; quantize again",
             )
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "weights": taps.reshape(-1),
         "bias": folded,
         "multiplier": np.array([m for m, _ in pairs], np.int32),

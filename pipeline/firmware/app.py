@@ -42,12 +42,16 @@ def render_app(
         note = f"Modelled: {cycles_per_instruction:.4f} cycles an instruction."
     files = port_sources(board) | engine_sources(board)
     files |= {f"app/{name}": text for name, text in sources.items()}
-    files["app/main.c"] = environment().get_template("main.c.j2").render(
-        board=board,
-        latency_budget_us=round((budgets.latency_ms or 0) * 1000),
-        sram_budget_bytes=budgets.sram_bytes or 0,
-        flash_budget_bytes=budgets.flash_bytes or 0,
-        cycles_per_tick_q16=rate,
-        rate_note=note,
+    files["app/main.c"] = (
+        environment()
+        .get_template("main.c.j2")
+        .render(
+            board=board,
+            latency_budget_us=round((budgets.latency_ms or 0) * 1000),
+            sram_budget_bytes=budgets.sram_bytes or 0,
+            flash_budget_bytes=budgets.flash_bytes or 0,
+            cycles_per_tick_q16=rate,
+            rate_note=note,
+        )
     )
     return write_folder(board, out_dir, "Application", files, definitions=("EDGENAS_LAYER_TICKS",))

@@ -27,7 +27,9 @@ def render_bench(board: Board, out_dir: Path) -> Path:
     files = port_sources(board) | engine_sources(board)
     source = asset_dir("firmware") / "bench" / "bench.c"
     files["bench/bench.c"] = source.read_text(encoding="utf-8")
-    files["bench/bench_config.h"] = environment().get_template("bench_config.h.j2").render(
-        kernels=KERNELS, op_kinds=OP_KINDS, pool_bytes=bench_pool_bytes(board)
+    files["bench/bench_config.h"] = (
+        environment()
+        .get_template("bench_config.h.j2")
+        .render(kernels=KERNELS, op_kinds=OP_KINDS, pool_bytes=bench_pool_bytes(board))
     )
     return write_folder(board, out_dir, "Operator benchmark", files)

@@ -248,9 +248,7 @@ def _axis(op: OpSpec, axis: int) -> list[int]:
         if axis == 0
         else (op.in_w, op.out_w, op.kernel_w, op.stride_w, op.dilation_w, op.pad_left)
     )
-    return [
-        sum(0 <= o * stride - before + k * dilation < size for k in range(kernel)) for o in range(out)
-    ]
+    return [sum(0 <= o * stride - before + k * dilation < size for k in range(kernel)) for o in range(out)]
 
 
 _TRIPS: dict[str, Callable[[OpSpec], Sequence[float]]] = {

@@ -6,8 +6,19 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 OpKind = Literal[
-    "conv2d", "depthwise_conv2d", "fully_connected", "add", "mul", "mean", "avg_pool", "max_pool",
-    "pad", "logistic", "hard_swish", "softmax", "reshape",
+    "conv2d",
+    "depthwise_conv2d",
+    "fully_connected",
+    "add",
+    "mul",
+    "mean",
+    "avg_pool",
+    "max_pool",
+    "pad",
+    "logistic",
+    "hard_swish",
+    "softmax",
+    "reshape",
 ]
 Activation = Literal["none", "relu", "relu6"]
 OP_KINDS: tuple[str, ...] = get_args(OpKind)
@@ -82,7 +93,7 @@ class OpSpec:
             raise ValueError(f"not an operator key: {key!r}")
         if parts[-1] not in get_args(Activation):
             raise ValueError(f"unknown activation in operator key: {key!r}")
-        return cls(kind, *map(int, parts[:-1]), activation=parts[-1])  # type: ignore[arg-type]
+        return cls(kind, *map(int, parts[:-1]), parts[-1])  # type: ignore[arg-type]  # checked just above
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int, int]:

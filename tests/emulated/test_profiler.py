@@ -156,9 +156,7 @@ def test_an_emulator_that_dies_is_started_again(
     assert [m.cycles for m in measured] == [lut.rows[op.key].cycles for op in ops]
 
 
-def test_an_emulator_that_keeps_dying_is_given_up(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_emulator_that_keeps_dying_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dead(*args: Any, **options: Any) -> ProcessLink:
         link = open_link(*args, **options)
         assert isinstance(link, ProcessLink)

@@ -99,7 +99,9 @@ class KernelRunner:
                 "while (used > 0) free(arrays[--used]); continue; }"
             )
         source = folder / "runner.c"
-        text = _PROGRAM.replace("@READERS@", "\n".join(readers)).replace("@DISPATCH@", "\n        ".join(dispatch))
+        text = _PROGRAM.replace("@READERS@", "\n".join(readers)).replace(
+            "@DISPATCH@", "\n        ".join(dispatch)
+        )
         source.write_text(text)
         program = folder / "runner"
         command = ["gcc", "-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",

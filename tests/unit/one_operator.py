@@ -29,7 +29,9 @@ class Builder:
         self.operators: list[Any] = []
         self.codes: list[tuple[int, int]] = []
 
-    def tensor(self, shape: Sequence[int], q: Any = None, data: Any = None, dtype: Any = np.int8, name: str = "") -> int:
+    def tensor(
+        self, shape: Sequence[int], q: Any = None, data: Any = None, dtype: Any = np.int8, name: str = ""
+    ) -> int:
         t = schema.TensorT()
         t.shape = np.array(shape, np.int32)
         t.type = {np.int8: schema.TensorType.INT8, np.int32: schema.TensorType.INT32, np.float32: 0}[dtype]
@@ -44,7 +46,9 @@ class Builder:
         self.tensors.append(t)
         return len(self.tensors) - 1
 
-    def operator(self, kind: str, inputs: Sequence[int], output: int, options: Any = None, version: int = 1) -> None:
+    def operator(
+        self, kind: str, inputs: Sequence[int], output: int, options: Any = None, version: int = 1
+    ) -> None:
         key = (getattr(OPS, kind), version)
         if key not in self.codes:
             self.codes.append(key)

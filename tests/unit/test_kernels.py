@@ -37,7 +37,9 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> KernelRunner:
     return KernelRunner(tmp_path_factory.mktemp("kernels"))
 
 
-def check(runner: KernelRunner, content: bytes, seed: int, *, litert: bool = True, extremes: bool = True) -> None:
+def check(
+    runner: KernelRunner, content: bytes, seed: int, *, litert: bool = True, extremes: bool = True
+) -> None:
     """Engine and references on two random inputs, and on the extreme ones."""
     model = load(content)
     rng = np.random.default_rng(seed)
@@ -97,10 +99,14 @@ def convolution(window: dict, channels: int, depthwise: bool, activation: int, q
     out_scale = float(np.float32(q["in"] * 0.01 * 64 * np.sqrt(taps) * q["stretch"]))
     oh, ow = output_size(window["h"], kh, window), output_size(window["w"], kw, window)
     y = builder.tensor((1, oh, ow, out_c), quantization(out_scale, q["out_zero"]))
-    common = dict(
-        padding=0 if window["same"] else 1, strideH=window["stride"], strideW=window["stride"],
-        dilationHFactor=window["dilation"], dilationWFactor=window["dilation"], fusedActivationFunction=activation,
-    )  # fmt: skip
+    common = {
+        "padding": 0 if window["same"] else 1,
+        "strideH": window["stride"],
+        "strideW": window["stride"],
+        "dilationHFactor": window["dilation"],
+        "dilationWFactor": window["dilation"],
+        "fusedActivationFunction": activation,
+    }
     if depthwise:
         builder.operator(
             "DEPTHWISE_CONV_2D", (x, weights, bias), y,
@@ -123,7 +129,9 @@ def test_conv(runner: KernelRunner, window: dict, channels: int, activation: int
 
 
 @CASES
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 20), ACTIVATIONS, QUANTS, SEED)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 20), ACTIVATIONS, QUANTS, SEED
+)
 def test_pointwise_conv(
     runner: KernelRunner, h: int, w: int, c: int, channels: int, activation: int, q: dict, seed: int
 ) -> None:
@@ -147,9 +155,25 @@ def test_depthwise(
     ACTIVATIONS, QUANTS, SEED,
 )  # fmt: skip
 def test_depthwise_square(
-    runner: KernelRunner, kernel: int, h: int, w: int, c: int, stride: int, activation: int, q: dict, seed: int
+    runner: KernelRunner,
+    kernel: int,
+    h: int,
+    w: int,
+    c: int,
+    stride: int,
+    activation: int,
+    q: dict,
+    seed: int,
 ) -> None:
-    window = {"h": h, "w": w, "c": c, "kernel": (kernel, kernel), "stride": stride, "dilation": 1, "same": True}
+    window = {
+        "h": h,
+        "w": w,
+        "c": c,
+        "kernel": (kernel, kernel),
+        "stride": stride,
+        "dilation": 1,
+        "same": True,
+    }
     content = convolution(window, 1, True, activation, q, seed)
     expected = "edgenas_depthwise_3x3" if kernel == 3 else "edgenas_depthwise_plain"
     assert load(content).layers[0].kernel == expected
@@ -173,7 +197,11 @@ def test_fully_connected(
     out = float(np.float32(q["in"] * weight_scale * 64 * np.sqrt(depth) * q["stretch"]))
     y = builder.tensor((rows, units), quantization(out, q["out_zero"]))
     builder.operator(
-        "FULLY_CONNECTED", (x, w, b), y, options("FullyConnectedOptions", fusedActivationFunction=activation), 4
+        "FULLY_CONNECTED",
+        (x, w, b),
+        y,
+        options("FullyConnectedOptions", fusedActivationFunction=activation),
+        4,
     )
     # LiteRT rounds differently here (docs/kernels.md), so only TFLite Micro is compared bit for bit
     check(runner, builder.content([x], y), seed, litert=False)
@@ -208,9 +236,20 @@ def test_elementwise(
 
 
 @CASES
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 20), st.booleans(), SCALE, SCALE, ZERO, ZERO, SEED)
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(1, 20), st.booleans(), SCALE, SCALE, ZERO, ZERO, SEED
+)
 def test_mean(
-    runner: KernelRunner, h: int, w: int, c: int, keep: bool, sx: float, sy: float, zx: int, zy: int, seed: int
+    runner: KernelRunner,
+    h: int,
+    w: int,
+    c: int,
+    keep: bool,
+    sx: float,
+    sy: float,
+    zx: int,
+    zy: int,
+    seed: int,
 ) -> None:
     builder = Builder()
     x = builder.tensor((1, h, w, c), quantization(sx, zx))
@@ -241,9 +280,7 @@ def test_pool(
 
 @CASES
 @given(st.tuples(*[st.integers(0, 3)] * 6), st.tuples(*[st.integers(1, 6)] * 3), SCALE, ZERO, SEED)
-def test_pad(
-    runner: KernelRunner, pads: tuple, shape: tuple, scale: float, zero: int, seed: int
-) -> None:
+def test_pad(runner: KernelRunner, pads: tuple, shape: tuple, scale: float, zero: int, seed: int) -> None:
     builder = Builder()
     x = builder.tensor((1, *shape), quantization(scale, zero))
     table = [[0, 0], list(pads[0:2]), list(pads[2:4]), list(pads[4:6])]
@@ -268,7 +305,9 @@ def test_logistic_of_every_value(runner: KernelRunner, scale: float, zero: int) 
 
 @CASES
 @given(st.floats(0.001, 0.2), st.floats(0.3, 4.0), ZERO, ZERO)
-def test_hard_swish_of_every_value(runner: KernelRunner, scale: float, ratio: float, zx: int, zy: int) -> None:
+def test_hard_swish_of_every_value(
+    runner: KernelRunner, scale: float, ratio: float, zx: int, zy: int
+) -> None:
     builder = Builder()
     x = builder.tensor((1, 1, 1, 256), quantization(scale, zx))
     y = builder.tensor((1, 1, 1, 256), quantization(scale * ratio, zy))

@@ -66,9 +66,7 @@ def test_nothing_measured_and_nothing_to_run() -> None:
 
 def test_taps_in_the_padding_by_hand() -> None:
     """3x3 over 2x2 with SAME padding: every window has 4 of 9 taps inside."""
-    op = OpSpec(
-        "depthwise_conv2d", 2, 2, 1, 2, 2, 2, 3, 3, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1
-    )
+    op = OpSpec("depthwise_conv2d", 2, 2, 1, 2, 2, 2, 3, 3, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1)
     assert features(op)[-1] == 4 * 4 * 2
     assert features(op)[-2] == 4 * 9 * 2
 

@@ -42,9 +42,7 @@ def table(*rows: Row, identity: Identity = IDENTITY, overhead: Overhead | None =
 
 def graph(*ops: OpSpec) -> OpGraph:
     sizes = (ops[0].in_bytes, *(op.out_bytes for op in ops))
-    nodes = tuple(
-        Node(op, (i, i) if op.kind == "add" else (i,), i + 1) for i, op in enumerate(ops)
-    )
+    nodes = tuple(Node(op, (i, i) if op.kind == "add" else (i,), i + 1) for i, op in enumerate(ops))
     return OpGraph(sizes, nodes, 0, len(ops))
 
 

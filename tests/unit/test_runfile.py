@@ -58,7 +58,12 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
         ("steps = 10", 'steps = "ten"', r"run.toml:8: 'search.steps' must be an integer", ""),
         ("latency_ms = 50.0", "latency_ms = -1", r"run.toml:5: 'budgets.latency_ms' is -1", "at least"),
         ("latency_ms = 50.0", "", r"run.toml:4: 'budgets.latency_ms' is missing", "add it"),
-        ("latency_ms = 50.0", "latency_ms = 5\nsram_bytes = 99999999", r"run.toml:6: .*sram_bytes", "at most"),
+        (
+            "latency_ms = 50.0",
+            "latency_ms = 5\nsram_bytes = 99999999",
+            r"run.toml:6: .*sram_bytes",
+            "at most",
+        ),
         ('board = "qemu-cortex-m4"', 'board = "m4"', r"unknown board 'm4'", "ship"),
         ('board = "qemu-cortex-m4"', "", r"run.toml:\d+: 'board' is missing", ""),
         ('name = "small"', 'name = "../up"', r"run.toml:1: 'name' is '../up'", "folder"),

@@ -15,9 +15,7 @@ from pipeline.space.opspec import OpSpec
 from pipeline.wire.framing import Frame, FrameError, FrameReader, decode, encode
 from pipeline.wire.messages import MAX_PAYLOAD_BYTES, MESSAGES, CheckReply, HelloReply, RunOpRequest, c_fields
 
-frames = st.builds(
-    Frame, st.integers(0, 255), st.integers(0, 0xFFFF), st.binary(max_size=MAX_PAYLOAD_BYTES)
-)
+frames = st.builds(Frame, st.integers(0, 255), st.integers(0, 0xFFFF), st.binary(max_size=MAX_PAYLOAD_BYTES))
 
 
 def cobs_by_the_paper(data: bytes) -> bytes:
