@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 OpKind = Literal[
     "conv2d",
@@ -93,7 +93,8 @@ class OpSpec:
             raise ValueError(f"not an operator key: {key!r}")
         if parts[-1] not in get_args(Activation):
             raise ValueError(f"unknown activation in operator key: {key!r}")
-        return cls(kind, *map(int, parts[:-1]), parts[-1])  # type: ignore[arg-type]  # checked just above
+        values: Any = (kind, *map(int, parts[:-1]), parts[-1])
+        return cls(*values)
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int, int]:

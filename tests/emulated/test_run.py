@@ -1,0 +1,225 @@
+"""`edgenas run` end to end with a tiny search: its report, doing nothing twice, and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(
+        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
+        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
+    ),
+]
+
+RUNFILE = """\
+name = "tiny"
+board = "qemu-cortex-m4"
+seed = 3
+
+[data]
+name = "digits"
+limit = 300
+
+[budgets]
+latency_ms = {latency_ms}
+
+[space]
+blocks = 2
+strides = [2, 2]
+ops = ["dsconv3", "ir3e2", "skip"]
+channels = [16, 24]
+
+[search]
+warmup_steps = 6
+steps = 8
+batch_size = 16
+validation_batch_size = 16
+paths = 2
+candidates = 4
+ranking_images = 32
+semifinalists = 2
+semifinal_steps = 2
+finalists = 1
+proxy_steps = 2
+threads = 1
+checkpoint_seconds = 0.1
+
+[train]
+float_epochs = {float_epochs}
+qat_epochs = 1
+batch_size = 32
+threads = 1
+calibration_batches = 2
+checkpoint_s = 0.0
+
+[validate]
+images = {images}
+"""
+STAGES = ("search", "train and export", "validate")
+
+
+def write_runfile(folder: Path, **changes: Any) -> Path:
+    settings = {"latency_ms": 50.0, "float_epochs": 2, "images": 10} | changes
+    path = folder / "tiny.toml"
+    path.write_text(RUNFILE.format(**settings), encoding="utf-8")
+    return path
+
+
+def command(runfile: Path, runs: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli.main", "run", str(runfile), "--runs", str(runs), *more]
+
+
+def run(runfile: Path, runs: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(runfile, runs, *more), capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def stages_done(output: str) -> list[str]:
+    """The stages that worked (and did not say that they were done before)."""
+    return [name for name in STAGES if f"{name} ..." in output]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `runs` folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run(write_runfile(folder), folder / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout + done.stderr) == list(STAGES)
+    return folder / "runs"
+
+
+def outcome(runs: Path) -> Sequence[bytes]:
+    folder = runs / "tiny"
+    return [(folder / name).read_bytes() for name in ("architecture.json", "model.tflite")]
+
+
+def test_report_has_every_figure_with_its_provenance(finished: Path) -> None:
+    document = json.loads((finished / "tiny" / "report.json").read_text())
+    for path in (
+        "accuracy.float", "accuracy.int8", "accuracy.device",
+        "budgets.latency_ms", "budgets.sram_bytes", "budgets.flash_bytes",
+        "latency_ms.predicted", "latency_ms.emulated", "sram_bytes.predicted", "sram_bytes.emulated",
+        "flash_bytes.predicted", "flash_bytes.emulated",
+    ):  # fmt: skip
+        group, key = path.split(".")
+        figure = document[group][key]
+        assert isinstance(figure["value"], int | float), path
+        assert figure["provenance"] in ("measured", "modelled", "estimated", "given"), path
+    assert document["feasible"] is True
+    assert (document["parity"]["images"], document["parity"]["mismatches"]) == (10, 0)
+    for key in ("latency_ms", "sram_bytes", "flash_bytes"):
+        assert document[key]["emulated"]["value"] <= document["budgets"][key]["value"]
+    assert document["latency_ms"]["emulated"]["provenance"] == "modelled"  # nothing was timed on silicon
+    latency = document["latency_ms"]
+    assert latency["predicted"]["value"] == pytest.approx(latency["emulated"]["value"], rel=0.05)
+    assert document["sram_bytes"]["predicted"]["value"] == document["sram_bytes"]["emulated"]["value"]
+    flash = document["flash_bytes"]
+    assert flash["predicted"]["value"] == pytest.approx(flash["emulated"]["value"], rel=0.01)
+
+
+def test_files(finished: Path) -> None:
+    folder = finished / "tiny"
+    for name in ("architecture.json", "model.tflite", "firmware.elf", "report.json", "report.html", "state.json"):
+        assert (folder / name).stat().st_size > 100, name
+    assert (folder / "firmware.elf").read_bytes()[:4] == b"\x7fELF"
+    assert (folder / "model.tflite").read_bytes()[4:8] == b"TFL3"
+    assert list((folder / "firmware").rglob("*.c"))
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_second_run_does_nothing_twice(finished: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs)
+    before, state = outcome(runs), (runs / "tiny" / "state.json").read_bytes()
+    done = run(write_runfile(tmp_path), runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout + done.stderr) == []
+    assert (done.stdout + done.stderr).count("done before") == len(STAGES)
+    assert (runs / "tiny" / "state.json").read_bytes() == state
+    assert outcome(runs) == before
+
+
+def test_only_what_a_change_affects_runs_again(finished: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs)
+    before = outcome(runs)
+    done = run(write_runfile(tmp_path, images=12), runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout + done.stderr) == ["validate"]
+    assert outcome(runs) == before
+    done = run(write_runfile(tmp_path, images=12, float_epochs=1), runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout + done.stderr) == ["train and export", "validate"]
+    after = outcome(runs)
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_run_ends_like_an_uninterrupted_one(
+    finished: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Stopped in search, in training, and at validation: one after the other, in the same folder."""
+    runfile, runs = write_runfile(tmp_path), tmp_path / "runs"
+    folder = runs / "tiny"
+
+    def checkpoint(stage: str) -> bool:
+        return any((folder / "checkpoints").glob(f"{stage}-*"))
+
+    moments = {
+        "search": lambda: checkpoint("search"),
+        "training": lambda: checkpoint("train"),
+        "deployment": lambda: (folder / "model.tflite").exists(),
+    }
+    interrupted = []
+    for name, reached in moments.items():
+        process = subprocess.Popen(
+            command(runfile, runs), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and not reached() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            if process.poll() is None:
+                os.kill(process.pid, number)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+        assert "Traceback" not in errors, errors
+        if process.returncode in (130, -number):
+            interrupted.append(name)
+    assert interrupted, "each run was over before its signal"
+    done = run(runfile, runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcome(runs) == outcome(finished)
+    document = json.loads((folder / "report.json").read_text())
+    assert document["feasible"] and document["parity"]["mismatches"] == 0
+
+
+def test_impossible_budget_names_the_tightest(tmp_path: Path) -> None:
+    done = run(write_runfile(tmp_path, latency_ms=0.001), tmp_path / "runs")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "latency" in done.stderr and "no architecture" in done.stderr
+    assert "hint:" in done.stderr
+    done = run(write_runfile(tmp_path, latency_ms=0.001), tmp_path / "runs", "--json")
+    assert done.returncode == 2
+    assert "latency" in json.loads(done.stdout)["error"]
