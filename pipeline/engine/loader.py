@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.engine.flatfile import FlatModel, Operator, parse
 from pipeline.engine.model import Layer, Model
-from pipeline.engine.operators import Lowered, Source, lower_operator
+from pipeline.engine.operators import Lowered, lower_operator
+from pipeline.engine.source import Source
 from pipeline.errors import ModelError
 from pipeline.memory.planner import plan
 from pipeline.space.graph import Node, OpGraph

@@ -41,7 +41,7 @@ latency_ms = {latency_ms}
 [space]
 blocks = 2
 strides = [2, 2]
-ops = ["dsconv3", "ir3e2", "skip"]
+ops = ["dw3", "ir2", "skip"]
 channels = [16, 24]
 
 [search]

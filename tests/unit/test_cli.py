@@ -1,0 +1,215 @@
+"""The command line: help, JSON, and what a user reads who made a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from one_operator import Builder, options, quantization
+
+COMMANDS = ("boards", "deploy", "doctor", "export", "profile", "report", "run", "search", "validate")
+RUNFILE = 'name = "bad"\nboard = "qemu-cortex-m4"\n\n[budgets]\nlatency_ms = 50.0\n'
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("arm-none-eabi-gcc") and shutil.which("cmake") and shutil.which("ninja")),
+    reason="needs arm-none-eabi-gcc, cmake and ninja",
+)
+
+
+def edgenas(*arguments: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli.main", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env={**os.environ, **environment}
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> str:
+    """One message with a hint on stderr, status 2, nothing of Python's insides."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "\nhint:  " in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr, f"{word!r} is not in:\n{done.stderr}"
+    return done.stderr
+
+
+def network(*, dtype: Any = np.int8, size: int = 8, softmax: bool = True) -> bytes:
+    """A reshape to one row and a softmax (or two reshapes) over size x size values."""
+    b = Builder()
+    q = None if dtype is np.float32 else quantization(0.05, 3)
+    x = b.tensor((1, size, size, 1), q, dtype=dtype, name="image")
+    count = size * size
+    flat = b.tensor((1, count), q, dtype=dtype, name="flat")
+    b.operator("RESHAPE", (x, b.tensor((2,), None, [1, count], np.int32)), flat,
+               options("ReshapeOptions", newShape=[1, count]))  # fmt: skip
+    q = None if dtype is np.float32 else quantization(1 / 256, -128)
+    out = b.tensor((1, count), q, dtype=dtype, name="probabilities")
+    if softmax:
+        b.operator("SOFTMAX", (flat,), out, options("SoftmaxOptions", beta=1.0), 2)
+    else:
+        b.operator("ELU", (flat,), out)
+    return b.content([x], out)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "good.tflite"
+    path.write_bytes(network())
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, tmp_path: Path) -> None:
+    done = edgenas(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"edgenas {command}" in done.stdout.split("Example:")[1]
+
+
+def test_every_command_is_listed(tmp_path: Path) -> None:
+    listed = edgenas("--help", cwd=tmp_path).stdout
+    assert all(f"\n  {command} " in listed for command in COMMANDS)
+
+
+def test_json_of_boards_and_doctor(tmp_path: Path) -> None:
+    boards = json.loads(edgenas("boards", "--json", cwd=tmp_path).stdout)
+    assert "qemu-cortex-m4" in [board["name"] for board in boards]
+    checks = json.loads(edgenas("doctor", "--json", cwd=tmp_path).stdout)
+    assert any("gcc" in check["name"] for check in checks)
+    assert all(check["ok"] or check["remedy"] for check in checks)
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
+    done = edgenas("doctor", "--json", cwd=tmp_path, PATH=str(tmp_path))
+    assert done.returncode == 1
+    missing = {c["name"].split()[0]: c["remedy"] for c in json.loads(done.stdout) if c["needed"] and not c["ok"]}
+    assert "apt-get install" in missing["arm-none-eabi-gcc"]
+    assert "qemu-system-arm" in missing["qemu-system-arm"]
+
+
+def test_report_of_no_run(tmp_path: Path) -> None:
+    refused(edgenas("report", tmp_path, cwd=tmp_path), "report.json")
+
+
+def test_unknown_board(model: Path, tmp_path: Path) -> None:
+    for command in ("deploy", "validate"):
+        refused(edgenas(command, model, "--board", "qemu-cortex-m99", cwd=tmp_path), "qemu-cortex-m99")
+    refused(edgenas("boards", "qemu-cortex-m99", cwd=tmp_path), "qemu-cortex-m99", "qemu-cortex-m4")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (RUNFILE.replace("latency_ms = 50.0", "latency = 50.0"), ("bad.toml:4", "latency_ms")),
+        (RUNFILE.replace("50.0", '"fast"'), ("bad.toml:5", "latency_ms")),
+        (RUNFILE + "[search]\nstep = 4\n", ("bad.toml:7", "search.step", "steps")),
+        (RUNFILE.replace("qemu-cortex-m4", "qemu-cortex-m99"), ("qemu-cortex-m99",)),
+        (RUNFILE + "[search\n", ("bad.toml", "line 6")),
+    ],
+    ids=["unknown key", "wrong type", "unknown key of a section", "unknown board", "not TOML"],
+)
+def test_malformed_run_file(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    refused(edgenas("run", path, cwd=tmp_path), *words)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    refused(edgenas("run", "nowhere.toml", cwd=tmp_path), "nowhere.toml")
+    refused(edgenas("deploy", "nowhere.tflite", "--board", "qemu-cortex-m4", cwd=tmp_path), "nowhere.tflite")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 0.5, 0.95])
+def test_truncated_model(keep: float, tmp_path: Path) -> None:
+    content = network()
+    path = tmp_path / "short.tflite"
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    refused(edgenas("deploy", path, "--board", "qemu-cortex-m4", cwd=tmp_path), "short.tflite")
+
+
+def test_float_model(tmp_path: Path) -> None:
+    path = tmp_path / "float.tflite"
+    path.write_bytes(network(dtype=np.float32))
+    message = refused(edgenas("deploy", path, "--board", "qemu-cortex-m4", cwd=tmp_path))
+    assert "float" in message.lower() and "int8" in message.lower()
+
+
+def test_unsupported_operator_and_its_layer(tmp_path: Path) -> None:
+    path = tmp_path / "elu.tflite"
+    path.write_bytes(network(softmax=False))
+    refused(edgenas("deploy", path, "--board", "qemu-cortex-m4", cwd=tmp_path), "ELU", "1")
+
+
+@needs_compiler
+def test_model_that_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "wide.tflite"
+    path.write_bytes(network(size=64))
+    arguments = ("deploy", path, "--board", "qemu-cortex-m4", "--out", tmp_path / "out")
+    message = refused(edgenas(*arguments, "--sram-bytes", 4000, cwd=tmp_path), "does not fit", "SRAM", "4,000")
+    total, excess = (int(word.replace(",", "")) for word in _numbers(message)[:2])
+    assert total - 4000 == excess
+    assert "4,096" in message  # each of the tensors that make the peak
+    message = refused(edgenas(*arguments, "--flash-bytes", 1000, cwd=tmp_path), "does not fit", "FLASH", "1,000")
+    total, excess = (int(word.replace(",", "")) for word in _numbers(message)[:2])
+    assert total - 1000 == excess
+
+
+def _numbers(message: str) -> list[str]:
+    return [word for word in message.replace(":", " ").split() if word.replace(",", "").isdigit()]
+
+
+def test_errors_as_json(model: Path, tmp_path: Path) -> None:
+    done = edgenas("deploy", model, "--board", "nothing", "--json", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == ""
+    document = json.loads(done.stdout)
+    assert "nothing" in document["error"] and document["hint"]
+
+
+def without(folder: Path, *absent: str) -> str:
+    """A PATH of one folder that links every program found but those that are to be missing."""
+    folder.mkdir()
+    for directory in os.environ["PATH"].split(":"):
+        if not Path(directory).is_dir():
+            continue
+        for program in Path(directory).iterdir():
+            link = folder / program.name
+            if program.name not in absent and not link.is_symlink():
+                link.symlink_to(program.resolve())
+    return str(folder)
+
+
+@needs_compiler
+@pytest.mark.parametrize("program", ["arm-none-eabi-gcc", "qemu-system-arm"])
+def test_missing_program(program: str, model: Path, tmp_path: Path) -> None:
+    path = without(tmp_path / "bin", program)
+    arguments = ("validate", model, "--board", "qemu-cortex-m4", "--out", tmp_path / "out", "--images", 2)
+    refused(edgenas(*arguments, cwd=tmp_path, PATH=path), program, "apt")
+
+
+@needs_compiler
+@pytest.mark.skipif(not shutil.which("qemu-system-arm"), reason="needs qemu-system-arm")
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [("echo machine is on fire >&2; exit 3", "machine is on fire"), ("exec sleep 1000", "qemu-system-arm")],
+    ids=["dies", "hangs"],
+)
+def test_emulator_that_fails(script: str, word: str, model: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "bin" / "qemu-system-arm"
+    fake.parent.mkdir()
+    real = shutil.which("qemu-system-arm")
+    # its version belongs to the identity of latency tables, so that question is answered
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\n{script}\n')
+    fake.chmod(0o755)
+    arguments = ("validate", model, "--board", "qemu-cortex-m4", "--out", tmp_path / "out", "--images", 2)
+    started = time.monotonic()
+    done = edgenas(*arguments, cwd=tmp_path, PATH=f"{fake.parent}:{os.environ['PATH']}")
+    refused(done, "qemu-system-arm", word)
+    assert time.monotonic() - started < 90
