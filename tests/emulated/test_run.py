@@ -136,7 +136,14 @@ def test_report_has_every_figure_with_its_provenance(finished: Path) -> None:
 
 def test_files(finished: Path) -> None:
     folder = finished / "tiny"
-    for name in ("architecture.json", "model.tflite", "firmware.elf", "report.json", "report.html", "state.json"):
+    for name in (
+        "architecture.json",
+        "model.tflite",
+        "firmware.elf",
+        "report.json",
+        "report.html",
+        "state.json",
+    ):
         assert (folder / name).stat().st_size > 100, name
     assert (folder / "firmware.elf").read_bytes()[:4] == b"\x7fELF"
     assert (folder / "model.tflite").read_bytes()[4:8] == b"TFL3"

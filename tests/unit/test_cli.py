@@ -26,7 +26,13 @@ needs_compiler = pytest.mark.skipif(
 def edgenas(*arguments: Any, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.cli.main", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env={**os.environ, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
     )
 
 
@@ -90,7 +96,9 @@ def test_json_of_boards_and_doctor(tmp_path: Path) -> None:
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     done = edgenas("doctor", "--json", cwd=tmp_path, PATH=str(tmp_path))
     assert done.returncode == 1
-    missing = {c["name"].split()[0]: c["remedy"] for c in json.loads(done.stdout) if c["needed"] and not c["ok"]}
+    missing = {
+        c["name"].split()[0]: c["remedy"] for c in json.loads(done.stdout) if c["needed"] and not c["ok"]
+    }
     assert "apt-get install" in missing["arm-none-eabi-gcc"]
     assert "qemu-system-arm" in missing["qemu-system-arm"]
 
@@ -153,11 +161,15 @@ def test_model_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "wide.tflite"
     path.write_bytes(network(size=64))
     arguments = ("deploy", path, "--board", "qemu-cortex-m4", "--out", tmp_path / "out")
-    message = refused(edgenas(*arguments, "--sram-bytes", 4000, cwd=tmp_path), "does not fit", "SRAM", "4,000")
+    message = refused(
+        edgenas(*arguments, "--sram-bytes", 4000, cwd=tmp_path), "does not fit", "SRAM", "4,000"
+    )
     total, excess = (int(word.replace(",", "")) for word in _numbers(message)[:2])
     assert total - 4000 == excess
     assert "4,096" in message  # each of the tensors that make the peak
-    message = refused(edgenas(*arguments, "--flash-bytes", 1000, cwd=tmp_path), "does not fit", "FLASH", "1,000")
+    message = refused(
+        edgenas(*arguments, "--flash-bytes", 1000, cwd=tmp_path), "does not fit", "FLASH", "1,000"
+    )
     total, excess = (int(word.replace(",", "")) for word in _numbers(message)[:2])
     assert total - 1000 == excess
 
