@@ -20,15 +20,21 @@ def load(source: Path | bytes) -> Model:
     Raises ModelError: no such file, not a .tflite, damaged, float or partly float, an operator the engine
     does not have (named, with its layer), or shapes and scales without meaning.
     """
-    if isinstance(source, Path):
-        try:
-            content = source.read_bytes()
-        except OSError as error:
-            raise ModelError(
-                f"{source} cannot be read: {error.strerror}", hint="give the path of a .tflite"
-            ) from error
-    else:
-        content = source
+    if isinstance(source, bytes):
+        return _load(source)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{source} cannot be read: {error.strerror}", hint="give the path of a .tflite"
+        ) from error
+    try:
+        return _load(content)
+    except ModelError as error:
+        raise ModelError(f"{source.name}: {error.message}", hint=error.hint) from error
+
+
+def _load(content: bytes) -> Model:
     flat = parse(content)
     if not flat.operators:
         raise ModelError("the model has no operators", hint="export it again")

@@ -31,7 +31,7 @@ def read_document(folder: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"no report in {folder}", hint="run `edgenas run RUN.toml` or `edgenas validate MODEL` first"
+            f"no report.json in {folder}", hint="run `edgenas run RUN.toml` or `edgenas validate MODEL` first"
         ) from error
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged: {error}", hint="run the run or validation again") from error

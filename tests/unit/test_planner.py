@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.memory.planner import ArenaPlan, explain_peak, plan
+from pipeline.memory.planner import ALIGNMENT, ArenaPlan, explain_peak, plan
+from pipeline.space.architecture import lower
 from pipeline.space.graph import Node, OpGraph
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
+from pipeline.space.search_space import SearchSpace
+
+# kernels that read element i of their operands before they write element i (softmax: row by row)
+IN_PLACE = ("add", "mul", "logistic", "hard_swish", "softmax")
 
 
 def conv(h: int, c: int, out_c: int) -> OpSpec:
@@ -31,14 +40,14 @@ def reshape(h: int, c: int) -> OpSpec:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> OpGraph:
-    """Random directed acyclic graphs of convolutions, sums, broadcast products and reshapes."""
+    """Random directed acyclic graphs of convolutions, sums, products, tables and reshapes."""
     shapes = [(draw(st.integers(1, 9)), draw(st.integers(1, 9)))]  # (side, channels) by tensor
     flat: set[int] = set()
     nodes = []
     for i in range(draw(st.integers(1, 14))):
         a = draw(st.integers(0, len(shapes) - 1))
         h, c = shapes[a]
-        kind = draw(st.sampled_from(["conv", "pointwise", "add", "mul", "reshape"]))
+        kind = draw(st.sampled_from(["conv", "pointwise", *IN_PLACE, "reshape"]))
         inputs: tuple[int, ...] = (a,)
         output = len(shapes)
         shape = (h, c)
@@ -52,6 +61,8 @@ def graphs(draw: st.DrawFn) -> OpGraph:
         elif kind == "reshape":
             op = reshape(h, c)
             flat.add(output)
+        elif kind not in ("add", "mul"):
+            op = OpSpec(kind, h, h, c, h, h, c)
         else:
             same = [t for t, s in enumerate(shapes) if s == shape and t not in flat]
             b = draw(st.sampled_from(same))
@@ -103,7 +114,7 @@ def simulate(graph: OpGraph, found: ArenaPlan) -> None:
             )
             arena[start : start + scratch] = ["scratch"] * scratch
             assert holds(node.output), "scratch overlaps the output"
-        in_place = node.op.kind in ("add", "mul")
+        in_place = node.op.kind in IN_PLACE
         for tensor in node.inputs:
             same = found.offsets[tensor] == found.offsets[node.output]
             # operand and output may share memory exactly, never in part
@@ -124,6 +135,96 @@ def test_no_value_is_overwritten_while_needed(graph: OpGraph) -> None:
 @given(graphs())
 def test_plans_are_deterministic(graph: OpGraph) -> None:
     assert plan.__wrapped__(graph) == plan.__wrapped__(graph)
+
+
+@st.composite
+def tiny_graphs(draw: st.DrawFn) -> OpGraph:
+    """Graphs without scratch and small enough to try every plan."""
+    shapes = [(draw(st.integers(1, 4)), draw(st.integers(1, 6)))]
+    nodes = []
+    for i in range(draw(st.integers(1, 5))):
+        a = draw(st.integers(max(0, i - 2), i))
+        h, c = shapes[a]
+        kind = draw(st.sampled_from(["pointwise", "add", "mul", "logistic"]))
+        inputs: tuple[int, ...] = (a,)
+        if kind == "pointwise":
+            shapes.append((h, draw(st.integers(1, 6))))
+            op = pointwise(h, c, shapes[-1][1])
+        else:
+            shapes.append((h, c))
+            op = OpSpec(kind, h, h, c, h, h, c)
+            if kind != "logistic":
+                inputs = (a, draw(st.sampled_from([t for t in range(i + 1) if shapes[t] == (h, c)])))
+                op = OpSpec(kind, h, h, c, h, h, c, in2_h=h, in2_w=h, in2_c=c)
+        nodes.append(Node(op, inputs, i + 1))
+    return OpGraph(tuple(h * h * c for h, c in shapes), tuple(nodes), 0, len(nodes))
+
+
+def smallest_arena(graph: OpGraph) -> int:
+    """The optimum, by trying every choice of in-place operands and every order of placement.
+
+    Placing buffers at their lowest free offset, in the order of their offsets in a best arena, gives an arena
+    no larger than that one: so one of all orders is optimal.
+    """
+    end = len(graph.nodes)
+    last = [
+        max((i for i, n in enumerate(graph.nodes) if t in n.inputs), default=t - 1) for t in range(end + 1)
+    ]
+    last[graph.output] = end
+    return min(_best_order(buffers) for buffers in _sharings(graph, last))
+
+
+def _sharings(graph: OpGraph, last: list[int]) -> Iterator[list[tuple[int, int, int]]]:
+    """(bytes, first, last) of all buffers, for every legal sharing; tensor t is made by node t - 1."""
+    choices = []
+    for i, node in enumerate(graph.nodes):
+        dying = {
+            t
+            for t in node.inputs
+            if last[t] == i and graph.tensor_bytes[t] == graph.tensor_bytes[node.output]
+        }
+        choices.append([None, *sorted(dying)] if node.op.kind in IN_PLACE else [None])
+    for choice in itertools.product(*choices):
+        owner = list(range(len(graph.tensor_bytes)))
+        for i, operand in enumerate(choice):
+            if operand is not None:
+                owner[i + 1] = owner[operand]
+        shared = [[t for t, o in enumerate(owner) if o == first] for first in sorted(set(owner))]
+        yield [
+            (
+                -(-graph.tensor_bytes[group[0]] // ALIGNMENT) * ALIGNMENT,
+                group[0] - 1,
+                max(last[t] for t in group),
+            )
+            for group in shared
+        ]
+
+
+def _best_order(buffers: list[tuple[int, int, int]]) -> int:
+    best = sum(size for size, _, _ in buffers)
+    for order in itertools.permutations(buffers):
+        placed: list[tuple[int, int, int, int]] = []
+        for size, first, final in order:
+            rivals = [(o, o + s) for o, s, f, e in placed if f <= final and first <= e]
+            starts = [0, *(stop for _, stop in rivals)]
+            offset = min(s for s in starts if all(s + size <= a or s >= b for a, b in rivals))
+            placed.append((offset, size, first, final))
+        best = min(best, max(o + s for o, s, _, _ in placed))
+    return best
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(tiny_graphs())
+def test_tiny_graphs_get_the_smallest_arena_there_is(graph: OpGraph) -> None:
+    assert plan(graph).arena_bytes == smallest_arena(graph)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (96, 96, 3), (49, 10, 1)])
+def test_architectures_of_the_search_space_meet_the_lower_bound(shape: tuple[int, int, int]) -> None:
+    space, rng = SearchSpace.for_input(shape, 10), np.random.default_rng(0)
+    for _ in range(30):
+        found = plan(lower(space.random(rng)))
+        assert found.arena_bytes == max(found.live_bytes)
 
 
 def test_a_chain_needs_its_largest_pair() -> None:
@@ -156,6 +257,36 @@ def test_an_operand_that_is_read_again_is_kept() -> None:
     found = plan(OpGraph((256,) * 4, nodes, 0, 3))
     assert found.offsets[2] != found.offsets[0]
     assert found.arena_bytes == 512
+
+
+@pytest.mark.parametrize("kind", ["logistic", "hard_swish", "softmax"])
+def test_one_operand_kernels_write_over_it_and_over_the_input(kind: str) -> None:
+    op = OpSpec(kind, 8, 8, 4, 8, 8, 4)
+    found = plan(OpGraph((256, 256), (Node(op, (0,), 1),), 0, 1))
+    assert found.offsets == (0, 0) and found.arena_bytes == 256
+    # the same kernel keeps an operand that a later sum needs
+    kept = plan(OpGraph((256,) * 3, (Node(op, (0,), 1), Node(add(8, 4), (0, 1), 2)), 0, 2))
+    assert kept.offsets[0] != kept.offsets[1] and kept.arena_bytes == 512
+
+
+def test_a_convolution_never_works_in_place() -> None:
+    found = plan(OpGraph((256, 256), (Node(pointwise(8, 4, 4), (0,), 1),), 0, 1))
+    assert sorted(found.offsets) == [0, 256]
+
+
+def test_a_reshaped_tensor_lives_as_long_as_either_name() -> None:
+    nodes = (
+        Node(reshape(8, 4), (0,), 1),
+        Node(pointwise(8, 4, 4), (0,), 2),
+        Node(OpSpec("logistic", 8, 8, 4, 8, 8, 4), (2,), 3),
+        Node(OpSpec("fully_connected", 1, 1, 256, 1, 1, 8), (1,), 4),
+        Node(OpSpec("fully_connected", 8, 8, 4, 8, 8, 1), (3,), 5),
+    )
+    graph = OpGraph((256, 256, 256, 256, 8, 64), nodes, 0, 5)
+    found = plan(graph)
+    assert found.offsets[0] == found.offsets[1]
+    assert found.live_bytes == (256, 512, 512, 520, 320)
+    simulate(graph, found)
 
 
 def test_a_broadcast_operand_is_not_the_output() -> None:
