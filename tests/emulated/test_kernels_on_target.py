@@ -1,0 +1,246 @@
+"""Kernels as they are compiled for the target, in QEMU: its instruction set's sources replace portable ones there.
+
+Small networks with shapes that leave remainders in every loop (odd channels, pixels, outputs), against TFLite Micro.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.boards import load_board
+from pipeline.engine import emit_c, load
+from pipeline.firmware import build, render_app
+from pipeline.links import open_link
+from pipeline.space.budgets import Budgets
+from pipeline.wire import Client
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from one_operator import Builder, options, quantization, run_tflm
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(
+        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
+        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An activation: index in the file, NHWC (or [1, n]) shape, scale."""
+
+    index: int
+    shape: tuple[int, ...]
+    scale: float
+
+
+class Net:
+    """Chains operators with random weights, scales and zero points."""
+
+    def __init__(self, seed: int, h: int, w: int, c: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.b = Builder()
+        self.input = self._new((1, h, w, c), 0.03)
+
+    def _new(self, shape: tuple[int, ...], scale: float, zero: int | None = None) -> Tensor:
+        scale = float(np.float32(scale))
+        zero = int(self.rng.integers(-60, 60)) if zero is None else zero
+        return Tensor(self.b.tensor(shape, quantization(scale, zero)), shape, scale)
+
+    def _weights(
+        self, shape: tuple[int, ...], axis: int, x: Tensor, *, single: bool = False
+    ) -> tuple[int, int]:
+        channels = shape[axis]
+        scales = self.rng.uniform(0.004, 0.02, 1 if single else channels).astype(np.float32)
+        data = self.rng.integers(-127, 128, shape)
+        offsets = self.rng.integers(-4000, 4000, channels)
+        weights = self.b.tensor(shape, quantization(scales, 0, axis), data)
+        return weights, self.b.tensor(
+            (channels,), quantization(scales * np.float32(x.scale)), offsets, np.int32
+        )
+
+    def _out_scale(self, x: Tensor, taps: int) -> float:
+        return x.scale * 0.012 * 100 * float(np.sqrt(taps))  # the sum's spread over about half the range
+
+    def conv(self, x: Tensor, out_c: int, k: int, *, stride: int = 1, same: bool = True, activation: int = 0,
+             dilation: int = 1, depthwise: int = 0) -> Tensor:  # fmt: skip
+        """depthwise: the multiplier, 0 for an ordinary convolution (then out_c counts)."""
+        _, h, w, c = x.shape
+        channels = c * depthwise or out_c
+        shape = (1, k, k, channels) if depthwise else (channels, k, k, c)
+        weights, bias = self._weights(shape, 3 if depthwise else 0, x)
+        reach = (k - 1) * dilation + 1
+        oh, ow = (-(-(n if same else n - reach + 1) // stride) for n in (h, w))
+        y = self._new((1, oh, ow, channels), self._out_scale(x, k * k * (1 if depthwise else c)))
+        common = {"padding": 0 if same else 1, "strideH": stride, "strideW": stride, "dilationHFactor": dilation,
+                  "dilationWFactor": dilation, "fusedActivationFunction": activation}  # fmt: skip
+        if depthwise:
+            option = options("DepthwiseConv2DOptions", depthMultiplier=depthwise, **common)
+            self.b.operator("DEPTHWISE_CONV_2D", (x.index, weights, bias), y.index, option, 3)
+        else:
+            option = options("Conv2DOptions", **common)
+            self.b.operator("CONV_2D", (x.index, weights, bias), y.index, option, 3)
+        return y
+
+    def dense(self, x: Tensor, out: int, activation: int = 0) -> Tensor:
+        weights, bias = self._weights((out, x.shape[-1]), 0, x, single=True)
+        y = self._new((1, out), self._out_scale(x, x.shape[-1]))
+        option = options("FullyConnectedOptions", fusedActivationFunction=activation)
+        self.b.operator("FULLY_CONNECTED", (x.index, weights, bias), y.index, option, 4)
+        return y
+
+    def two(self, kind: str, a: Tensor, b: Tensor, activation: int = 0) -> Tensor:
+        scale = max(a.scale, b.scale) * 1.3 if kind == "ADD" else a.scale * b.scale * 70
+        y = self._new(a.shape, scale)
+        option = options("AddOptions" if kind == "ADD" else "MulOptions", fusedActivationFunction=activation)
+        self.b.operator(kind, (a.index, b.index), y.index, option, 2)
+        return y
+
+    def mean(self, x: Tensor, *, keep: bool) -> Tensor:
+        axes = self.b.tensor((2,), None, [1, 2], np.int32)
+        y = self._new((1, 1, 1, x.shape[3]) if keep else (1, x.shape[3]), x.scale / 2)
+        self.b.operator("MEAN", (x.index, axes), y.index, options("ReducerOptions", keepDims=keep), 2)
+        return y
+
+    def pool(self, kind: str, x: Tensor, size: int, stride: int, *, same: bool) -> Tensor:
+        # quantization of a pool's ends is the same: no new scale and zero point
+        q = self.b.tensors[x.index].quantization
+        oh, ow = (-(-(n if same else n - size + 1) // stride) for n in x.shape[1:3])
+        shape = (1, oh, ow, x.shape[3])
+        y = Tensor(self.b.tensor(shape, quantization(x.scale, int(q.zeroPoint[0]))), shape, x.scale)
+        option = options("Pool2DOptions", padding=0 if same else 1, strideH=stride, strideW=stride,
+                         filterHeight=size, filterWidth=size, fusedActivationFunction=0)  # fmt: skip
+        self.b.operator(kind, (x.index,), y.index, option, 2)
+        return y
+
+    def pad(self, x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+        q = self.b.tensors[x.index].quantization
+        _, h, w, c = x.shape
+        shape = (1, h + top + bottom, w + left + right, c)
+        y = Tensor(self.b.tensor(shape, quantization(x.scale, int(q.zeroPoint[0]))), shape, x.scale)
+        amounts = self.b.tensor((4, 2), None, [[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+        self.b.operator("PAD", (x.index, amounts), y.index, options("PadOptions"), 2)
+        return y
+
+    def logistic(self, x: Tensor) -> Tensor:
+        y = self._new(x.shape, 1 / 256, -128)
+        self.b.operator("LOGISTIC", (x.index,), y.index, None, 2)
+        return y
+
+    def hard_swish(self, x: Tensor) -> Tensor:
+        y = self._new(x.shape, x.scale)
+        self.b.operator("HARD_SWISH", (x.index,), y.index, options("HardSwishOptions"), 1)
+        return y
+
+    def softmax(self, x: Tensor) -> Tensor:
+        y = self._new(x.shape, 1 / 256, -128)
+        self.b.operator("SOFTMAX", (x.index,), y.index, options("SoftmaxOptions", beta=1.0), 2)
+        return y
+
+    def content(self, y: Tensor) -> bytes:
+        return self.b.content([self.input.index], y.index)
+
+
+def odd_convolutions() -> bytes:
+    net = Net(1, 9, 7, 3)
+    y = net.conv(net.input, 5, 3, stride=2)
+    y = net.conv(y, 7, 1, activation=3)
+    y = net.conv(y, 9, 2, same=False)
+    y = net.conv(y, 1, 1)
+    y = net.conv(y, 6, 1, activation=1)
+    return net.content(net.conv(y, 11, 3, dilation=2))
+
+
+def pointwise_of_every_remainder() -> bytes:
+    """1x1 with 1 to 9 channels in and out, over 35 pixels."""
+    net = Net(2, 5, 7, 1)
+    y = net.input
+    for out_c in (2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 16, 31):
+        y = net.conv(y, out_c, 1)
+    return net.content(y)
+
+
+def depthwise() -> bytes:
+    net = Net(3, 11, 13, 5)
+    y = net.conv(net.input, 0, 3, depthwise=1, activation=3)
+    y = net.conv(y, 0, 3, depthwise=1, stride=2)
+    y = net.conv(y, 0, 5, depthwise=1)
+    y = net.conv(y, 0, 2, depthwise=2, same=False)
+    y = net.conv(y, 7, 1)
+    y = net.conv(y, 0, 3, depthwise=1, dilation=2)
+    return net.content(net.conv(y, 0, 7, depthwise=1))
+
+
+def depthwise_narrow_images() -> bytes:
+    """Edges meet: images of one to three pixels under windows of three and five."""
+    net = Net(4, 3, 5, 6)
+    y = net.conv(net.input, 0, 3, depthwise=1, stride=2)
+    y = net.conv(y, 0, 3, depthwise=1)
+    y = net.conv(y, 9, 1)
+    y = net.conv(y, 0, 5, depthwise=1, stride=2)
+    return net.content(net.conv(y, 0, 3, depthwise=3))
+
+
+def squeeze_and_excitation() -> bytes:
+    net = Net(5, 7, 5, 3)
+    x = net.hard_swish(net.conv(net.input, 13, 3))
+    gate = net.conv(net.mean(x, keep=True), 3, 1, activation=1)
+    x = net.two("MUL", x, net.logistic(net.conv(gate, 13, 1)))
+    x = net.two("ADD", x, net.conv(x, 13, 3), 1)
+    x = net.two("MUL", x, x)
+    return net.content(x)
+
+
+def pools_and_classifier() -> bytes:
+    net = Net(6, 13, 9, 7)
+    y = net.pool("MAX_POOL_2D", net.input, 3, 2, same=True)
+    y = net.pad(y, 1, 0, 2, 1)
+    y = net.pool("AVERAGE_POOL_2D", y, 3, 1, same=True)
+    y = net.pool("AVERAGE_POOL_2D", net.conv(y, 10, 1), 2, 2, same=False)
+    y = net.dense(net.mean(y, keep=False), 15, 1)
+    return net.content(net.dense(net.dense(y, 9), 21))
+
+
+def dense_and_softmax() -> bytes:
+    net = Net(7, 1, 1, 33)
+    y = net.dense(net.mean(net.input, keep=False), 5)
+    logits = net.dense(y, 7)
+    net.b.tensors[logits.index].quantization.scale[:] = 0.04  # probabilities between the extremes
+    return net.content(net.softmax(logits))
+
+
+NETWORKS: list[Callable[[], bytes]] = [
+    odd_convolutions, pointwise_of_every_remainder, depthwise, depthwise_narrow_images, squeeze_and_excitation,
+    pools_and_classifier, dense_and_softmax,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_bytes_equal_tflite_micro(network: Callable[[], bytes], tmp_path: Path) -> None:
+    board = load_board("qemu-cortex-m4")
+    content = network()
+    model = load(content)
+    built = build(render_app(emit_c(model), board, Budgets(), tmp_path, 1.0), board)
+    shape = model.input_shape
+    rng = np.random.default_rng(8)
+    inputs = [np.full(shape, value, np.int8) for value in (-128, 127)]
+    inputs.append(rng.choice(np.array([-128, 127], np.int8), shape))
+    inputs += [rng.integers(-128, 128, shape).astype(np.int8) for _ in range(7)]
+    outputs = []
+    with open_link(board, built.elf) as link:
+        client = Client(link)
+        client.hello()
+        for x in inputs:
+            outputs.append(np.frombuffer(client.invoke(x.tobytes()).output, np.int8))
+            np.testing.assert_array_equal(outputs[-1], run_tflm(content, [x]).reshape(-1))
+    # outputs that do not depend on the input would prove nothing
+    assert len({output.tobytes() for output in outputs}) > 5
+    assert len(np.unique(outputs)) > 10
