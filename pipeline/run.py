@@ -48,6 +48,7 @@ class Run:
         self.reporter = reporter
         self._data_path = data
         self._state = RunState(folder)
+        self._found: SearchResult | None = None
 
     @classmethod
     def open(
@@ -109,6 +110,8 @@ class Run:
 
     def search(self) -> SearchResult:
         """Search stage; writes search.json and architecture.json."""
+        if self._found is not None:
+            return self._found
         key = self._search_key()
         path = self.folder / "search.json"
 
@@ -127,7 +130,8 @@ class Run:
             return architecture.describe()
 
         self._stage("search", key, ["search.json", "architecture.json"], work)
-        return SearchResult.from_json(_read_json(path))
+        self._found = SearchResult.from_json(_read_json(path))
+        return self._found
 
     def export(self) -> dict[str, Any]:
         """Training and export stages; writes model.tflite and training.json."""

@@ -6,6 +6,7 @@ collection does; base and code per layer follow from the two applications' linke
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> t
 
     `lut` needs a row for each operator of `graph`. Raises ToolError (compiler, emulator) and LinkError.
     """
+    # object files of sources that are no longer compiled would be counted
+    shutil.rmtree(folder, ignore_errors=True)
     large = load(sample_network(graph))
     small = load(sample_network(_beginning(graph)))
     built = [_build(board, model, folder / name) for name, model in (("large", large), ("small", small))]
