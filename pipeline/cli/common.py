@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ DataPath = Annotated[Path | None, typer.Option("--data", help="Data file or fold
 RunsDir = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 
 DEFAULT_RUNS = Path("runs")
-stdout = Console(highlight=False, soft_wrap=True)
+_FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
+stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 def example(command: str) -> str:
@@ -39,6 +41,6 @@ def print_figures(title: str, rows: list[tuple[str, Figure]]) -> None:
     for column in ("", "value", "unit", "provenance", "how"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for name, figure in rows:
-        number = f"{figure.value:,.3f}" if isinstance(figure.value, float) else f"{figure.value:,}"
+        number = f"{figure.value:,.4f}" if isinstance(figure.value, float) else f"{figure.value:,}"
         table.add_row(name, number, figure.unit, figure.provenance, figure.note)
     stdout.print(table)
