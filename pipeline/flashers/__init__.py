@@ -51,10 +51,10 @@ def choose(board: Board, kind: str | None = None) -> Flasher:
         names = ", ".join(flasher.kind for flasher in possible)
         raise ConfigError(f"{board.name} cannot be flashed with {kind}", hint=f"it can with: {names}")
     for flasher in possible:
-        if flasher.available().path:
+        if flasher.available(board).path:
             return flasher
     remedies = "; or ".join(flasher.remedy for flasher in possible)
-    names = ", ".join(flasher.program for flasher in possible)
+    names = ", ".join(flasher.program_of(board) for flasher in possible)
     raise ToolError(f"no tool to flash {board.name} is installed ({names})", hint=remedies)
 
 

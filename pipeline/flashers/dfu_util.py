@@ -26,7 +26,7 @@ class DfuUtil(Flasher):
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
         address = settings["address"] or f"0x{board.memory.flash.origin:08x}"
-        arguments = [self.program, "-d", settings["ids"], "-a", settings["alt"]]
+        arguments = [self.program_of(board), "-d", settings["ids"], "-a", settings["alt"]]
         if target.serial:
             arguments += ["-S", target.serial]
         return [*arguments, "-s", f"{address}:leave", "-D", str(_image_path(elf))]

@@ -30,7 +30,7 @@ class EspTool(Flasher):
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
         return [
-            self.program, "--chip", settings["chip"], "--port", target.port, "--baud", settings["baud"],
+            self.program_of(board), "--chip", settings["chip"], "--port", target.port, "--baud", settings["baud"],
             "--before", "default-reset", "--after", "hard-reset",
             "write-flash", settings["offset"], str(_image_path(elf)),
         ]  # fmt: skip
@@ -38,7 +38,7 @@ class EspTool(Flasher):
     def image_command(self, board: Board, elf: Path) -> list[str]:
         """Makes an application image of `elf` for Espressif's second-stage bootloader."""
         chip = self.settings(board)["chip"]
-        return [self.program, "--chip", chip, "elf2image", "--output", str(_image_path(elf)), str(elf)]
+        return [self.program_of(board), "--chip", chip, "elf2image", "--output", str(_image_path(elf)), str(elf)]
 
     def prepare(self, board: Board, elf: Path) -> None:
         image = self.settings(board)["image"]

@@ -16,6 +16,7 @@ from pipeline.boards import Board
 from pipeline.errors import ConfigError, ToolError
 
 _TAIL_LINES = 12
+_COMMON_KEYS = ("program", "reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ def find_program(name: str) -> str | None:
 class Flasher(ABC):
     """Settings come from the board's `[flashers.<kind>]`; unknown and missing keys are ConfigErrors.
 
+    Every kind also takes `program` (instead of the usual one) and `reference` (where the settings come from).
+
     `keys`: setting -> default, None where the board must give it. `needs_port`: cannot work without
     `Target.port`. `hints`: pattern in the tool's output -> what to do about it.
     """
@@ -57,9 +60,13 @@ class Flasher(ABC):
     needs_port: ClassVar[bool] = False
     timeout_s: ClassVar[float] = 180.0
 
-    def available(self) -> Availability:
+    def program_of(self, board: Board) -> str:
+        """The tool's program; a board file may name another (`program`)."""
+        return board.flashers.get(self.kind, {}).get("program", self.program)
+
+    def available(self, board: Board) -> Availability:
         """Where the tool is, or how to get it."""
-        return Availability(find_program(self.program), self.remedy)
+        return Availability(find_program(self.program_of(board)), self.remedy)
 
     @abstractmethod
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
@@ -76,8 +83,8 @@ class Flasher(ABC):
             raise ConfigError(f"board {board.name} has no [flashers.{self.kind}]", hint=f"it has: {known}")
         where = f"board {board.name}, [flashers.{self.kind}]"
         for key in given:
-            if key not in self.keys:
-                known = ", ".join(self.keys) or "none"
+            if key not in self.keys and key not in _COMMON_KEYS:
+                known = ", ".join((*self.keys, *_COMMON_KEYS))
                 raise ConfigError(f"{where}: unknown key '{key}'", hint=f"known keys: {known}")
         values = {}
         for key, default in self.keys.items():
@@ -94,9 +101,9 @@ class Flasher(ABC):
         """
         if not elf.is_file():
             raise ToolError(f"no firmware at {elf}", hint="leave --elf out to build the benchmark firmware")
-        found = self.available()
+        found = self.available(board)
         if found.path is None:
-            raise ToolError(f"{self.program} is not installed", hint=found.remedy)
+            raise ToolError(f"{self.program_of(board)} is not installed", hint=found.remedy)
         if self.needs_port and not target.port:
             raise ToolError(f"{self.program} needs the serial port", hint="edgenas flash --port PORT")
         self.prepare(board, elf)

@@ -34,7 +34,7 @@ class Gdb(Flasher):
             reset = "monitor system_reset"
         steps = ["set confirm off", "set tcp connect-timeout 10", f"target remote {target.port}"]
         steps += ["load", "compare-sections", *([reset] if reset else []), "detach"]
-        arguments = [self.program, "-nx", "-batch"]
+        arguments = [self.program_of(board), "-nx", "-batch"]
         for step in steps:
             arguments += ["-ex", step]
         return [*arguments, str(elf)]

@@ -33,7 +33,7 @@ class OpenOcd(Flasher):
 
     def _setup(self, board: Board, target: Target) -> list[str]:
         settings = self.settings(board)
-        arguments = [self.program]
+        arguments = [self.program_of(board)]
         for config in settings["config"].split():
             arguments += ["-f", config]
         if target.serial:

@@ -27,7 +27,7 @@ class PlatformIo(Flasher):
 
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
-        arguments = [self.program, "run", "-d", str(project_folder(elf)), "-e", settings["board"]]
+        arguments = [self.program_of(board), "run", "-d", str(project_folder(elf)), "-e", settings["board"]]
         if target.port:
             arguments += ["--upload-port", target.port]
         return [*arguments, "-t", "nobuild", "-t", "upload"]

@@ -24,7 +24,7 @@ class PyOcd(Flasher):
 
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
-        arguments = [self.program, "load", "--target", settings["target"], "--format", "elf"]
+        arguments = [self.program_of(board), "load", "--target", settings["target"], "--format", "elf"]
         if settings["frequency"]:
             arguments += ["--frequency", settings["frequency"]]
         if target.serial:

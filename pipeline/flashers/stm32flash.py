@@ -28,7 +28,7 @@ class Stm32Flash(Flasher):
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
         address = settings["address"] or f"0x{board.memory.flash.origin:08x}"
-        arguments = [self.program, "-b", settings["baud"], "-m", settings["mode"]]
+        arguments = [self.program_of(board), "-b", settings["baud"], "-m", settings["mode"]]
         if settings["init"]:
             arguments += ["-i", settings["init"]]
         arguments += ["-w", str(_image_path(elf)), "-v", "-S", address, "-g", address]
