@@ -1,0 +1,14 @@
+/* USART of the STM32F2/F4 (RM0390, 25.6). */
+#ifndef EDGENAS_STM32_USART_V1_H
+#define EDGENAS_STM32_USART_V1_H
+
+#define USART_ISR REGISTER(BOARD_UART_BASE + 0x00u)
+#define USART_RDR REGISTER(BOARD_UART_BASE + 0x04u)
+#define USART_TDR REGISTER(BOARD_UART_BASE + 0x04u)
+#define USART_BRR REGISTER(BOARD_UART_BASE + 0x08u)
+#define USART_CR1 REGISTER(BOARD_UART_BASE + 0x0Cu)
+#define USART_CR3 REGISTER(BOARD_UART_BASE + 0x14u)
+#define USART_CR1_ENABLE (1u << 13)
+#define USART_CR3_SETUP 0u /* an overrun is cleared by the next read of status and data */
+
+#endif
