@@ -44,6 +44,10 @@ class Table:
     def empty(self) -> bool:
         return not self._raw
 
+    def names(self) -> tuple[str, ...]:
+        """The keys that are there, in the file's order."""
+        return tuple(self._raw)
+
     def sub(self, key: str, *, required: bool = True) -> Table:
         """The table `key` inside this one (an empty one where it is optional and missing)."""
         raw = self._get(key, _REQUIRED if required else {}, dict, "a table")

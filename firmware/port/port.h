@@ -14,8 +14,8 @@ uint8_t port_uart_read(void);
 /* Sends `count` bytes; returns when the last is on its way. */
 void port_uart_write(const uint8_t *data, size_t count);
 
-/* Ticks of the counter (BOARD_COUNTER_HZ) between start and read; valid up to 2^32 ticks. Interrupts are held
- * off in between, so that nothing but the measured code is counted. */
+/* Ticks of the counter (BOARD_COUNTER_HZ) between start and read; valid up to 2^32 ticks. Nothing but the
+ * measured code runs in between. */
 void port_counter_start(void);
 uint32_t port_counter_read(void);
 void port_counter_stop(void);
@@ -26,9 +26,12 @@ uint32_t port_stack_reserve(void);
 uint32_t port_stack_used(void);
 uint32_t port_flash_bytes(void);
 
-/* Fault that caused the last restart: program counter and status, or 0 and 0. */
-uint32_t port_fault_pc(void);
-uint32_t port_fault_status(void);
+/* The fault that caused the last restart, all 0 where none did. Meaning of the last three: wire.h,
+ * fault_reply. */
+typedef struct {
+    uint32_t pc, lr, sp, status, status2, address;
+} port_fault_t;
+const port_fault_t *port_fault(void);
 
 /* Restarts the device. */
 _Noreturn void port_reset(void);

@@ -14,12 +14,14 @@ static frame_decoder_t incoming;
 static uint8_t outgoing[FRAME_BODY_BYTES];
 
 static void hello(const server_t *server, server_reply_t *reply) {
+    const port_fault_t *fault = port_fault();
+    const uint32_t status = fault->status != 0u ? fault->status : fault->status2;
     wire_hello_reply_t message = {
         .protocol = WIRE_PROTOCOL_VERSION,
         .kind = server->kind,
-        .reset_cause = port_fault_status() != 0u,
-        .fault_pc = port_fault_pc(),
-        .fault_status = port_fault_status(),
+        .reset_cause = status != 0u,
+        .fault_pc = fault->pc,
+        .fault_status = status,
     };
     memcpy(message.build_id, edgenas_build_id, sizeof message.build_id);
     for (uint32_t i = 0; i + 1u < sizeof message.board && server->board[i] != '\0'; ++i) {
@@ -39,11 +41,24 @@ static void memory(const server_t *server, server_reply_t *reply) {
     SERVER_REPLY(reply, message);
 }
 
+static void fault(server_reply_t *reply) {
+    const port_fault_t *f = port_fault();
+    const wire_fault_reply_t message = {
+        .pc = f->pc,
+        .lr = f->lr,
+        .sp = f->sp,
+        .status = f->status,
+        .status2 = f->status2,
+        .address = f->address,
+    };
+    SERVER_REPLY(reply, message);
+}
+
 static uint32_t answer(const server_t *server, uint8_t op, server_reply_t *reply) {
     const uint8_t *payload = incoming.body + FRAME_HEADER_BYTES;
     const uint32_t count = incoming.payload_bytes;
-    const int own =
-        op == WIRE_OP_HELLO || op == WIRE_OP_DESCRIBE || op == WIRE_OP_MEMORY || op == WIRE_OP_RESET;
+    const int own = op == WIRE_OP_HELLO || op == WIRE_OP_DESCRIBE || op == WIRE_OP_MEMORY ||
+                    op == WIRE_OP_FAULT || op == WIRE_OP_RESET;
     if (!own) {
         return server->handler(op, payload, count, reply);
     }
@@ -56,6 +71,8 @@ static uint32_t answer(const server_t *server, uint8_t op, server_reply_t *reply
         SERVER_REPLY(reply, server->describe);
     } else if (op == WIRE_OP_MEMORY) {
         memory(server, reply);
+    } else if (op == WIRE_OP_FAULT) {
+        fault(reply);
     }
     return 0;
 }

@@ -1,17 +1,20 @@
-"""Board: core, clock, memories, UART, counter and emulator, read from one TOML file.
+"""Board: core, clock, memories, UART, counter, port, emulator and flashers, read from one TOML file.
 
 Nothing in the project branches on a board's name; code asks for capabilities (`core.features`,
-`counter.counts`, `emulator`).
+`counter.counts`, `emulator`). docs/add-a-board.md explains every key.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.assets import asset_dir
 from pipeline.errors import ConfigError
+from pipeline.figures import Provenance
 from pipeline.tomltable import Table
 
 
@@ -20,8 +23,8 @@ class Core:
     name: str
     isa: str
     cflags: tuple[str, ...]
-    toolchain: str  # prefix of the cross-compiler's programs
-    timing: str  # module in pipeline/latency/timing
+    toolchain: str  # prefix of the cross-compiler's programs; "" for the machine's own compiler
+    timing: str = ""  # module in pipeline/latency/timing; needed where the counter counts instructions
     features: tuple[str, ...] = ()
 
 
@@ -45,12 +48,16 @@ class Memory:
 class Uart:
     driver: str
     base: int
+    baud: int = 115_200
     reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """The device's own time base; `counts` is "cycles" on real boards, "instructions" under -icount."""
+    """The device's own time base.
+
+    `counts`: "cycles" of the core, "instructions" (an emulator's virtual time), or "time" (a wall clock).
+    """
 
     kind: str
     base: int
@@ -61,10 +68,30 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
+    """What stands in for a board: "qemu", "verilator" (RTL), "process" (native), "wheel" (TFLM's Python)."""
+
     kind: str
-    program: str
-    machine: str
+    program: str = ""
+    machine: str = ""
+    options: tuple[str, ...] = ()
     reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Folders of firmware/port that make this board's firmware, and what they are told.
+
+    `linker`: template of the linker script, or "none" where an operating system loads the program.
+    `defines`: numbers for board.h, such as PLL dividers and pins.
+    """
+
+    folders: tuple[str, ...]
+    linker: str = "linker.ld"
+    defines: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def hosted(self) -> bool:
+        return self.linker == "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +105,24 @@ class Board:
     stack_bytes: int
     uart: Uart
     counter: Counter
-    port_folder: str
+    port: Port
     emulator: Emulator | None = None
+    usb_ids: tuple[str, ...] = ()  # "vid:pid", four hexadecimal digits each
+    flashers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)  # in order of preference
+    notes: str = ""
     path: Path | None = None
+
+    @property
+    def latency_provenance(self) -> Provenance:
+        """How a duration on this board came about."""
+        if self.emulator is None or self.emulator.kind in ("process", "wheel"):
+            return "measured"
+        return "cycle-accurate" if self.emulator.kind == "verilator" else "modelled"
+
+    @property
+    def counts_instructions(self) -> bool:
+        """Whether a timing model must turn the device's count into cycles."""
+        return self.counter.counts == "instructions"
 
 
 def board_names() -> list[str]:
@@ -108,6 +150,7 @@ def load_board(name: str) -> Board:
 def _board(table: Table, path: Path) -> Board:
     memory = table.sub("memory")
     emulator = table.sub("emulator", required=False)
+    usb, notes = table.sub("usb", required=False), table.sub("notes", required=False)
     board = Board(
         name=table.text("name"),
         description=table.text("description"),
@@ -118,10 +161,17 @@ def _board(table: Table, path: Path) -> Board:
         stack_bytes=memory.sub("stack").integer("bytes"),
         uart=_uart(table.sub("uart")),
         counter=_counter(table.sub("counter")),
-        port_folder=table.sub("port").text("folder"),
+        port=_port(table.sub("port")),
         emulator=_emulator(emulator) if not emulator.empty else None,
+        usb_ids=_usb_ids(usb) if not usb.empty else (),
+        flashers=_flashers(table.sub("flashers", required=False)),
+        notes=notes.text("text") if not notes.empty else "",
         path=path,
     )
+    if board.counts_instructions and not board.core.timing:
+        raise table.sub("core").error(
+            "timing", "is missing", hint="a counter of instructions needs a timing model of the core"
+        )
     if board.stack_bytes >= board.memory.sram.bytes:
         raise memory.sub("stack").error(
             "bytes", f"is {board.stack_bytes}, all of the SRAM", hint="reserve less"
@@ -136,7 +186,7 @@ def _core(t: Table) -> Core:
         t.text("isa"),
         t.strings("cflags"),
         t.text("toolchain"),
-        t.text("timing"),
+        t.text("timing", ""),
         t.strings("features", ()),
     )
 
@@ -151,15 +201,52 @@ def _region(t: Table) -> Region:
 
 
 def _uart(t: Table) -> Uart:
-    return Uart(t.text("driver"), t.integer("base", minimum=0), t.text("reference", ""))
+    return Uart(
+        t.text("driver"), t.integer("base", 0, minimum=0), t.integer("baud", 115_200), t.text("reference", "")
+    )
 
 
 def _counter(t: Table) -> Counter:
-    counts = t.text("counts", choices=("cycles", "instructions"))
+    counts = t.text("counts", choices=("cycles", "instructions", "time"))
     return Counter(
-        t.text("kind"), t.integer("base", minimum=0), t.integer("hz"), counts, t.text("reference", "")
+        t.text("kind"), t.integer("base", 0, minimum=0), t.integer("hz"), counts, t.text("reference", "")
     )
 
 
 def _emulator(t: Table) -> Emulator:
-    return Emulator(t.text("kind"), t.text("program"), t.text("machine"), t.text("reference", ""))
+    return Emulator(
+        t.text("kind", choices=("qemu", "verilator", "process", "wheel")),
+        t.text("program", ""),
+        t.text("machine", ""),
+        t.strings("options", ()),
+        t.text("reference", ""),
+    )
+
+
+def _port(t: Table) -> Port:
+    folders = t.strings("folders")
+    linker = t.text("linker", "linker.ld")
+    defines = t.sub("defines", required=False)
+    numbers = {}
+    for name in defines.names():
+        if not re.fullmatch("[A-Z][A-Z0-9_]*", name):
+            raise defines.error(name, "is no name for a C macro", hint="capitals, digits and underscores")
+        numbers[name] = defines.integer(name, minimum=0)
+    return Port(folders, linker, numbers)
+
+
+def _usb_ids(t: Table) -> tuple[str, ...]:
+    ids = t.strings("ids")
+    t.text("reference", "")
+    for text in ids:
+        if not re.fullmatch("[0-9a-f]{4}:[0-9a-f]{4}", text):
+            raise t.error("ids", f"has '{text}'", hint="write VID:PID as in '0483:374b', lower case")
+    return ids
+
+
+def _flashers(t: Table) -> dict[str, dict[str, str]]:
+    found = {}
+    for kind in t.names():
+        one = t.sub(kind)
+        found[kind] = {key: one.text(key) for key in one.names()}
+    return found

@@ -39,15 +39,23 @@ def wire_header() -> str:
 def port_sources(board: Board) -> dict[str, str]:
     """Port, wire server and rendered board files, by their path in the firmware folder.
 
-    Raises ConfigError where the board names a port folder that does not exist.
+    Raises ConfigError where the board names a port folder that does not exist, or two of its folders have a
+    file of the same name.
     """
     root = asset_dir("firmware")
-    port = root / "port" / board.port_folder
-    if not port.is_dir():
-        known = ", ".join(sorted(p.name for p in (root / "port").iterdir() if p.is_dir()))
-        message = f"board {board.name}: no port folder '{board.port_folder}'"
-        raise ConfigError(message, hint=f"there are: {known}")
-    files = _texts(root / "wire", "wire") | _texts(root / "port", "port") | _texts(port, "port")
+    files = _texts(root / "wire", "wire") | _texts(root / "port", "port")
+    for name in board.port.folders:
+        folder = root / "port" / name
+        if not folder.is_dir():
+            known = ", ".join(sorted(p.name for p in (root / "port").iterdir() if p.is_dir()))
+            raise ConfigError(f"board {board.name}: no port folder '{name}'", hint=f"there are: {known}")
+        more = _texts(folder, "port")
+        if twice := sorted(files.keys() & more.keys()):
+            raise ConfigError(
+                f"board {board.name}: port folder '{name}' has {twice[0]}, and so has another",
+                hint="give it another name",
+            )
+        files |= more
     files["wire/wire.h"] = wire_header()
     files["port/board.h"] = environment().get_template("board.h.j2").render(board=board)
     return files
@@ -61,7 +69,7 @@ def engine_sources(board: Board) -> dict[str, str]:
     root = asset_dir("firmware") / "engine"
     files: dict[str, str] = {}
     for folder in ("include", "portable", board.core.isa):
-        for path in sorted((root / folder).rglob("*.[ch]")):
+        for path in sorted((root / folder).rglob("*.[chS]")):
             if folder == board.core.isa:
                 files.pop(f"engine/portable/{path.name}", None)
             files[f"engine/{path.relative_to(root)}"] = path.read_text(encoding="utf-8")
@@ -91,13 +99,13 @@ def write_folder(
 
 def _texts(folder: Path, prefix: str) -> dict[str, str]:
     return {
-        f"{prefix}/{path.name}": path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[ch]"))
+        f"{prefix}/{path.name}": path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[chS]"))
     }
 
 
 def _drop_stale(out_dir: Path, folders: Iterable[str], keep: Mapping[str, str]) -> None:
     for folder in folders:
-        for path in (out_dir / folder).rglob("*.[ch]"):
+        for path in (out_dir / folder).rglob("*.[chS]"):
             if str(path.relative_to(out_dir)) not in keep:
                 path.unlink()
 

@@ -1,4 +1,4 @@
-"""How bytes reach a target: QEMU, a serial port, a process on the host."""
+"""How bytes reach a target: an emulator, a simulator, a process, a serial port, another machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.boards import Board
+from pipeline.errors import LinkError
 from pipeline.links.link import Link
 from pipeline.links.process import ProcessLink
 from pipeline.links.qemu import INSTRUCTION_NS, open_qemu
@@ -17,11 +18,40 @@ __all__ = ["INSTRUCTION_NS", "Link", "ProcessLink", "SerialLink", "open_link"]
 def open_link(
     board: Board, elf: Path, *, port: str | None = None, plugin_args: Sequence[str] | None = None
 ) -> Link:
-    """A link to `board`: its emulator, booted with `elf`, or the serial port `port` where one is given.
+    """A link to `board`: its emulator or simulator, started with `elf`; or what `port` names.
 
-    `plugin_args` go to QEMU's `-plugin`, one string each. Raises ToolError (no emulator), LinkError (no such
-    port).
+    `port`: a serial port or pyserial URL, `ssh://user@host` or `local` for a board with an operating system.
+    `plugin_args` go to QEMU's `-plugin`, one string each. Raises ToolError (a program that is missing),
+    LinkError (no such port, or none given for a real board).
     """
+    if board.port.hosted and (board.emulator is None or board.emulator.kind == "process"):
+        return _open_hosted(board, elf, port)
     if port is not None:
-        return SerialLink(port)
-    return open_qemu(board, elf, plugin_args=plugin_args)
+        return SerialLink(port, baud=board.uart.baud)
+    kind = board.emulator.kind if board.emulator else ""
+    if kind == "qemu":
+        return open_qemu(board, elf, plugin_args=plugin_args)
+    if kind == "verilator":
+        from pipeline.links.rtl import open_rtl
+
+        return open_rtl(board, elf)
+    if kind == "wheel":
+        from pipeline.links.wheel import open_wheel
+
+        return open_wheel(board)
+    raise LinkError(f"board {board.name} has no emulator", hint="connect it and give its port: --port")
+
+
+def _open_hosted(board: Board, elf: Path, port: str | None) -> Link:
+    if port is not None and port.startswith("ssh://"):
+        from pipeline.links.ssh import open_ssh
+
+        return open_ssh(board, elf, port)
+    if board.emulator is None and port != "local":
+        raise LinkError(
+            f"board {board.name} is another machine",
+            hint="--port ssh://user@host, or --port local on the board itself",
+        )
+    from pipeline.links.native import open_native
+
+    return open_native(board, elf)

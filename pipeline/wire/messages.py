@@ -15,8 +15,9 @@ from pipeline.errors import LinkError
 from pipeline.space.kernels import KERNELS, KernelChoice
 from pipeline.space.opspec import OP_KINDS, Activation, OpSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 CHUNK_BYTES = 512  # most bytes of tensor data in one frame
+INLINE_BYTES = 64  # most bytes of output in INVOKE's own reply; short, since it can only be sent again whole
 MAX_PAYLOAD_BYTES = CHUNK_BYTES + 32
 RESPONSE_BIT = 0x80  # a reply carries its request's code with this bit set
 BUILD_ID_BYTES = 8
@@ -40,8 +41,11 @@ class Op(IntEnum):
     INVOKE = 0x21  # application: one inference over the loaded input, which it consumes
     READ_OUTPUT = 0x22  # application: bytes of the output tensor, from an offset
     LAYER = 0x23  # application: ticks of consecutive layers in the last inference
+    LOAD_MODEL = 0x24  # interpreter: bytes of a .tflite, at an offset
+    PREPARE = 0x25  # interpreter: make the loaded model ready; INVOKE and its like then apply to it
     MEMORY = 0x30  # both: static RAM and stack
     CHECK = 0x31  # application: the device holds its own figures against its budgets
+    FAULT = 0x32  # both: registers of the fault that caused the last restart
     RESET = 0x3F  # restart, after the reply
     NAK = 0x7F
 
@@ -51,6 +55,7 @@ class Kind(IntEnum):
 
     BENCH = 1
     APP = 2
+    TFLM = 3  # TensorFlow Lite Micro's interpreter; models come over the wire
 
 
 class Reason(IntEnum):
@@ -67,6 +72,9 @@ class Reason(IntEnum):
     NO_INPUT = 9  # INVOKE without a complete, intact input; detail: CRC-32 of what is there
     NO_RESULT = 10  # READ_OUTPUT, LAYER or CHECK before a successful INVOKE
     KERNEL_FAILED = 11  # detail: the kernel's own status
+    NO_MODEL = 12  # PREPARE without a complete, intact model; detail: CRC-32 of what is there
+    PREPARE_FAILED = 13  # detail: the interpreter's own status
+    NOT_GREETED = 14  # no HELLO since the device started: it has restarted behind the host's back
 
 
 RETRANSMIT = frozenset({Reason.BAD_FRAME, Reason.BAD_CRC})
@@ -104,8 +112,40 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class VarintMessage(Message):
+    """Base of payloads whose unsigned fields travel as LEB128 numbers: seven bits a byte, lowest first, bit 7
+    set in all but the last. Most fields of an operator are small, so it takes half the bytes of a struct.
+    """
+
+    def pack(self) -> bytes:
+        out = bytearray()
+        for (_, code, _), field in zip(wire_fields(type(self)), fields(self), strict=True):
+            value = getattr(self, field.name) & (1 << 8 * struct.calcsize(code)) - 1
+            while value > 0x7F:
+                out.append(value & 0x7F | 0x80)
+                value >>= 7
+            out.append(value)
+        return bytes(out)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Self:
+        values, value, shift = [], 0, 0
+        for byte in payload:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                values.append(value)
+                value = shift = 0
+        codes = [code for _, code, _ in wire_fields(cls)]
+        fits = len(values) == len(codes) and not shift
+        if not fits or any(v >> 8 * struct.calcsize(c) for v, c in zip(values, codes, strict=True)):
+            raise LinkError(f"{cls.__name__} is not what the device sent ({len(payload)} bytes)")
+        return cls(*values)
+
+
+@dataclass(frozen=True, slots=True)
 class HelloReply(Message):
-    """HELLO's reply."""
+    """HELLO's reply. Whatever else changes with the version, `protocol` stays the first field."""
 
     struct_name: ClassVar[str] = "hello_reply"
     protocol: U16
@@ -134,35 +174,35 @@ class DescribeReply(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class RunOpRequest(Message):
+class RunOpRequest(VarintMessage):
     """RUN_OP: OpSpec's fields in their order, kind and activation as indices."""
 
     struct_name: ClassVar[str] = "run_op_request"
-    kernel: U16
-    repetitions: U16
+    kernel: U32
+    repetitions: U32
     seed: U32
     scratch_bytes: U32
-    kind: I32
-    in_h: I32
-    in_w: I32
-    in_c: I32
-    out_h: I32
-    out_w: I32
-    out_c: I32
-    kernel_h: I32
-    kernel_w: I32
-    stride_h: I32
-    stride_w: I32
-    dilation_h: I32
-    dilation_w: I32
-    pad_top: I32
-    pad_left: I32
-    pad_bottom: I32
-    pad_right: I32
-    in2_h: I32
-    in2_w: I32
-    in2_c: I32
-    activation: I32
+    kind: U32
+    in_h: U32
+    in_w: U32
+    in_c: U32
+    out_h: U32
+    out_w: U32
+    out_c: U32
+    kernel_h: U32
+    kernel_w: U32
+    stride_h: U32
+    stride_w: U32
+    dilation_h: U32
+    dilation_w: U32
+    pad_top: U32
+    pad_left: U32
+    pad_bottom: U32
+    pad_right: U32
+    in2_h: U32
+    in2_w: U32
+    in2_c: U32
+    activation: U32
 
     @classmethod
     def of(cls, op: OpSpec, choice: KernelChoice, *, seed: int, repetitions: int) -> RunOpRequest:
@@ -176,7 +216,7 @@ class RunOpRequest(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class RunOpReply(Message):
+class RunOpReply(VarintMessage):
     """RUN_OP's reply: counter ticks spent inside the kernel, over all repetitions."""
 
     struct_name: ClassVar[str] = "run_op_reply"
@@ -204,7 +244,7 @@ class InvokeRequest(Message):
 
 @dataclass(frozen=True, slots=True)
 class InvokeReply(Message):
-    """INVOKE's reply: followed by the output's first bytes (at most CHUNK_BYTES)."""
+    """INVOKE's reply: followed by the output's first bytes (at most INLINE_BYTES)."""
 
     struct_name: ClassVar[str] = "invoke_reply"
     ticks: U64
@@ -219,6 +259,51 @@ class ReadRequest(Message):
     struct_name: ClassVar[str] = "read_request"
     offset: U32
     count: U32
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModelRequest(Message):
+    """LOAD_MODEL: followed by up to CHUNK_BYTES of data."""
+
+    struct_name: ClassVar[str] = "load_model_request"
+    offset: U32
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRequest(Message):
+    """PREPARE: size and CRC-32 of the whole model as the host meant it."""
+
+    struct_name: ClassVar[str] = "prepare_request"
+    model_bytes: U32
+    model_crc: U32
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReply(Message):
+    """PREPARE's reply, in bytes, and the number of operators."""
+
+    struct_name: ClassVar[str] = "prepare_reply"
+    arena_used_bytes: U32
+    input_bytes: U32
+    output_bytes: U32
+    layers: U32
+
+
+@dataclass(frozen=True, slots=True)
+class FaultReply(Message):
+    """FAULT's reply; all 0 where no fault caused the last restart.
+
+    status, status2, address: CFSR, HFSR and MMFAR or BFAR (Cortex-M); mcause, 0 and mtval (RISC-V); ESR, 0 and
+    FAR (AArch64).
+    """
+
+    struct_name: ClassVar[str] = "fault_reply"
+    pc: U32
+    lr: U32
+    sp: U32
+    status: U32
+    status2: U32
+    address: U32
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +345,7 @@ class NakReply(Message):
 
 MESSAGES: tuple[type[Message], ...] = (
     HelloReply, DescribeReply, RunOpRequest, RunOpReply, LoadInputRequest, InvokeRequest, InvokeReply,
-    ReadRequest, MemoryReply, CheckReply, NakReply,
+    ReadRequest, LoadModelRequest, PrepareRequest, PrepareReply, FaultReply, MemoryReply, CheckReply, NakReply,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.boards import load_board
+from pipeline.boards.board import Port
 from pipeline.errors import ConfigError, ToolError
 from pipeline.firmware import bench_pool_bytes, build, cycles_per_tick, render_app, render_bench
 from pipeline.space.budgets import Budgets
@@ -61,7 +62,7 @@ def test_every_kernel_is_in_the_benchmarks_dispatch() -> None:
 
 
 def test_unknown_port_folder(tmp_path: Path) -> None:
-    board = dataclasses.replace(BOARD, port_folder="mps9")
+    board = dataclasses.replace(BOARD, port=Port(("mps9",)))
     with pytest.raises(ConfigError, match="mps9") as caught:
         render_bench(board, tmp_path)
     assert "mps2" in caught.value.hint

@@ -19,7 +19,7 @@ from pipeline.errors import LinkError, ToolError
 from pipeline.links import ProcessLink, SerialLink, open_link
 from pipeline.wire import Client, Reason, RefusedError
 from pipeline.wire.framing import Frame, FrameReader, encode
-from pipeline.wire.messages import RESPONSE_BIT, HelloReply, Kind, NakReply, Op
+from pipeline.wire.messages import PROTOCOL_VERSION, RESPONSE_BIT, HelloReply, Kind, NakReply, Op
 
 ECHO = "import os, sys; fd = int(sys.argv[1])\nwhile data := os.read(fd, 65536): os.write(fd, data)"
 
@@ -151,7 +151,7 @@ class Device:
 
     def answer(self, frame: Frame) -> bytes:
         if frame.op == Op.HELLO:
-            reply = HelloReply(1, Kind.APP, 0, b"12345678", b"paper-board", 0, 0).pack()
+            reply = HelloReply(PROTOCOL_VERSION, Kind.APP, 0, b"12345678", b"paper-board", 0, 0).pack()
         elif frame.op == Op.LOAD_INPUT:
             reply = b""
         else:

@@ -43,6 +43,8 @@ uint32_t port_static_bytes(void) { return 0; }
 uint32_t port_stack_reserve(void) { return 1; }
 uint32_t port_stack_used(void) { return 0; }
 uint32_t port_flash_bytes(void) { return 0; }
-uint32_t port_fault_pc(void) { return 0; }
-uint32_t port_fault_status(void) { return 0; }
+const port_fault_t *port_fault(void) {
+    static const port_fault_t none;
+    return &none;
+}
 _Noreturn void port_reset(void) { exit(0); }

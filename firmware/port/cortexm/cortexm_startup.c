@@ -1,18 +1,24 @@
-/* Vector table, memory initialization, stack painting and faults of a Cortex-M on the Arm MPS2. */
+/* Vector table, memory initialization, stack painting and faults of a Cortex-M. */
 #include <stdint.h>
 
-#include "mps2.h"
+#include "arch.h"
+#include "chip.h"
+#include "cortexm.h"
 
 extern uint32_t __stack_limit[], __stack_top[];
 extern uint32_t __data_load[], __data_start[], __data_end[], __bss_start[], __bss_end[];
 
 int main(void);
-_Noreturn void Reset_Handler(void);
 
-/* Survives a reset: .noinit is neither loaded nor cleared. */
-volatile fault_record_t mps2_fault __attribute__((section(".noinit")));
+/* Every exception but reset leads to Fault_Handler. No external interrupt is ever taken: the table ends
+ * at 16. */
+__attribute__((section(".vectors"), used)) static const void *const vectors[16];
 
 _Noreturn void Reset_Handler(void) {
+    /* masked for ever: the UART is polled, and nothing disturbs what is measured */
+    __asm__ volatile("cpsid i" ::: "memory");
+    SCB_VTOR = (uint32_t)(uintptr_t)vectors; /* a bootloader's table may be in force */
+    chip_early_init();
     for (const uint32_t *from = __data_load, *end = __data_load + (__data_end - __data_start); from < end;
          ++from) {
         __data_start[from - __data_load] = *from;
@@ -26,10 +32,10 @@ _Noreturn void Reset_Handler(void) {
         *word = STACK_PAINT;
     }
     (void)main();
-    mps2_system_reset();
+    arch_reset();
 }
 
-_Noreturn void mps2_system_reset(void) {
+_Noreturn void arch_reset(void) {
     __asm__ volatile("dsb" ::: "memory");
     SCB_AIRCR = 0x05FA0004u; /* VECTKEY, SYSRESETREQ */
     for (;;) {
@@ -37,14 +43,19 @@ _Noreturn void mps2_system_reset(void) {
     }
 }
 
-/* Keeps where the fault happened for the next HELLO, on a fresh stack: the old one may be what overflowed. */
+/* Keeps where the fault happened for the next FAULT request, on a fresh stack: the old one may be what
+ * overflowed. */
 __attribute__((used)) _Noreturn static void record_fault(const uint32_t *frame) {
     /* the frame is only readable where the stack pointer still lies in RAM */
     const int intact = frame >= __stack_limit && frame + 8 <= __stack_top;
-    mps2_fault.magic = FAULT_MAGIC;
-    mps2_fault.pc = intact ? frame[6] : 0u;
-    mps2_fault.status = SCB_CFSR | (SCB_HFSR & 0x80000000u);
-    mps2_system_reset();
+    fault_record.pc = intact ? frame[6] : 0u;
+    fault_record.lr = intact ? frame[5] : 0u;
+    fault_record.sp = (uint32_t)(uintptr_t)frame;
+    fault_record.status = SCB_CFSR;
+    fault_record.status2 = SCB_HFSR;
+    fault_record.address = SCB_CFSR & SCB_CFSR_MMARVALID ? SCB_MMFAR : SCB_BFAR;
+    fault_record.magic = FAULT_MAGIC;
+    arch_reset();
 }
 
 __attribute__((naked)) static void Fault_Handler(void) {
@@ -54,7 +65,7 @@ __attribute__((naked)) static void Fault_Handler(void) {
                      "b record_fault\n");
 }
 
-__attribute__((section(".vectors"), used)) static const void *const vectors[] = {
+static const void *const vectors[16] = {
     __stack_top,
     (const void *)Reset_Handler,
     Fault_Handler, /* NMI */
@@ -67,9 +78,8 @@ __attribute__((section(".vectors"), used)) static const void *const vectors[] = 
     0,
     0,
     Fault_Handler, /* SVCall */
+    Fault_Handler, /* DebugMonitor */
     0,
-    0,
-    Fault_Handler,         /* PendSV */
-    Fault_Handler,         /* SysTick */
-    mps2_uart0_rx_handler, /* IRQ 0 */
+    Fault_Handler, /* PendSV */
+    Fault_Handler, /* SysTick */
 };
