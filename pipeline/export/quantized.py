@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,15 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedNetwork:
-    """An OpGraph with a grid for each tensor, and weights for the nodes (by index) that have some."""
+    """An OpGraph with a grid for each tensor, and weights for the nodes (by index) that have some.
+
+    `constants`: values (INT8) of tensors, by number, that are no activations: the fixed operand of an addition.
+    """
 
     graph: OpGraph
     grids: tuple[Grid, ...]
     weights: dict[int, Weights]
+    constants: dict[int, NDArray[np.int8]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ModelError, naming the layer, where an integer kernel would overflow or lose everything."""

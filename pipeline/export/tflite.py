@@ -6,6 +6,7 @@ TRANSPOSE or PAD operators, no float tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flatbuffers
@@ -29,7 +30,13 @@ _OPERATORS = {
     "add": ("ADD", 2),
     "mul": ("MUL", 2),
     "mean": ("MEAN", 2),
+    "avg_pool": ("AVERAGE_POOL_2D", 2),
     "max_pool": ("MAX_POOL_2D", 2),
+    "pad": ("PAD", 2),
+    "logistic": ("LOGISTIC", 2),
+    "hard_swish": ("HARD_SWISH", 1),
+    "softmax": ("SOFTMAX", 2),
+    "reshape": ("RESHAPE", 1),
 }
 _ACTIVATION = {"none": 0, "relu": 1, "relu6": 3}
 
@@ -66,12 +73,15 @@ class _Writer:
             if number in producers:
                 shapes[number] = _shape(producers[number].op)
             else:
-                first = next(node.op for node in graph.nodes if number in node.inputs)
-                shapes[number] = (1, first.in_h, first.in_w, first.in_c)
+                shapes[number] = _input_shape(next(n for n in graph.nodes if number in n.inputs), number)
         for number, grid in enumerate(self.network.grids):
             producer = producers.get(number)
             name = "input" if number == graph.input else (producer.name if producer else f"tensor{number}")
-            self._tensor(name, shapes[number], schema.TensorType.INT8, quantization=_per_tensor(grid))
+            constant = self.network.constants.get(number)
+            self._tensor(
+                name, shapes[number], schema.TensorType.INT8, quantization=_per_tensor(grid),
+                raw=None if constant is None else constant.tobytes(),
+            )  # fmt: skip
         operators = [self._operator(index, node) for index, node in enumerate(graph.nodes)]
         subgraph = schema.SubGraphT(
             tensors=self.tensors,
@@ -129,10 +139,12 @@ class _Writer:
         inputs = list(node.inputs)
         if index in self.network.weights:
             inputs += self._constants(index, node)
-        elif kind == "mean":
-            axes = np.array([1, 2], "<i4")
+        elif (numbers := _integers(node.op)) is not None:
+            name, values = numbers
             inputs.append(
-                self._tensor(f"{node.name}/axes", (2,), schema.TensorType.INT32, raw=axes.tobytes())
+                self._tensor(
+                    f"{node.name}/{name}", values.shape, schema.TensorType.INT32, raw=values.tobytes()
+                )
             )
         options_type, options = _options(node.op)
         return schema.OperatorT(
@@ -166,8 +178,28 @@ class _Writer:
 
 def _shape(op: OpSpec) -> tuple[int, ...]:
     if op.kind == "fully_connected":
-        return 1, op.out_c
+        return op.out_h * op.out_w, op.out_c
     return 1, op.out_h, op.out_w, op.out_c
+
+
+def _input_shape(node: Node, number: int) -> tuple[int, ...]:
+    op = node.op
+    if op.in2_h and number != node.inputs[0]:
+        return 1, op.in2_h, op.in2_w, op.in2_c
+    return 1, op.in_h, op.in_w, op.in_c
+
+
+def _integers(op: OpSpec) -> tuple[str, NDArray[np.int32]] | None:
+    """The constant INT32 operand of an operator that has one, and its name."""
+    if op.kind == "mean":
+        return "axes", np.array([1, 2], "<i4")
+    if op.kind == "pad":
+        channels = op.out_c - op.in_c  # only their total is known: all behind
+        around = [[0, 0], [op.pad_top, op.pad_bottom], [op.pad_left, op.pad_right], [0, channels]]
+        return "paddings", np.array(around, "<i4")
+    if op.kind == "reshape":
+        return "shape", np.array(_shape(op), "<i4")
+    return None
 
 
 def _per_tensor(grid: Grid) -> Any:
@@ -185,6 +217,15 @@ def _symmetric(scales: NDArray[np.float32], axis: int) -> Any:
     )
 
 
+_PLAIN_OPTIONS: dict[str, Callable[[OpSpec], Any]] = {
+    "mean": lambda op: schema.ReducerOptionsT(keepDims=True),
+    "pad": lambda op: schema.PadOptionsT(),
+    "hard_swish": lambda op: schema.HardSwishOptionsT(),
+    "softmax": lambda op: schema.SoftmaxOptionsT(beta=1.0),
+    "reshape": lambda op: schema.ReshapeOptionsT(newShape=np.array(_shape(op), np.int32)),
+}
+
+
 def _padding(op: OpSpec) -> int:
     """TFLite's padding enumeration; raises ModelError for pads that are neither SAME nor VALID."""
     pads = (op.pad_top, op.pad_bottom, op.pad_left, op.pad_right)
@@ -192,7 +233,14 @@ def _padding(op: OpSpec) -> int:
     columns = same_padding(op.in_w, op.kernel_w, op.stride_w, op.dilation_w)
     if pads == (*rows[1:], *columns[1:]) and (op.out_h, op.out_w) == (rows[0], columns[0]):
         return int(schema.Padding.SAME)
-    if not any(pads):
+    valid = [
+        (size - (kernel - 1) * dilation - 1) // stride + 1
+        for size, kernel, stride, dilation in (
+            (op.in_h, op.kernel_h, op.stride_h, op.dilation_h),
+            (op.in_w, op.kernel_w, op.stride_w, op.dilation_w),
+        )
+    ]
+    if not any(pads) and [op.out_h, op.out_w] == valid:
         return int(schema.Padding.VALID)
     raise ModelError(f"{op.kind}: padding {pads} is neither SAME nor VALID, which is all a .tflite can say")
 
@@ -205,15 +253,18 @@ def _options(op: OpSpec) -> tuple[str, Any]:
         return "AddOptions", schema.AddOptionsT(fusedActivationFunction=activation)
     if op.kind == "mul":
         return "MulOptions", schema.MulOptionsT(fusedActivationFunction=activation)
-    if op.kind == "mean":
-        return "ReducerOptions", schema.ReducerOptionsT(keepDims=True)
+    if op.kind == "logistic":
+        return "NONE", None
+    if op.kind in _PLAIN_OPTIONS:
+        options = _PLAIN_OPTIONS[op.kind](op)
+        return type(options).__name__.removesuffix("T"), options
     window = {
         "padding": _padding(op),
         "strideH": op.stride_h,
         "strideW": op.stride_w,
         "fusedActivationFunction": activation,
     }
-    if op.kind == "max_pool":
+    if op.kind in ("avg_pool", "max_pool"):
         return "Pool2DOptions", schema.Pool2DOptionsT(
             **window, filterHeight=op.kernel_h, filterWidth=op.kernel_w
         )

@@ -24,9 +24,12 @@ from pipeline.wire.messages import (
     InvokeRequest,
     Kind,
     LoadInputRequest,
+    LoadModelRequest,
     MemoryReply,
     NakReply,
     Op,
+    PrepareReply,
+    PrepareRequest,
     ReadRequest,
     Reason,
     RunOpReply,
@@ -182,9 +185,25 @@ class Client:
             raise LinkError("the output read back is not the output that the device computed")
         return InvokeResult(output, reply.ticks)
 
-    def layer_ticks(self) -> list[int]:
-        """Counter ticks of each layer in the last inference, in execution order."""
-        layers = self.describe().layers
+    def load_model(self, model: bytes, *, limit_s: float = 30.0) -> PrepareReply:
+        """Sends a .tflite to an interpreter (Kind.TFLM) and has it made ready, within `limit_s`.
+
+        RefusedError: TOO_BIG, OUT_OF_RANGE (no room for the file), PREPARE_FAILED (no room for its tensors, or
+        an operator that is unknown).
+        """
+        for offset in range(0, len(model), CHUNK_BYTES):
+            chunk = model[offset : offset + CHUNK_BYTES]
+            self._request(Op.LOAD_MODEL, LoadModelRequest(offset).pack() + chunk)
+        request = PrepareRequest(len(model), zlib.crc32(model))
+        self._invoke_s = 0.0
+        return PrepareReply.unpack(self._request(Op.PREPARE, request.pack(), work_s=limit_s))
+
+    def layer_ticks(self, layers: int | None = None) -> list[int]:
+        """Counter ticks of each layer in the last inference, in execution order.
+
+        `layers`: how many there are, where the firmware came without a model (PrepareReply.layers).
+        """
+        layers = self.describe().layers if layers is None else layers
         ticks: list[int] = []
         while len(ticks) < layers:
             count = min(_LAYERS_A_FRAME, layers - len(ticks))

@@ -1,0 +1,99 @@
+"""TflmDevice: an interpreter at the other end of a link, with one model at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.boards import Board
+from pipeline.errors import LinkError
+from pipeline.links import Link
+from pipeline.wire.client import Client, InvokeResult, RefusedError
+from pipeline.wire.messages import Kind, MemoryReply, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the interpreter says of the model it made ready, in bytes."""
+
+    model_bytes: int
+    arena_used_bytes: int
+    input_bytes: int
+    output_bytes: int
+    layers: int
+
+
+class TflmDevice:
+    """Loads models and runs them. Raises LinkError where another firmware answers, or another board's."""
+
+    def __init__(self, link: Link, board: Board, *, build_id: bytes | None = None) -> None:
+        self._client = Client(link)
+        hello = self._client.hello()
+        if hello.kind is not Kind.TFLM:
+            raise LinkError(
+                f"the device runs the {hello.kind.name} firmware, not TensorFlow Lite Micro",
+                hint=f"flash it: edgenas flash --board {board.name}",
+            )
+        if build_id is not None and hello.build_id != build_id:
+            raise LinkError(
+                f"the device runs build {hello.build_id.hex()}, not {build_id.hex()}",
+                hint="flash the firmware that was just built",
+            )
+        self._prepared: Prepared | None = None
+
+    @property
+    def retransmissions(self) -> int:
+        return self._client.retransmissions
+
+    @property
+    def region_bytes(self) -> int:
+        """Room for a model and its arena together."""
+        return self._client.describe().pool_bytes
+
+    def load(self, model: bytes) -> Prepared:
+        """Sends `model` and has it made ready. RefusedError where it does not fit or cannot be run."""
+        self._prepared = None
+        reply = self._client.load_model(model)
+        self._prepared = Prepared(
+            len(model), reply.arena_used_bytes, reply.input_bytes, reply.output_bytes, reply.layers
+        )
+        return self._prepared
+
+    def invoke(self, x: bytes | NDArray[np.int8]) -> InvokeResult:
+        """One inference with the model loaded last."""
+        return self._client.invoke(x if isinstance(x, bytes) else x.tobytes(), limit_s=120.0)
+
+    def layer_ticks(self) -> list[int]:
+        """Of the last inference; empty where the interpreter has no profiler."""
+        if self._prepared is None:
+            raise LinkError("no model is loaded")
+        try:
+            return self._client.layer_ticks(self._prepared.layers)
+        except RefusedError as error:
+            if error.reason == Reason.NO_RESULT:
+                return []
+            raise
+
+    def memory(self) -> MemoryReply:
+        return self._client.memory()
+
+
+def why_refused(error: RefusedError) -> str:
+    """The refusal in words, for a table's row or a message."""
+    name = getattr(error.reason, "name", str(error.reason))
+    if error.reason == Reason.PREPARE_FAILED:
+        return f"{name} {_STATUS.get(error.detail, error.detail)}"
+    if error.reason == Reason.KERNEL_FAILED and error.detail == _NO_PROFILER:
+        return f"{name} the library was built without its profiler"
+    return f"{name} {error.detail}"
+
+
+_NO_PROFILER = 5
+# firmware/tflm/interpreter.h
+_STATUS = {
+    1: "the schema version differs",
+    2: "the arena is too small or an operator is not supported",
+    3: "not one INT8 input and one INT8 output",
+}
