@@ -1,4 +1,4 @@
-/* Caches of a Cortex-M7 (Arm DDI0403, B3.2.3 and B4.8; DDI0489, 4.2). */
+/* Caches of a Cortex-M7 (Arm DDI0403, B2.2 "Caches and branch predictors"; DDI0489). */
 #ifndef EDGENAS_CORTEXM7_H
 #define EDGENAS_CORTEXM7_H
 

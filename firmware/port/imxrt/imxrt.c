@@ -3,7 +3,7 @@
 #include "chip.h"
 #include "cortexm7.h"
 
-/* IOMUXC_GPR, 11.3 */
+/* IOMUXC_GPR */
 #define GPR14 REGISTER(0x400AC038u)
 #define GPR16 REGISTER(0x400AC040u)
 #define GPR17 REGISTER(0x400AC044u)
@@ -14,7 +14,7 @@
 #define GPR16_BANKS_FROM_GPR17 4u
 #define GPR17_ALL_DTCM 0xAAAAAAAAu /* two bits for each of 16 banks of 32 kB; 2: DTCM */
 
-/* CCM, 14.7 */
+/* CCM */
 #define CCM(offset) REGISTER(0x400FC000u + (offset))
 #define CCM_CACRR CCM(0x10u)
 #define CCM_CBCDR CCM(0x14u)
@@ -34,7 +34,7 @@
 #define CSCDR1_UART_OSC (1u << 6)
 #define CCGR_ON 3u
 
-/* CCM_ANALOG, 14.8; PMU, 17.7 */
+/* CCM_ANALOG, PMU */
 #define PLL_ARM REGISTER(0x400D8000u)
 #define PLL_ARM_LOCK (1u << 31)
 #define PLL_ARM_ENABLE (1u << 13)
@@ -42,13 +42,13 @@
 #define MISC0_SET REGISTER(0x400D8154u)
 #define MISC0_REFTOP_SELFBIASOFF (1u << 3)
 
-/* DCDC, 18.7 */
+/* DCDC */
 #define DCDC_REG0 REGISTER(0x40080000u)
 #define DCDC_REG3 REGISTER(0x4008000Cu)
 #define DCDC_REG0_OK (1u << 31)
 #define DCDC_REG3_TARGET 31u /* 0.8 V and 25 mV a step */
 
-/* LPUART, 49.4 */
+/* LPUART */
 #define LPUART_BAUD REGISTER(BOARD_UART_BASE + 0x10u)
 #define LPUART_STAT REGISTER(BOARD_UART_BASE + 0x14u)
 #define LPUART_CTRL REGISTER(BOARD_UART_BASE + 0x18u)
@@ -92,8 +92,8 @@ static void raise_voltage(void) {
     }
 }
 
-/* The core waits on the crystal while its PLL changes (IMXRT1060RM, 14.5.3). The flash keeps the clock that
- * the ROM gave it. */
+/* The core waits on the crystal while its PLL changes (IMXRT1060RM, CCM_CBCDR). The flash keeps the clock
+ * that the ROM gave it. */
 static void start_clock(void) {
     MISC0_SET = MISC0_REFTOP_SELFBIASOFF;
     modify(&CCM_CBCMR, CBCMR_PERIPH_CLK2_SEL, CBCMR_PERIPH_CLK2_OSC);

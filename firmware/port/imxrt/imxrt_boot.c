@@ -1,11 +1,11 @@
 /* What the boot ROM of the i.MX RT1060 reads in a serial NOR flash before it starts the program (IMXRT1060RM,
- * 9.6.3.1 "FlexSPI NOR flash configuration block" and 9.7.1 "Image vector table"). */
+ * chapter "System Boot": serial NOR configuration block, image vector table, boot data). */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "board.h"
 
-/* One instruction of the FlexSPI sequencer, half a word (27.5.8) */
+/* One instruction of the FlexSPI sequencer, half a word (chapter FlexSPI, "Look Up Table") */
 #define LUT(opcode, pads, operand) ((uint32_t)(opcode) << 10 | (uint32_t)(pads) << 8 | (uint32_t)(operand))
 #define LUT_PAIR(first, second) ((first) | (second) << 16)
 #define CMD_SDR 0x01u
@@ -76,8 +76,8 @@ __attribute__((section(".boot"), used)) static const boot_header_t boot = {
             .size_a1 = BOARD_FLASH_CHIP_BYTES,
             .lut =
                 {
-                    /* fast read quad I/O (W25Q64JV datasheet, 8.2.12): 24 bits of address, mode bits that do
-                     * not ask for continuous read, four dummy clocks */
+                    /* fast read quad I/O (W25Q64JV datasheet, instruction EBh): 24 bits of address, mode bits
+                     * that do not ask for continuous read, four dummy clocks */
                     LUT_PAIR(LUT(CMD_SDR, ONE_PAD, 0xEB), LUT(RADDR_SDR, FOUR_PADS, 24)),
                     LUT_PAIR(LUT(MODE8_SDR, FOUR_PADS, 0xFF), LUT(DUMMY_SDR, FOUR_PADS, 4)),
                     LUT_PAIR(LUT(READ_SDR, FOUR_PADS, 4), 0u),

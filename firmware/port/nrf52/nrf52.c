@@ -4,21 +4,21 @@
 #include "chip.h"
 #include "cortexm.h"
 
-/* CLOCK, 5.4 */
+/* CLOCK */
 #define CLOCK_HFCLKSTART REGISTER(0x40000000u)
 #define CLOCK_HFCLKSTARTED REGISTER(0x40000100u)
 
-/* NVMC, 4.3 */
+/* NVMC */
 #define NVMC_ICACHECNF REGISTER(0x4001E540u)
 
-/* GPIO, 6.9: a pin is 32 times its port plus its number, as in PSEL */
+/* GPIO: a pin is 32 times its port plus its number, as in PSEL */
 #define GPIO_PORT(pin) (0x50000000u + 0x300u * ((pin) / 32u))
 #define GPIO_OUTSET(pin) REGISTER(GPIO_PORT(pin) + 0x508u)
 #define GPIO_PIN_CNF(pin) REGISTER(GPIO_PORT(pin) + 0x700u + 4u * ((pin) % 32u))
 #define PIN_CNF_OUTPUT 3u /* output, input buffer disconnected */
 #define PIN_CNF_INPUT_PULLUP 0x0Cu
 
-/* UART, 6.33 */
+/* UART */
 #define UART_STARTRX REGISTER(BOARD_UART_BASE + 0x000u)
 #define UART_STARTTX REGISTER(BOARD_UART_BASE + 0x008u)
 #define UART_RXDRDY REGISTER(BOARD_UART_BASE + 0x108u)
@@ -76,7 +76,7 @@ void chip_init(void) {
 
 int chip_uart_readable(void) { return UART_RXDRDY != 0u; }
 
-/* The event goes before the byte: taking it may bring the next one from the FIFO (6.33.3). */
+/* The event goes before the byte: taking it may bring the next one from the FIFO (UART, "Reception"). */
 uint8_t chip_uart_get(void) {
     UART_RXDRDY = 0;
     (void)UART_RXDRDY;

@@ -17,7 +17,7 @@ static inline void stm32_wait_for(volatile uint32_t *address, uint32_t mask, uin
     }
 }
 
-/* Turns a peripheral's clock on; the read lets it arrive (RM0390 6.3, "dummy read"). */
+/* Turns a peripheral's clock on; the read lets it arrive (errata: delay after a clock is enabled). */
 static inline void stm32_clock_on(uint32_t enable_register, uint32_t bit) {
     REGISTER(enable_register) |= 1u << bit;
     (void)REGISTER(enable_register);

@@ -1,5 +1,5 @@
 /* Clock tree of the STM32F4 and F7, whose RCC and PWR agree in all that is used here
- * (RM0390 and RM0090: 5 and 6; RM0410: 4 and 5). */
+ * (RM0390, RM0090, RM0410: chapters PWR and RCC). */
 #ifndef EDGENAS_STM32_F4_CLOCK_H
 #define EDGENAS_STM32_F4_CLOCK_H
 

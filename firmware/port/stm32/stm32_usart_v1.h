@@ -1,4 +1,4 @@
-/* USART of the STM32F2/F4 (RM0390, 25.6). */
+/* USART of the STM32F2/F4 (RM0390 and RM0090, USART registers). */
 #ifndef EDGENAS_STM32_USART_V1_H
 #define EDGENAS_STM32_USART_V1_H
 

@@ -1,4 +1,4 @@
-/* USART and LPUART of the STM32L4, F7 and H7 (RM0410, 34.8; RM0432, 46.8 and 47.7). */
+/* USART and LPUART of the STM32L4, F7 and H7 (RM0410, RM0432, RM0433: USART and LPUART registers). */
 #ifndef EDGENAS_STM32_USART_V2_H
 #define EDGENAS_STM32_USART_V2_H
 

@@ -1,4 +1,4 @@
-/* Addresses of the STM32F4 (RM0390, 2.2; RM0090, 2.3). */
+/* Addresses of the STM32F4 (RM0390 and RM0090, "Memory map"). */
 #ifndef EDGENAS_STM32_FAMILY_H
 #define EDGENAS_STM32_FAMILY_H
 

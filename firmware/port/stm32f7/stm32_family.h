@@ -1,4 +1,4 @@
-/* Addresses of the STM32F7 (RM0410, 2.2). */
+/* Addresses of the STM32F7 (RM0410, "Memory map"). */
 #ifndef EDGENAS_STM32_FAMILY_H
 #define EDGENAS_STM32_FAMILY_H
 

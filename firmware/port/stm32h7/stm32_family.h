@@ -1,4 +1,4 @@
-/* Addresses of the STM32H742/743/753 (RM0433, 2.3). */
+/* Addresses of the STM32H742/743/753 (RM0433, "Memory map"). */
 #ifndef EDGENAS_STM32_FAMILY_H
 #define EDGENAS_STM32_FAMILY_H
 

@@ -1,4 +1,4 @@
-/* STM32H742/743/753 (RM0433: 4.3.9, 6.6.2, 8). */
+/* STM32H742/743/753 (RM0433: chapters FLASH, PWR, RCC). */
 #include "chip.h"
 #include "cortexm7.h"
 #include "stm32.h"
@@ -43,7 +43,7 @@
 
 #define FLASH_ACR REGISTER(0x52002000u)
 
-/* Reference clock of the PLL: range 0 below 2 MHz, 1 to 4, 2 to 8, 3 to 16 (RM0433, 8.7.12). */
+/* Reference clock of the PLL: range 0 below 2 MHz, 1 to 4, 2 to 8, 3 to 16 (RM0433, RCC_PLLCFGR). */
 #define PLL_IN_HZ (BOARD_HSE_HZ / BOARD_PLL_M)
 #define PLL_RANGE (PLL_IN_HZ < 2000000u ? 0u : PLL_IN_HZ < 4000000u ? 1u : PLL_IN_HZ < 8000000u ? 2u : 3u)
 
@@ -57,7 +57,8 @@ static void back_to_reset_clock(void) {
     stm32_wait_for(&RCC_CR, RCC_CR_PLL1RDY | RCC_CR_HSERDY, 0u);
 }
 
-/* The supply must be declared once before the voltage may change; VOS0 lies above VOS1 (RM0433, 6.6.2). */
+/* The supply must be declared once before the voltage may change; VOS0 lies above VOS1 (RM0433, "Voltage
+ * scaling"). */
 static void raise_voltage(void) {
     stm32_modify(&PWR_CR3, PWR_CR3_SUPPLY, PWR_CR3_LDOEN);
     stm32_wait_for(&PWR_CSR1, PWR_CSR1_ACTVOSRDY, PWR_CSR1_ACTVOSRDY);

@@ -1,4 +1,4 @@
-/* Addresses of the STM32L4 and L4+ (RM0432, 2.2). */
+/* Addresses of the STM32L4 and L4+ (RM0432, "Memory map"). */
 #ifndef EDGENAS_STM32_FAMILY_H
 #define EDGENAS_STM32_FAMILY_H
 

@@ -1,5 +1,5 @@
-/* STM32L4 and L4+ (RM0432: 3.3.3, 5.1.8, 6). The PLL runs from the internal 16 MHz oscillator, which every
- * board has. */
+/* STM32L4 and L4+ (RM0432: chapters FLASH, PWR, RCC). The PLL runs from the internal 16 MHz oscillator, which
+ * every board has. */
 #include "chip.h"
 #include "stm32.h"
 
@@ -61,7 +61,8 @@ static void start_clock(void) {
     stm32_wait_for(&RCC_CR, RCC_CR_PLLRDY, RCC_CR_PLLRDY);
     FLASH_ACR = BOARD_FLASH_LATENCY | ACR_PREFETCH | ACR_INSTRUCTION_CACHE | ACR_DATA_CACHE;
     stm32_wait_for(&FLASH_ACR, 15u, BOARD_FLASH_LATENCY);
-    /* above 80 MHz the step goes over half the clock, for at least 1 us (RM0432, 6.2.9) */
+    /* above 80 MHz the step goes over half the clock, for at least 1 us (RM0432, "System clock (SYSCLK)
+     * selection") */
     stm32_modify(&RCC_CFGR, RCC_CFGR_HPRE | RCC_CFGR_PPRE, RCC_CFGR_HPRE_BY_2);
     select_clock(RCC_CFGR_SW_PLL);
     for (uint32_t turn = 0; turn < BOARD_CLOCK_HZ / 1000000u; ++turn) {
@@ -75,7 +76,7 @@ void chip_early_init(void) {}
 void chip_init(void) {
     start_clock();
     stm32_debug_in_sleep();
-    if (BOARD_VDDIO2) { /* port G, pins 2 to 15, has a supply of its own (RM0432, 5.1.5) */
+    if (BOARD_VDDIO2) { /* port G, pins 2 to 15, has a supply of its own (RM0432, PWR) */
         PWR_CR2 |= PWR_CR2_IOSV;
     }
     stm32_uart_init();
