@@ -43,7 +43,7 @@ def write_project(folder: Path, board: Board, *, title: str = "Firmware") -> Pat
         raise ConfigError(f"{board.name} runs its program under an operating system: nothing for PlatformIO")
     recipe = _recipe(folder, board)
     given = board.flashers.get("platformio")
-    settings = {key: (given.get(key, default) or "") for key, default in SETTINGS.items()} if given else None
+    settings = {key: given.get(key) or default or "" for key, default in SETTINGS.items()} if given else None
     template = environment().get_template("platformio.ini.j2")
     _write(folder / "platformio.ini", _tidy(template.render(
         board=board, title=title, folders=recipe["folders"], settings=settings,
@@ -131,7 +131,9 @@ def _recipe(folder: Path, board: Board) -> dict[str, Any]:
 def _words(text: str, pattern: str) -> list[str]:
     found = re.search(pattern, text)
     if found is None:
-        raise ConfigError(f"the rendered CMakeLists.txt has no {pattern.split('(')[0]}", hint="render it again")
+        raise ConfigError(
+            f"the rendered CMakeLists.txt has no {pattern.split('(')[0]}", hint="render it again"
+        )
     return found[1].split()
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pipeline.boards import Board
 from pipeline.errors import ConfigError, ToolError
-from pipeline.flashers.flasher import ANY, Flasher, Target, find_program
 from pipeline.firmware.image import write_bin
+from pipeline.flashers.flasher import ANY, Flasher, Target, find_program
 
 
 class EspTool(Flasher):
@@ -38,7 +38,15 @@ class EspTool(Flasher):
     def image_command(self, board: Board, elf: Path) -> list[str]:
         """Makes an application image of `elf` for Espressif's second-stage bootloader."""
         chip = self.settings(board)["chip"]
-        return [self.program_of(board), "--chip", chip, "elf2image", "--output", str(_image_path(elf)), str(elf)]
+        return [
+            self.program_of(board),
+            "--chip",
+            chip,
+            "elf2image",
+            "--output",
+            str(_image_path(elf)),
+            str(elf),
+        ]
 
     def prepare(self, board: Board, elf: Path) -> None:
         image = self.settings(board)["image"]
@@ -59,8 +67,6 @@ def _run_elf2image(arguments: list[str], remedy: str) -> None:
     program = find_program(arguments[0])
     if program is None:
         raise ToolError(f"{arguments[0]} is not installed", hint=remedy)
-    done = subprocess.run(
-        [program, *arguments[1:]], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([program, *arguments[1:]], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise ToolError(f"esptool cannot convert the ELF: {(done.stdout + done.stderr).strip()[-400:]}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.boards import Board
-from pipeline.flashers.flasher import ANY, Flasher, Target
 from pipeline.firmware.image import write_bin
+from pipeline.flashers.flasher import ANY, Flasher, Target
 
 
 class Stm32Flash(Flasher):

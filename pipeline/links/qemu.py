@@ -128,7 +128,9 @@ class FlashedQemu(ProcessLink):
 def machines(program: str) -> set[str]:
     """Machine names that a QEMU program emulates; empty where it cannot be asked."""
     try:
-        done = subprocess.run([program, "-M", "help"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            [program, "-M", "help"], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return set()
     return {line.split()[0] for line in done.stdout.splitlines()[1:] if line.strip()}

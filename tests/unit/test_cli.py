@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from one_operator import Builder, options, quantization
 
-COMMANDS = ("boards", "deploy", "doctor", "export", "profile", "report", "run", "search", "validate")
+COMMANDS = ("boards", "deploy", "doctor", "export", "flash", "profile", "report", "run", "search", "validate")
 RUNFILE = 'name = "bad"\nboard = "qemu-cortex-m4"\n\n[budgets]\nlatency_ms = 50.0\n'
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("arm-none-eabi-gcc") and shutil.which("cmake") and shutil.which("ninja")),
@@ -89,7 +89,7 @@ def test_every_command_is_listed(tmp_path: Path) -> None:
 def test_json_of_boards_and_doctor(tmp_path: Path) -> None:
     boards = json.loads(edgenas("boards", "--json", cwd=tmp_path).stdout)
     assert "qemu-cortex-m4" in [board["name"] for board in boards]
-    checks = json.loads(edgenas("doctor", "--json", cwd=tmp_path).stdout)
+    checks = json.loads(edgenas("doctor", "--json", cwd=tmp_path).stdout)["checks"]
     assert any("gcc" in check["name"] for check in checks)
     assert all(check["ok"] or check["remedy"] for check in checks)
 
@@ -98,7 +98,9 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     done = edgenas("doctor", "--json", cwd=tmp_path, PATH=str(tmp_path))
     assert done.returncode == 1
     missing = {
-        c["name"].split()[0]: c["remedy"] for c in json.loads(done.stdout) if c["needed"] and not c["ok"]
+        c["name"].split()[0]: c["remedy"]
+        for c in json.loads(done.stdout)["checks"]
+        if c["needed"] and not c["ok"]
     }
     assert "apt-get install" in missing["arm-none-eabi-gcc"]
     assert "qemu-system-arm" in missing["qemu-system-arm"]
