@@ -268,11 +268,12 @@ static uint64_t run_softmax(const request_t *r, tensors_t *t) {
 /* 1-based index of the first field out of range, or 0. Sizes, strides and dilations are 1..INT16_MAX, all
  * others 0..INT16_MAX. */
 static uint32_t first_invalid(const request_t *r) {
-    const uint32_t count = (sizeof *r - offsetof(request_t, in_h)) / sizeof(int32_t);
+    const uint32_t count = (sizeof *r - offsetof(request_t, in_h)) / sizeof(uint32_t);
     for (uint32_t i = 0; i < count; ++i) {
-        int32_t value;
+        uint32_t value;
         memcpy(&value, (const uint8_t *)r + offsetof(request_t, in_h) + i * sizeof value, sizeof value);
-        const int at_least = i < (offsetof(request_t, pad_top) - offsetof(request_t, in_h)) / sizeof value;
+        const uint32_t at_least =
+            i < (offsetof(request_t, pad_top) - offsetof(request_t, in_h)) / sizeof value;
         if (value < at_least || value > INT16_MAX) {
             return i + 1u;
         }
@@ -280,7 +281,7 @@ static uint32_t first_invalid(const request_t *r) {
     return 0;
 }
 
-static uint64_t volume(int32_t h, int32_t w, int32_t c) { return (uint64_t)h * (uint64_t)w * (uint64_t)c; }
+static uint64_t volume(uint32_t h, uint32_t w, uint32_t c) { return (uint64_t)h * w * c; }
 
 /* Ticks; without meaning where the pool turns out too small, which the caller finds out. */
 static uint64_t run_kernel(const request_t *r, tensors_t *t) {
@@ -326,13 +327,11 @@ static uint32_t run_op(const request_t *r, server_reply_t *reply) {
         reply->detail = pool_used < UINT32_MAX ? (uint32_t)pool_used : UINT32_MAX;
         return WIRE_REASON_TOO_BIG;
     }
-    const wire_run_op_reply_t message = {
-        .ticks = ticks,
-        .output_crc = frame_crc32(0, (const uint8_t *)t.output, t.output_bytes),
-        .output_bytes = t.output_bytes,
-        .used_bytes = (uint32_t)pool_used,
-    };
-    SERVER_REPLY(reply, message);
+    uint8_t *end = varint_write(reply->payload, ticks); /* in the order of wire_run_op_reply_t */
+    end = varint_write(end, frame_crc32(0, (const uint8_t *)t.output, t.output_bytes));
+    end = varint_write(end, t.output_bytes);
+    end = varint_write(end, pool_used);
+    reply->payload_bytes = (uint32_t)(end - reply->payload);
     return 0;
 }
 
@@ -340,11 +339,14 @@ static uint32_t handle(uint8_t op, const uint8_t *payload, uint32_t payload_byte
     if (op != WIRE_OP_RUN_OP) {
         return WIRE_REASON_UNKNOWN_OP;
     }
-    request_t request;
-    if (!SERVER_READ(request, payload, payload_bytes)) {
+    union {
+        uint32_t fields[sizeof(request_t) / sizeof(uint32_t)];
+        request_t request;
+    } message;
+    if (!varint_read(payload, payload_bytes, message.fields, sizeof message.fields / sizeof(uint32_t))) {
         return WIRE_REASON_BAD_LENGTH;
     }
-    return run_op(&request, reply);
+    return run_op(&message.request, reply);
 }
 
 int main(void) {

@@ -89,3 +89,33 @@ void frame_send(uint8_t *body, uint8_t op, uint16_t seq, uint32_t payload_bytes,
     }
     write(&delimiter, 1);
 }
+
+int varint_read(const uint8_t *payload, uint32_t payload_bytes, uint32_t *values, uint32_t fields) {
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < fields; ++i) {
+        uint64_t value = 0;
+        uint32_t shift = 0;
+        uint8_t byte;
+        do {
+            if (at == payload_bytes || shift > 28u) {
+                return 0;
+            }
+            byte = payload[at++];
+            value |= (uint64_t)(byte & 0x7Fu) << shift;
+            shift += 7u;
+        } while (byte & 0x80u);
+        if (value > UINT32_MAX) {
+            return 0;
+        }
+        values[i] = (uint32_t)value;
+    }
+    return at == payload_bytes;
+}
+
+uint8_t *varint_write(uint8_t *to, uint64_t value) {
+    for (; value > 0x7Fu; value >>= 7) {
+        *to++ = (uint8_t)(value | 0x80u);
+    }
+    *to++ = (uint8_t)value;
+    return to;
+}

@@ -33,6 +33,13 @@ int frame_feed(frame_decoder_t *decoder, uint8_t byte);
 void frame_send(uint8_t *body, uint8_t op, uint16_t seq, uint32_t payload_bytes,
                 void (*write)(const uint8_t *data, size_t count));
 
+/* Reads `fields` LEB128 numbers (seven bits a byte, lowest first, bit 7 set in all but the last), which must
+ * fill the payload exactly and fit 32 bits each; 0 where they do not. */
+int varint_read(const uint8_t *payload, uint32_t payload_bytes, uint32_t *values, uint32_t fields);
+
+/* Writes one, of up to 10 bytes; returns where the next goes. */
+uint8_t *varint_write(uint8_t *to, uint64_t value);
+
 /* CRC-32 (IEEE 802.3, as zlib's) of `count` bytes; start with crc = 0 and chain. */
 uint32_t frame_crc32(uint32_t crc, const uint8_t *data, size_t count);
 

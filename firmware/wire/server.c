@@ -85,11 +85,19 @@ static void nak(uint8_t op, uint16_t seq, uint32_t reason, uint32_t detail) {
     frame_send(body, WIRE_OP_NAK | WIRE_RESPONSE_BIT, seq, sizeof message, port_uart_write);
 }
 
+/* What answered the last request: a reply, whose payload is in `outgoing`, or a refusal. It is kept, so that
+ * a request that comes twice (its answer was lost) is answered twice and executed once. */
+typedef struct {
+    uint32_t key; /* the CRC covers op, seq and payload, so it names the request */
+    uint32_t reason, detail, payload_bytes;
+    int valid;
+} answer_t;
+
 _Noreturn void server_run(const server_t *server) {
-    /* The last reply stays in `outgoing`: a request that comes twice (its reply was lost) is not executed
-     * twice. */
-    uint32_t kept_key = 0, kept_bytes = 0;
-    int kept = 0;
+    answer_t last = {0};
+    /* Until it was greeted the device does nothing else: a host whose device restarted learns of it by its
+     * next request. */
+    int greeted = 0;
     for (;;) {
         const int state = frame_feed(&incoming, port_uart_read());
         if (state == FRAME_PENDING) {
@@ -101,21 +109,22 @@ _Noreturn void server_run(const server_t *server) {
         }
         const uint8_t op = incoming.body[0];
         const uint16_t seq = (uint16_t)(incoming.body[1] | incoming.body[2] << 8);
-        /* the CRC covers op, seq and payload, so it names the request */
         const uint32_t key = frame_crc32(0, incoming.body, FRAME_HEADER_BYTES + incoming.payload_bytes);
-        if (!kept || key != kept_key || op == WIRE_OP_HELLO) {
+        greeted = greeted || op == WIRE_OP_HELLO;
+        if (!greeted && op != WIRE_OP_FAULT && op != WIRE_OP_RESET) {
+            nak(op, seq, WIRE_REASON_NOT_GREETED, 0);
+            continue;
+        }
+        if (!last.valid || key != last.key || op == WIRE_OP_HELLO) {
             server_reply_t reply = {.payload = outgoing + FRAME_HEADER_BYTES};
             const uint32_t reason = answer(server, op, &reply);
-            if (reason != 0u) {
-                kept = 0;
-                nak(op, seq, reason, reply.detail);
-                continue;
-            }
-            kept = 1;
-            kept_key = key;
-            kept_bytes = reply.payload_bytes;
+            last = (answer_t){key, reason, reply.detail, reply.payload_bytes, 1};
         }
-        frame_send(outgoing, op | WIRE_RESPONSE_BIT, seq, kept_bytes, port_uart_write);
+        if (last.reason != 0u) {
+            nak(op, seq, last.reason, last.detail);
+            continue;
+        }
+        frame_send(outgoing, op | WIRE_RESPONSE_BIT, seq, last.payload_bytes, port_uart_write);
         if (op == WIRE_OP_RESET) {
             port_reset();
         }

@@ -21,7 +21,7 @@ typedef struct {
     const char *board;
     uint32_t arena_bytes;
     wire_describe_reply_t describe;
-    server_handler_t handler; /* for all requests but HELLO, DESCRIBE, MEMORY and RESET */
+    server_handler_t handler; /* for all requests but HELLO, DESCRIBE, MEMORY, FAULT and RESET */
 } server_t;
 
 _Noreturn void server_run(const server_t *server);

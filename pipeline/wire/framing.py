@@ -15,6 +15,8 @@ OVERHEAD_BYTES = HEADER.size + 4
 # COBS adds one byte, and one more per 254
 MAX_ENCODED_BYTES = MAX_PAYLOAD_BYTES + OVERHEAD_BYTES + 1 + (MAX_PAYLOAD_BYTES + OVERHEAD_BYTES) // 254
 
+_NOISE_BYTES = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -50,11 +52,16 @@ def decode(encoded: bytes) -> Frame:
 
 
 class FrameReader:
-    """Cuts a byte stream into frames; damaged ones are counted and dropped."""
+    """Cuts a byte stream into frames; damaged ones are counted and dropped.
+
+    `noise` keeps the end of the last piece that was no frame, for messages.
+    """
 
     def __init__(self) -> None:
         self._pending = bytearray()
+        self.complete = 0
         self.damaged = 0
+        self.noise = b""
 
     def feed(self, data: bytes) -> list[Frame]:
         frames = []
@@ -66,4 +73,10 @@ class FrameReader:
                 frames.append(decode(encoded))
             except FrameError:
                 self.damaged += 1
+                self.noise = encoded[-_NOISE_BYTES:]
+        self.complete += len(frames)
         return frames
+
+    def strange(self) -> bytes:
+        """What came in, if bytes did but not one frame; else nothing."""
+        return b"" if self.complete else self.noise or bytes(self._pending[-_NOISE_BYTES:])

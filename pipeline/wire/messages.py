@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 
 from pipeline.errors import LinkError
@@ -349,6 +350,7 @@ MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 
 
+@lru_cache
 def wire_fields(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
     """(field, struct format, C type) of each field in wire order."""
     hints = get_type_hints(cls, include_extras=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -149,13 +150,16 @@ def test_too_big_is_refused_with_the_bytes_needed(client: Client) -> None:
 
 
 def test_bad_requests_are_refused(client: Client, link: Link) -> None:
-    request = RunOpRequest.of(OPS[0], select(OPS[0]), seed=1, repetitions=1).pack()
-    unknown = (99).to_bytes(2, "little") + request[2:]
-    negative = request[:16] + (-5).to_bytes(4, "little", signed=True) + request[20:]
+    good = RunOpRequest.of(OPS[0], select(OPS[0]), seed=1, repetitions=1)
+    request = good.pack()
+    unknown = dataclasses.replace(good, kernel=99).pack()
+    negative = dataclasses.replace(good, in_h=-5).pack()
     cases = [
         (Op.RUN_OP, unknown, Reason.UNKNOWN_KERNEL),
         (Op.RUN_OP, negative, Reason.BAD_ARGUMENT),
         (Op.RUN_OP, request[:-1], Reason.BAD_LENGTH),
+        (Op.RUN_OP, request + b"\0", Reason.BAD_LENGTH),
+        (Op.RUN_OP, request[:-1] + b"\xff\xff\xff\xff\x1f", Reason.BAD_LENGTH),  # beyond 32 bits
         (Op.INVOKE, b"", Reason.UNKNOWN_OP),
         (Op.MEMORY, b"x", Reason.BAD_LENGTH),
     ]

@@ -13,7 +13,15 @@ from pipeline.errors import LinkError
 from pipeline.space.kernels import KERNELS, KernelChoice
 from pipeline.space.opspec import OpSpec
 from pipeline.wire.framing import Frame, FrameError, FrameReader, decode, encode
-from pipeline.wire.messages import MAX_PAYLOAD_BYTES, MESSAGES, CheckReply, HelloReply, RunOpRequest, c_fields
+from pipeline.wire.messages import (
+    MAX_PAYLOAD_BYTES,
+    MESSAGES,
+    CheckReply,
+    HelloReply,
+    RunOpReply,
+    RunOpRequest,
+    c_fields,
+)
 
 frames = st.builds(Frame, st.integers(0, 255), st.integers(0, 0xFFFF), st.binary(max_size=MAX_PAYLOAD_BYTES))
 
@@ -85,8 +93,26 @@ def test_oversized_payload_is_refused() -> None:
 def test_run_op_request_is_the_opspec_in_its_order() -> None:
     op = OpSpec("depthwise_conv2d", *range(1, 20), activation="relu6")
     choice = KernelChoice(KERNELS[3], scratch_bytes=1234)
-    expected = struct.pack("<HHII21i", 3, 2, 77, 1234, 1, *range(1, 20), 2)
-    assert RunOpRequest.of(op, choice, seed=77, repetitions=2).pack() == expected
+    request = RunOpRequest.of(op, choice, seed=77, repetitions=2)
+    # LEB128: 1234 = 9 * 128 + 82
+    assert request.pack() == bytes([3, 2, 77, 0x80 | 82, 9, 1, *range(1, 20), 2])
+    assert RunOpRequest.unpack(request.pack()) == request
+
+
+@given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3))
+def test_varints_round_trip(ticks: int, others: list[int]) -> None:
+    reply = RunOpReply(ticks, *others)
+    assert RunOpReply.unpack(reply.pack()) == reply
+    assert len(reply.pack()) == sum(max(1, -(-n.bit_length() // 7)) for n in (ticks, *others))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\1\1\1", b"\1\1\1\1\1", b"\1\1\1\x81", b"\1\1\1\xff\xff\xff\xff\x1f", b"\x80" * 500],
+)
+def test_bad_varints_are_refused(payload: bytes) -> None:
+    with pytest.raises(LinkError, match="RunOpReply"):
+        RunOpReply.unpack(payload)
 
 
 def test_reply_of_another_size_is_refused() -> None:

@@ -157,7 +157,14 @@ def test_header_has_the_hosts_layouts_and_codes(tmp_path: Path) -> None:
             name = f"WIRE_{prefix}_{item.name}"
             lines.append(f'printf("%s %d\\n", "{name}", {name});')
             expected[name] = int(item)
-    for name in ("PROTOCOL_VERSION", "CHUNK_BYTES", "MAX_PAYLOAD_BYTES", "RESPONSE_BIT", "BUILD_ID_BYTES"):
+    for name in (
+        "PROTOCOL_VERSION",
+        "CHUNK_BYTES",
+        "INLINE_BYTES",
+        "MAX_PAYLOAD_BYTES",
+        "RESPONSE_BIT",
+        "BUILD_ID_BYTES",
+    ):
         lines.append(f'printf("%s %d\\n", "WIRE_{name}", (int)WIRE_{name});')
         expected[f"WIRE_{name}"] = getattr(messages, name)
     body = "\n".join(lines)
