@@ -114,23 +114,23 @@ class Flasher(ABC):
         log = self.log_path(elf)
         try:
             done = subprocess.run(
-                arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, errors="replace", timeout=self.timeout_s, check=False,
+                arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                timeout=self.timeout_s, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            said = error.stdout or b""
-            text = said.decode(errors="replace") if isinstance(said, bytes) else said
+            text = _text(error.stdout) + _text(error.stderr)
             self._keep(log, arguments, text)
             what = f"{self.program} took over {self.timeout_s:g} s to flash {board.name}{_tail(text)}"
             raise ToolError(what, hint=f"is the board connected and powered? The whole log: {log}") from error
         except OSError as error:
             raise ToolError(f"cannot start {arguments[0]}: {error.strerror}", hint=self.remedy) from error
-        self._keep(log, arguments, done.stdout)
-        problem = self.problem(done.returncode, done.stdout)
+        text = done.stdout + done.stderr  # the errors last: they are what a reader wants
+        self._keep(log, arguments, text)
+        problem = self.problem(done.returncode, text)
         if problem:
             raise ToolError(
-                f"{self.program} could not flash {board.name} ({problem}){_tail(done.stdout)}",
-                hint=f"{self._hint(done.stdout)}the whole log: {log}",
+                f"{self.program} could not flash {board.name} ({problem}){_tail(text)}",
+                hint=f"{self._hint(text)}the whole log: {log}",
             )
         return log
 
@@ -149,6 +149,11 @@ class Flasher(ABC):
             if re.search(pattern, output, re.IGNORECASE):
                 return f"{hint}; "
         return ""
+
+
+def _text(output: str | bytes | None) -> str:
+    """What a tool had written when its time was up; Python hands it over undecoded."""
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def _tail(text: str) -> str:

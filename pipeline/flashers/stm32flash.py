@@ -20,7 +20,7 @@ class Stm32Flash(Flasher):
     hints: ClassVar = {
         "failed to init device": "start the bootloader: BOOT0 high, then reset",
         "permission denied": "join the group that owns the port: sudo usermod -a -G dialout $USER",
-        "no such file": "there is no such port; edgenas doctor lists them",
+        "error probing interface|no such file": "the port cannot be opened; edgenas doctor lists the ports",
         "read-?protect|unprotect": "the flash is protected: stm32flash -k PORT removes that, erasing it",
     }
     needs_port = True

@@ -1,0 +1,371 @@
+"""Flashing tools: their arguments, what becomes of their failures, and the tools themselves where they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from an3155 import SimulatedStm32
+
+from pipeline.boards import Board, board_names, load_board
+from pipeline.errors import ConfigError, ToolError
+from pipeline.firmware.image import read_image, write_bin, write_hex
+from pipeline.flashers import FLASHERS, Target, check_firmware, choose, flashers_of
+from pipeline.flashers.openocd import OpenOcd
+
+BOARD = load_board("nucleo-f446re")
+PORT = Target(port="/dev/ttyACM7", serial="0667FF")
+
+
+def with_flashers(flashers: Mapping[str, Mapping[str, str]], board: Board = BOARD) -> Board:
+    return dataclasses.replace(board, flashers=flashers)
+
+
+def write_elf(path: Path, pieces: list[tuple[int, bytes]], machine: int = 40) -> Path:
+    """A 32-bit little-endian ELF (default: Arm) with one segment for each (address, data)."""
+    header, entry = 52, 32
+    offset = header + entry * len(pieces)
+    table, body = b"", b""
+    for address, data in pieces:
+        table += struct.pack(
+            "<8I", 1, offset + len(body), address, address, len(data), len(data), 5, 4
+        )  # fmt: skip
+        body += data
+    ident = b"\x7fELF\x01\x01\x01" + bytes(9)
+    start = pieces[0][0] if pieces else 0
+    fields = struct.pack("<HHIIIIIHHHHHH", 2, machine, 1, start, header, 0, 0, header, entry, len(pieces),
+                         40, 0, 0)  # fmt: skip
+    path.write_bytes(ident + fields + table + body)
+    return path
+
+
+@pytest.fixture
+def elf(tmp_path: Path) -> Path:
+    return write_elf(tmp_path / "firmware.elf", [(0x08000000, bytes(range(256)) * 5), (0x08000600, b"tail")])
+
+
+def tool(folder: Path, name: str, script: str) -> str:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+# -- images ----------------------------------------------------------------------------------------------
+
+
+def test_image_fills_gaps_with_the_erased_value(elf: Path, tmp_path: Path) -> None:
+    image = write_bin(elf, tmp_path / "out.bin")
+    assert image.address == 0x08000000
+    assert image.data == bytes(range(256)) * 5 + b"\xff" * 0x100 + b"tail"
+    assert (tmp_path / "out.bin").read_bytes() == image.data
+
+
+def test_hex_is_what_objcopy_reads_back(tmp_path: Path) -> None:
+    objcopy = shutil.which("objcopy")
+    if objcopy is None:
+        pytest.skip("objcopy is not installed")
+    data = os.urandom(1000)
+    elf = write_elf(tmp_path / "a.elf", [(0x0800FF00, data)])  # crosses 64 KiB
+    write_hex(elf, tmp_path / "a.hex")
+    command = [objcopy, "-I", "ihex", "-O", "binary", str(tmp_path / "a.hex"), str(tmp_path / "a.bin")]
+    subprocess.run(command, check=True, timeout=30)
+    assert (tmp_path / "a.bin").read_bytes() == data
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF nonsense", b"not an ELF"])
+def test_image_of_a_file_that_is_no_elf(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.elf"
+    path.write_bytes(content)
+    with pytest.raises(ToolError, match=r"bad\.elf"):
+        read_image(path)
+
+
+def test_image_that_loads_nothing_or_spreads_too_far(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="loads nothing"):
+        read_image(write_elf(tmp_path / "empty.elf", []))
+    with pytest.raises(ToolError, match="spreads over"):
+        read_image(write_elf(tmp_path / "far.elf", [(0, b"x"), (0x20000000, b"y")]))
+
+
+# -- arguments -------------------------------------------------------------------------------------------
+
+
+def test_commands() -> None:
+    elf = Path("/w/firmware.elf")
+    board = with_flashers({
+        "pyocd": {"target": "stm32f446retx"},
+        "openocd": {"config": "interface/cmsis-dap.cfg target/nrf52.cfg", "commands": "adapter speed 1000"},
+        "esptool": {"chip": "esp32c3"},
+        "stm32flash": {"mode": "8n1", "init": "rts,-rts"},
+        "dfu-util": {"ids": "0483:df11"},
+        "gdb": {},
+    })  # fmt: skip
+    lines = {kind: " ".join(FLASHERS[kind].command(board, elf, PORT)) for kind in board.flashers}
+    assert lines == {
+        "pyocd": "pyocd load --target stm32f446retx --format elf --uid 0667FF /w/firmware.elf",
+        "openocd": "openocd -f interface/cmsis-dap.cfg -f target/nrf52.cfg -c adapter serial 0667FF "
+                   "-c adapter speed 1000 -c program {/w/firmware.elf} verify reset exit",
+        "esptool": "esptool --chip esp32c3 --port /dev/ttyACM7 --baud 460800 --before default-reset "
+                   "--after hard-reset write-flash 0x0 /w/firmware.esp.bin",
+        "stm32flash": "stm32flash -b 115200 -m 8n1 -i rts,-rts -w /w/firmware.bin -v -S 0x08000000 "
+                      "-g 0x08000000 /dev/ttyACM7",
+        "dfu-util": "dfu-util -d 0483:df11 -a 0 -S 0667FF -s 0x08000000:leave -D /w/firmware.bin",
+        "gdb": "gdb-multiarch -nx -batch -ex set confirm off -ex set tcp connect-timeout 10 "
+               "-ex target remote /dev/ttyACM7 -ex load -ex compare-sections -ex monitor system_reset "
+               "-ex detach /w/firmware.elf",
+    }  # fmt: skip
+
+
+def test_platformio_uploads_the_elf_as_it_is(tmp_path: Path) -> None:
+    board = with_flashers({"platformio": {"platform": "ststm32", "board": "nucleo_f446re"}})
+    (tmp_path / "port").mkdir()
+    (tmp_path / "linker.ld").touch()
+    command = FLASHERS["platformio"].command(board, tmp_path / "build" / "firmware.elf", PORT)
+    assert command == ["pio", "run", "-d", str(tmp_path), "-e", "nucleo_f446re", "--upload-port",
+                       "/dev/ttyACM7", "-t", "nobuild", "-t", "upload"]  # fmt: skip
+    with pytest.raises(ToolError, match="no firmware folder"):
+        FLASHERS["platformio"].command(board, Path("/firmware.elf"), PORT)
+
+
+def test_a_core_without_a_vector_table_is_not_reset_after_loading() -> None:
+    core = dataclasses.replace(BOARD.core, isa="rv32")
+    board = with_flashers({"gdb": {"program": "my-gdb"}}, dataclasses.replace(BOARD, core=core))
+    command = FLASHERS["gdb"].command(board, Path("f.elf"), Target(port="/s"))
+    assert command[0] == "my-gdb"
+    assert not any("reset" in word for word in command)
+
+
+@pytest.mark.parametrize("name", board_names())
+def test_every_shipped_board_has_usable_settings(name: str) -> None:
+    board = load_board(name)
+    for flasher in flashers_of(board):
+        flasher.settings(board)
+
+
+def test_settings_that_are_wrong() -> None:
+    flasher = FLASHERS["dfu-util"]
+    with pytest.raises(ConfigError, match="unknown key 'id'") as caught:
+        flasher.settings(with_flashers({"dfu-util": {"id": "0483:df11"}}))
+    assert "ids" in caught.value.hint
+    with pytest.raises(ConfigError, match="'ids' is missing"):
+        flasher.settings(with_flashers({"dfu-util": {}}))
+    with pytest.raises(ConfigError, match=r"no \[flashers.dfu-util\]"):
+        flasher.settings(with_flashers({}))
+    with pytest.raises(ConfigError, match="unknown flasher 'jlink'"):
+        flashers_of(with_flashers({"jlink": {}}))
+    with pytest.raises(ToolError, match="cannot take the path"):
+        FLASHERS["openocd"].command(with_flashers({"openocd": {"config": "a.cfg"}}), Path("/a{b}/f.elf"))
+
+
+# -- choosing --------------------------------------------------------------------------------------------
+
+
+def test_first_installed_tool_is_chosen(tmp_path: Path) -> None:
+    here = tool(tmp_path, "there", "exit 0")
+    board = with_flashers({
+        "openocd": {"program": "/nonexistent/openocd", "config": "x.cfg"},
+        "pyocd": {"program": here, "target": "x"},
+        "dfu-util": {"program": here, "ids": "1:2"},
+    })  # fmt: skip
+    assert choose(board).kind == "pyocd"
+    assert choose(board, "dfu-util").kind == "dfu-util"
+    with pytest.raises(ConfigError, match="cannot be flashed with gdb") as caught:
+        choose(board, "gdb")
+    assert "openocd, pyocd, dfu-util" in caught.value.hint
+    with pytest.raises(ConfigError, match="has no flashers"):
+        choose(with_flashers({}))
+    nothing = with_flashers({"openocd": {"program": "/nonexistent/openocd", "config": "x.cfg"}})
+    with pytest.raises(ToolError, match="no tool to flash") as missing:
+        choose(nothing)
+    assert "apt install openocd" in missing.value.hint
+
+
+# -- failures --------------------------------------------------------------------------------------------
+
+
+def test_failure_comes_with_the_last_lines_a_hint_and_a_log(tmp_path: Path, elf: Path) -> None:
+    script = 'for i in $(seq 50); do echo "line $i"; done; echo "Error: open failed" >&2; exit 1'
+    program = tool(tmp_path, "openocd", script)
+    board = with_flashers({"openocd": {"program": program, "config": "x.cfg"}})
+    with pytest.raises(ToolError) as caught:
+        FLASHERS["openocd"].flash(board, elf)
+    assert "exit status 1" in caught.value.message
+    assert "Error: open failed" in caught.value.message
+    assert "line 50" in caught.value.message
+    assert "line 30\n" not in caught.value.message
+    assert "no probe was found" in caught.value.hint
+    log = (tmp_path / "flash-openocd.log").read_text()
+    assert "line 1\n" in log
+    assert log.startswith(f"$ {program}")
+
+
+def test_a_tool_that_hangs_is_ended(tmp_path: Path, elf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = with_flashers(
+        {"openocd": {"program": tool(tmp_path, "o", "echo waiting; exec sleep 60"), "config": "x"}}
+    )
+    monkeypatch.setattr(OpenOcd, "timeout_s", 0.5)
+    with pytest.raises(ToolError, match=r"took over 0\.5 s") as caught:
+        FLASHERS["openocd"].flash(board, elf)
+    assert "waiting" in caught.value.message
+
+
+def test_what_is_missing_is_said_first(tmp_path: Path, elf: Path) -> None:
+    board = with_flashers(
+        {"stm32flash": {"program": "/nonexistent/stm32flash"}, "esptool": {"chip": "esp32c3"}}
+    )
+    with pytest.raises(ToolError, match="no firmware at"):
+        FLASHERS["stm32flash"].flash(board, tmp_path / "none.elf")
+    with pytest.raises(ToolError, match="is not installed") as caught:
+        FLASHERS["stm32flash"].flash(board, elf)
+    assert "apt install stm32flash" in caught.value.hint
+    board = with_flashers({"stm32flash": {"program": tool(tmp_path, "s", "exit 0")}})
+    with pytest.raises(ToolError, match="needs the serial port"):
+        FLASHERS["stm32flash"].flash(board, elf)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("Loading section .text\nStart address 0x0, load size 4\nSection .text, range 0 -- 4: matched.", ""),
+        ("Start address 0x0, load size 4\nSection .text, range 0 -- 4: MIS-MATCHED!", "differs"),
+        ("/tmp/stub: Connection refused.", "nothing was loaded"),
+        ("Start address 0x0, load size 4", "nothing was read back"),
+    ],
+)
+def test_gdbs_output_is_read_because_its_status_says_little(said: str, problem: str) -> None:
+    assert problem in FLASHERS["gdb"].problem(0, said)
+    assert bool(FLASHERS["gdb"].problem(0, said)) == bool(problem)
+
+
+def test_dfu_util_may_fail_after_the_last_byte() -> None:
+    flasher = FLASHERS["dfu-util"]
+    said = (
+        "File downloaded successfully\nTransitioning to dfuMANIFEST state\nError during download get_status"
+    )
+    assert flasher.problem(74, said) == ""
+    assert "exit status 74" in flasher.problem(74, "No DFU capable USB device available")
+    assert "never said" in flasher.problem(0, "")
+
+
+def test_firmware_of_another_board_is_refused(elf: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="holds no build id"):
+        check_firmware(BOARD, elf)
+    other = write_elf(tmp_path / "other.elf", [(0x90000000, b"code")])
+    with pytest.raises(ToolError, match="is not for nucleo-f446re: it loads 0x90000000"):
+        check_firmware(BOARD, other)
+
+
+# -- the tools themselves --------------------------------------------------------------------------------
+
+needs_stm32flash = pytest.mark.skipif(not shutil.which("stm32flash"), reason="needs stm32flash")
+needs_openocd = pytest.mark.skipif(not shutil.which("openocd"), reason="needs openocd")
+# a pseudo-terminal has no parity
+OVER_A_PTY = with_flashers({"stm32flash": {"mode": "8n1"}})
+
+
+@needs_stm32flash
+def test_stm32flash_writes_verifies_and_starts(elf: Path) -> None:
+    with SimulatedStm32() as chip:
+        FLASHERS["stm32flash"].flash(OVER_A_PTY, elf, Target(port=chip.port))
+        image = read_image(elf).data
+        assert bytes(chip.memory[: len(image)]) == image
+        assert chip.erased == [0]
+        assert chip.started_at == 0x08000000
+
+
+@needs_stm32flash
+def test_stm32flash_finds_a_byte_that_did_not_stick(elf: Path) -> None:
+    with SimulatedStm32() as chip:
+        chip.bad_writes = 1000  # it tries a block ten times
+        with pytest.raises(ToolError, match="could not flash nucleo-f446re") as caught:
+            FLASHERS["stm32flash"].flash(OVER_A_PTY, elf, Target(port=chip.port))
+        assert "verify" in caught.value.message.lower()
+        assert chip.started_at is None
+
+
+@needs_stm32flash
+def test_stm32flash_without_a_bootloader(elf: Path, tmp_path: Path) -> None:
+    with SimulatedStm32() as chip:
+        chip.silent = True
+        with pytest.raises(ToolError) as caught:
+            FLASHERS["stm32flash"].flash(OVER_A_PTY, elf, Target(port=chip.port))
+        assert "BOOT0" in caught.value.hint
+    with pytest.raises(ToolError) as gone:
+        FLASHERS["stm32flash"].flash(OVER_A_PTY, elf, Target(port=str(tmp_path / "tty")))
+    assert "cannot be opened" in gone.value.hint
+
+
+OPENOCD_BOARDS = [name for name in board_names() if "openocd" in load_board(name).flashers]
+
+
+@needs_openocd
+@pytest.mark.parametrize("name", OPENOCD_BOARDS)
+def test_openocd_knows_the_boards_configuration(name: str) -> None:
+    command = OpenOcd().check_command(load_board(name))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+
+
+@needs_openocd
+def test_openocd_without_a_probe(elf: Path) -> None:
+    if Path("/sys/bus/usb/devices").is_dir() and any(
+        path.read_text().strip() == "0483" for path in Path("/sys/bus/usb/devices").glob("*/idVendor")
+    ):
+        pytest.skip("an ST-LINK is connected")
+    with pytest.raises(ToolError) as caught:
+        FLASHERS["openocd"].flash(BOARD, elf)
+    assert "no probe was found" in caught.value.hint, caught.value
+
+
+def test_esptool_takes_the_arguments_and_makes_an_image(tmp_path: Path) -> None:
+    pytest.importorskip("esptool")
+    board = with_flashers({"esptool": {"chip": "esp32c3", "image": "app"}})
+    elf = section_elf(tmp_path / "c3.elf", 0x42000020, b"\x13\0\0\0" * 64)
+    flasher = FLASHERS["esptool"]
+    flasher.prepare(board, elf)
+    image = elf.with_suffix(".esp.bin").read_bytes()
+    assert image[0] == 0xE9  # magic of an application image
+    assert int.from_bytes(image[12:14], "little") == 5  # chip id of the ESP32-C3
+    with pytest.raises(ToolError, match="esptool could not flash") as caught:
+        flasher.flash(board, elf, Target(port=str(tmp_path / "tty")))
+    assert "Usage" not in caught.value.message  # it accepted its arguments, and missed the port
+    with pytest.raises(ConfigError, match="image is 'hex'"):
+        flasher.prepare(with_flashers({"esptool": {"chip": "esp32c3", "image": "hex"}}), elf)
+
+
+def section_elf(path: Path, address: int, code: bytes) -> Path:
+    """A RISC-V ELF with one section, which esptool goes by."""
+    write_elf(path, [(address, code)], machine=243)
+    data = bytearray(path.read_bytes())
+    names = b"\0.text\0.shstrtab\0"
+    names_at, table_at = len(data), len(data) + len(names)
+    sections = struct.pack("<10I", *[0] * 10)
+    sections += struct.pack("<10I", 1, 1, 6, address, 84, len(code), 0, 0, 4, 0)
+    sections += struct.pack("<10I", 7, 3, 0, 0, names_at, len(names), 0, 0, 1, 0)
+    data[32:36] = struct.pack("<I", table_at)  # e_shoff
+    data[48:52] = struct.pack("<HH", 3, 2)  # e_shnum, e_shstrndx
+    path.write_bytes(bytes(data) + names + sections)
+    return path
+
+
+def test_pyocd_knows_the_shipped_targets() -> None:
+    pytest.importorskip("pyocd")
+    done = subprocess.run(
+        [sys.executable, "-m", "pyocd", "list", "--targets"], capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    known = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    for name in board_names():
+        target = load_board(name).flashers.get("pyocd", {}).get("target")
+        # the others come with a CMSIS pack, which the board file's comment names
+        assert target is None or target in known or target.startswith("stm32")
