@@ -23,6 +23,7 @@ from pipeline.firmware import Build, build, render_app
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut, Prediction
 from pipeline.memory.planner import explain_peak
+from pipeline.profiler.identity import ENGINE
 from pipeline.profiler.profile import lut_path, obtain, profile
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
@@ -189,7 +190,7 @@ def validate_on_target(
 
 
 def profile_board(
-    board: Board, runfile: Path | None, out: Path | None, *, quiet: bool = False
+    board: Board, runfile: Path | None, out: Path | None, *, quiet: bool = False, engine: str = ENGINE
 ) -> dict[str, Any]:
     """Measure a run file's search space, or the default ones; returns where the table is and its size.
 
@@ -203,8 +204,7 @@ def profile_board(
     else:
         spaces = [SearchSpace.for_input(shape, 10) for shape in ((28, 28, 1), (32, 32, 3))]
     ops = sorted({op for space in spaces for op in space.operators()})
-    path = lut_path(board, out)
-    lut = profile(
-        board, ops, journal=cache_dir() / "profile" / f"{board.name}.sqlite", reporter=reporter, out=path
-    )
+    path = lut_path(board, out, engine)
+    journal = cache_dir() / "profile" / f"{board.name}.sqlite"
+    lut = profile(board, ops, journal=journal, reporter=reporter, out=path, engine=engine)
     return {"board": board.name, "path": str(path), "rows": len(lut.rows), "identity": lut.identity.hash}

@@ -17,6 +17,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 BoardName = Annotated[
     str, typer.Option("--board", "-b", help="Board name (see `edgenas boards`) or a board's TOML file.")
 ]
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", help="edgenas (generated C), tflm or tflm-cmsis-nn (TFLite Micro, docs/tflm.md)."),
+]
 RunFile = Annotated[Path, typer.Argument(help="Run file (TOML), see examples/.")]
 DataPath = Annotated[Path | None, typer.Option("--data", help="Data file or folder; overrides the run file.")]
 RunsDir = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]

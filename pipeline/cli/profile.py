@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BoardName, Json, example, print_json, stdout
+from pipeline.cli.common import BoardName, EngineName, Json, example, print_json, stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path | None, typer.Option("--out", help="Folder of tables; default: those that ship.")
         ] = None,
+        engine: EngineName = "edgenas",
         json: Json = False,
     ) -> None:
         """Run the operator benchmark on a board (or its emulator) and write its latency table.
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.boards import load_board
         from pipeline.stages import profile_board
 
-        summary = profile_board(load_board(board), runfile, out, quiet=json)
+        summary = profile_board(load_board(board), runfile, out, quiet=json, engine=engine)
         if json:
             print_json(summary)
         else:

@@ -177,9 +177,9 @@ class Interpreter:
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, struct.error) as error:
             self._forget()
             raise Refusal(Reason.PREPARE_FAILED, _NOT_ALLOCATED) from error
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        self._input, self._input_shape = bytearray(sizes[0]), shapes[0]
-        self._prepared = PrepareReply(_arena_used(self._model), *sizes, layers)
+        in_bytes, out_bytes = (int(np.prod(shape)) for shape in shapes)
+        self._input, self._input_shape = bytearray(in_bytes), shapes[0]
+        self._prepared = PrepareReply(_arena_used(self._model), in_bytes, out_bytes, layers)
         return self._prepared.pack()
 
     def _load_input(self, payload: bytes) -> bytes:

@@ -74,7 +74,7 @@ def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> t
     # object files of sources that are no longer compiled would be counted
     shutil.rmtree(folder, ignore_errors=True)
     large = load(sample_network(graph))
-    small = load(sample_network(_beginning(graph)))
+    small = load(sample_network(beginning(graph)))
     built = [_build(board, model, folder / name) for name, model in (("large", large), ("small", small))]
     flash = flash_model(folder / "large" / "build", board, list(zip((large, small), built, strict=True)))
     return flash, _overhead(board, built[0], large, lut)
@@ -117,7 +117,7 @@ def flash_model(objects: Path, board: Board, applications: list[tuple[Model, Bui
     )
 
 
-def _beginning(graph: OpGraph) -> OpGraph:
+def beginning(graph: OpGraph) -> OpGraph:
     """The graph's first four operators: a chain."""
     nodes = graph.nodes[:4]
     output = nodes[-1].output

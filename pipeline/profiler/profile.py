@@ -10,9 +10,9 @@ from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import LutError
 from pipeline.latency.lut import Identity, Lut, Row
-from pipeline.profiler.bench import BenchSession
 from pipeline.profiler.calibration import calibration_operators
-from pipeline.profiler.footprint import measure_footprint, sample_graph
+from pipeline.profiler.engines import Engine, engine_named
+from pipeline.profiler.footprint import sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
 from pipeline.profiler.journal import Journal, Measurement
 from pipeline.progress import Reporter
@@ -22,23 +22,24 @@ _PROVING = 5  # operators measured twice, to prove that counts repeat
 _RUNS_WHERE_NOISY = 5
 
 
-def lut_path(board: Board, root: Path | None = None) -> Path:
+def lut_path(board: Board, root: Path | None = None, engine: str = ENGINE) -> Path:
     """Where the table of `board` lies: in `root`, or among those that ship."""
-    return (root or asset_dir("luts")) / board.name / f"{ENGINE}.csv"
+    return (root or asset_dir("luts")) / board.name / f"{engine}.csv"
 
 
 def profile(
     board: Board, ops: Sequence[OpSpec], *, journal: Path, reporter: Reporter, out: Path | None = None,
-    base: Lut | None = None,
+    base: Lut | None = None, engine: str = ENGINE,
 ) -> Lut:  # fmt: skip
-    """Measure `ops` (and the calibration set) and the application's footprint.
+    """Measure `ops` (and the calibration set) on `engine`, and the application's footprint.
 
     The table is written to `out` (a `.csv`, or a folder). Each measurement goes to `journal` at once, so an
     interrupted call continues where it stopped. Rows of `base`, a table of the same identity, are taken
     over. Builds lie beside the journal. Raises ToolError (compiler or emulator missing), LinkError (the
     target keeps dying), LutError (`base` of another identity, or an unusable journal).
     """
-    identity = current_identity(board)
+    runner = engine_named(engine)
+    identity = runner.identity(board)
     if base is not None and base.identity.hash != identity.hash:
         raise LutError("the table to extend was measured under other conditions", hint="leave it out")
     graph = sample_graph()
@@ -46,20 +47,25 @@ def profile(
     wanted = sorted({op for op in every if op.kind != "reshape"})
     todo = base.missing(wanted) if base is not None else wanted
     with Journal(journal, identity.hash) as book:
-        _measure_missing(board, todo, book, journal.parent / f"bench-{board.name}", reporter)
+        _measure_missing(runner, board, todo, book, _folder(journal, runner, "bench", board), reporter)
         measured = {op.key: row for op in todo if (row := book.row(op)) is not None}
     rows = {**(base.rows if base is not None else {}), **measured}
     lut = Lut(identity, rows)
     if base is not None and base.flash is not None and base.identity == identity:
         lut = replace(lut, overhead=base.overhead, flash=base.flash)
     else:
-        reporter.say("  footprint: building two applications")
-        flash, overhead = measure_footprint(board, graph, lut, journal.parent / f"footprint-{board.name}")
+        folder = _folder(journal, runner, "footprint", board)
+        flash, overhead = runner.footprint(board, graph, lut, folder, reporter)
         lut = replace(lut, overhead=overhead, flash=flash)
     _summary(lut, wanted, reporter)
     if out is not None:
-        lut.save(out if out.suffix == ".csv" else out / f"{ENGINE}.csv")
+        lut.save(out if out.suffix == ".csv" else out / f"{engine}.csv")
     return lut
+
+
+def _folder(journal: Path, engine: Engine, what: str, board: Board) -> Path:
+    suffix = "" if engine.name == ENGINE else f"-{engine.name}"
+    return journal.parent / f"{what}-{board.name}{suffix}"
 
 
 def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Reporter) -> Lut:
@@ -89,13 +95,13 @@ def _why_not(found: Identity, wanted: Identity) -> str:
 
 
 def _measure_missing(
-    board: Board, ops: Sequence[OpSpec], book: Journal, folder: Path, reporter: Reporter
+    engine: Engine, board: Board, ops: Sequence[OpSpec], book: Journal, folder: Path, reporter: Reporter
 ) -> None:
     """Twice for the first few operators; more often where those show that counts do not repeat."""
     done = {op: book.of(op) for op in ops}
     if all(_complete(done[op], i, 1) for i, op in enumerate(ops)):
         return
-    with BenchSession(board, folder) as session, reporter.bar("profile", len(ops)) as bar:
+    with engine.session(board, folder) as session, reporter.bar("profile", len(ops)) as bar:
         runs = 1
         for i, op in enumerate(ops):
             seen = done[op]

@@ -32,9 +32,9 @@ def render_tflm(board: Board, library: Library, out_dir: Path) -> Path:
     """Writes the firmware for `board` around `library` to `out_dir` and returns that."""
     board = replace(board, stack_bytes=_stack(board))
     files = port_sources(board)
-    for path in sorted((asset_dir("firmware") / "tflm").iterdir()):
-        if path.suffix in (".c", ".cc", ".h"):
-            files[f"tflm/{path.name}"] = path.read_text(encoding="utf-8")
+    for source in sorted((asset_dir("firmware") / "tflm").iterdir()):
+        if source.suffix in (".c", ".cc", ".h"):
+            files[f"tflm/{source.name}"] = source.read_text(encoding="utf-8")
     values = {
         "board": board, "library": library, "region_bytes": region_bytes(board), "max_layers": MAX_LAYERS,
         "flags": [*board.core.cflags, *CXX_FLAGS, *library.extra_flags],

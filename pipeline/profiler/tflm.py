@@ -1,0 +1,194 @@
+"""TflmSession: operators measured in TensorFlow Lite Micro's interpreter, one model each, without a re-flash."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from pipeline.assets import asset_dir
+from pipeline.boards import Board
+from pipeline.errors import LinkError, ModelError
+from pipeline.latency.lut import Identity, Overhead
+from pipeline.latency.timing import timing_model
+from pipeline.links import INSTRUCTION_NS, Link
+from pipeline.links.blockcount import Region, RegionReader, plugin_args
+from pipeline.profiler.identity import compiler_version, timing_name
+from pipeline.profiler.journal import Measurement
+from pipeline.space.opspec import OpSpec
+from pipeline.tflm.device import TflmDevice, why_refused
+from pipeline.tflm.firmware import CXX_FLAGS
+from pipeline.tflm.models import operator_model
+from pipeline.tflm.target import Target
+from pipeline.wire.client import RefusedError
+
+RESTARTS = 3  # in a row
+_REGION_TIMEOUT_S = 10.0
+_SOURCE_SUFFIXES = (".c", ".cc", ".h", ".j2")
+_MEASURING = ("tflm", "emulator")
+
+
+class TflmSession:
+    """Measures operators one by one; the target starts with the first and ends with the context.
+
+    `folder` keeps the firmware's build. Raises ToolError (TFLM_ROOT not set, no compiler, no emulator).
+    """
+
+    def __init__(self, board: Board, folder: Path, engine: str) -> None:
+        self._board = board
+        self._target = Target.build(board, engine, folder)
+        self._timing = timing_model(board.core.timing) if board.counts_instructions else None
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgenas-")
+        self._link: Link | None = None
+        self._device: TflmDevice | None = None
+        self._reader: RegionReader | None = None
+        self._starts = 0
+
+    @property
+    def starts(self) -> int:
+        """How often the target was started."""
+        return self._starts
+
+    def measure(self, op: OpSpec) -> Measurement:
+        """One run of `op` alone in the interpreter, the dispatch of one operator included.
+
+        An operator that the interpreter refuses, or that has no .tflite form, is recorded as refused; a target
+        that dies is restarted. Raises LinkError after RESTARTS restarts without a result.
+        """
+        try:
+            model = operator_model(op)
+        except ModelError as error:
+            return Measurement(op, refused=error.message)
+        deaths = 0
+        while True:
+            try:
+                return self._measure(op, model)
+            except RefusedError as error:
+                if self._reader is not None:
+                    self._reader.read_all()
+                return Measurement(op, refused=why_refused(error))
+            except LinkError as error:
+                self._stop()
+                deaths += 1
+                if deaths > RESTARTS:
+                    what = f"{self._board.name} died {deaths} times over {op.key}: {error.message}"
+                    raise LinkError(what, hint=error.hint) from error
+
+    def _measure(self, op: OpSpec, model: bytes) -> Measurement:
+        device = self._start()
+        prepared = device.load(model)
+        result = device.invoke(_input(prepared.input_bytes))
+        ticks = device.layer_ticks()
+        if len(ticks) != 1:
+            raise LinkError(f"{op.key}: the interpreter ran {len(ticks)} operators, not one")
+        cycles, instructions = self._cost(ticks[0])
+        return Measurement(op, cycles, instructions, ticks[0], zlib.crc32(result.output))
+
+    def _cost(self, ticks: int) -> tuple[float, int]:
+        """(cycles, instructions) of the region that just ended."""
+        if self._reader is None or self._timing is None:
+            return ticks * self._board.clock_hz / self._board.counter.hz, 0
+        region: Region = self._reader.next(_REGION_TIMEOUT_S)
+        if self._reader.read_all():
+            raise LinkError("more than one marked region in a model of one operator")
+        return float(self._timing.region_cycles(region)), region.instructions
+
+    def overhead(self, models: tuple[bytes, bytes], cycles_per_instruction: float) -> Overhead:
+        """What an inference costs besides its operators, from a large and a small network.
+
+        All 0 where the interpreter has no profiler (the wheel).
+        """
+        spans, layers, cycles_a_tick = [], [], self._cycles_per_tick(cycles_per_instruction)
+        for model in models:
+            device = self._start()
+            prepared = device.load(model)
+            result = device.invoke(_input(prepared.input_bytes))
+            each = device.layer_ticks()
+            if self._reader is not None:
+                for _ in range(prepared.layers):
+                    self._reader.next(_REGION_TIMEOUT_S)
+            if not each:
+                return Overhead()
+            spans.append(result.ticks - sum(each))
+            layers.append(prepared.layers)
+        layer = max(0.0, (spans[0] - spans[1]) / (layers[0] - layers[1]))
+        whole = max(0.0, spans[0] - layer * layers[0])
+        ratio = cycles_a_tick / cycles_per_instruction if self._board.counts_instructions else 0.0
+        return Overhead(
+            *(round(value, 1) for value in (
+                layer * cycles_a_tick, layer * ratio, whole * cycles_a_tick, whole * ratio,
+            ))
+        )  # fmt: skip
+
+    def _cycles_per_tick(self, cycles_per_instruction: float) -> float:
+        if self._board.counts_instructions:
+            return cycles_per_instruction / (self._board.counter.hz * INSTRUCTION_NS * 1e-9)
+        return self._board.clock_hz / self._board.counter.hz
+
+    def _start(self) -> TflmDevice:
+        if self._device is None:
+            self._starts += 1
+            arguments = None
+            if self._timing is not None:
+                regions = Path(self._scratch.name) / f"regions-{self._starts}.bin"
+                arguments = plugin_args(regions)
+                self._reader = RegionReader(regions)
+            self._link = self._target.open(plugin_args=arguments)
+            self._device = TflmDevice(self._link, self._board, build_id=self._target.build_id)
+        return self._device
+
+    def _stop(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = self._device = self._reader = None
+
+    def close(self) -> None:
+        self._stop()
+        self._scratch.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def tflm_identity(board: Board, engine: str) -> Identity:
+    """Identity of measurements with the library at hand; `engine_revision` begins with the library's hash."""
+    revision, compiler = Target.revision(board, engine)
+    code, data = board.memory.flash.wait_states, board.memory.sram.wait_states
+    return Identity(
+        board=board.name,
+        clock_hz=board.clock_hz,
+        memory=f"code in flash, {code} wait states; model and data in SRAM, {data} wait states",
+        engine=engine,
+        engine_revision=f"{revision} {_revision(measuring=True)}",
+        firmware_revision=_revision(measuring=False),
+        compiler=compiler_version(compiler) if compiler else "that of the wheel",
+        flags=" ".join((*board.core.cflags, *CXX_FLAGS)) if compiler else "",
+        timing=timing_name(board),
+        counter=board.counter.counts,
+    )
+
+
+def _revision(*, measuring: bool) -> str:
+    """Hash over the sources that measure, or that surround what measures."""
+    root = asset_dir("firmware")
+    digest = hashlib.sha256()
+    folders = _MEASURING if measuring else ("port", "wire", "templates")
+    for path in sorted(p for folder in folders for p in (root / folder).rglob("*")):
+        if path.is_file() and path.suffix in _SOURCE_SUFFIXES:
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def _input(count: int) -> bytes:
+    return np.random.default_rng(count).integers(-128, 128, count).astype(np.int8).tobytes()
