@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS measurements (
     ticks INTEGER NOT NULL,
     output_crc INTEGER NOT NULL,
     refused TEXT NOT NULL,
-    at TEXT NOT NULL
+    at TEXT NOT NULL,
+    suspect INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_operator ON measurements (identity, op);
 """
@@ -36,7 +37,10 @@ CREATE INDEX IF NOT EXISTS by_operator ON measurements (identity, op);
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of one operator. `ticks` is the device's own count; `refused` says why it did not run."""
+    """One run of one operator. `ticks` is the device's own count; `refused` says why it did not run.
+
+    `number` is its place in the journal, 0 before it has one.
+    """
 
     op: OpSpec
     cycles: float = 0.0
@@ -44,6 +48,7 @@ class Measurement:
     ticks: int = 0
     output_crc: int = 0
     refused: str = ""
+    number: int = 0
 
 
 class Journal:
@@ -55,10 +60,13 @@ class Journal:
         try:
             self._db = sqlite3.connect(path, timeout=30.0)
             self._db.executescript(_SCHEMA)
+            if "suspect" not in {row[1] for row in self._db.execute("PRAGMA table_info(measurements)")}:
+                self._db.execute("ALTER TABLE measurements ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0")
         except sqlite3.Error as error:
             raise LutError(f"{path} is not a measurement journal: {error}", hint="move it away") from error
 
-    def add(self, measurement: Measurement) -> None:
+    def add(self, measurement: Measurement) -> Measurement:
+        """Writes `measurement`; returns it with its number."""
         m = measurement
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = (self._identity, m.op.key, select(m.op).name, m.cycles, m.instructions, m.ticks,
@@ -66,15 +74,24 @@ class Journal:
         columns = "identity, op, kernel, cycles, instructions, ticks, output_crc, refused, at"
         try:
             with self._db:
-                self._db.execute(f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?,?,?,?)", values)
+                statement = f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?,?,?,?)"
+                number = self._db.execute(statement, values).lastrowid
         except sqlite3.Error as error:
             raise LutError(f"cannot write to the journal {self._path}: {error}") from error
+        return replace(m, number=number or 0)
+
+    def suspect(self, measurements: Sequence[Measurement]) -> None:
+        """Marks measurements as made while the target drifted: they stay, and no longer count."""
+        with self._db:
+            self._db.executemany(
+                "UPDATE measurements SET suspect = 1 WHERE id = ?", [(m.number,) for m in measurements]
+            )
 
     def of(self, op: OpSpec) -> list[Measurement]:
-        """Every measurement of `op` under this identity and with today's kernel, oldest first."""
+        """Every measurement of `op`, but suspect ones, under this identity and with today's kernel, oldest first."""
         query = (
-            "SELECT cycles, instructions, ticks, output_crc, refused FROM measurements "
-            "WHERE identity = ? AND op = ? AND kernel = ? ORDER BY id"
+            "SELECT cycles, instructions, ticks, output_crc, refused, id FROM measurements "
+            "WHERE identity = ? AND op = ? AND kernel = ? AND NOT suspect ORDER BY id"
         )
         found = self._db.execute(query, (self._identity, op.key, select(op).name))
         return [Measurement(op, *values) for values in found]

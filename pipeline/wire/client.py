@@ -33,11 +33,16 @@ from pipeline.wire.messages import (
     Verdict,
 )
 
-__all__ = ["ByteStream", "Check", "Client", "Hello", "InvokeResult", "RefusedError", "RestartedError"]
+__all__ = ["ByteStream", "Check", "Client", "Hello", "InvokeResult", "RefusedError", "RestartedError",
+           "WrongFirmwareError"]  # fmt: skip
 
 # An emulator that counts basic blocks still executes some 50 million instructions a second, and no kernel
 # needs more than about 60 for a multiply-accumulate or 600 for an element.
 _INSTRUCTIONS_A_SECOND = 5e7
+
+
+class WrongFirmwareError(LinkError):
+    """Another firmware answers than the one asked for, or one of another protocol version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +116,12 @@ class Client:
     ) -> Hello:
         """Greets the device, which may still be booting for `boot_s` seconds.
 
-        LinkError where it speaks another protocol, or is not of the `kind` or `build_id` asked for.
+        WrongFirmwareError where it speaks another protocol, or is not of the `kind` or `build_id` asked for.
         """
         payload = self._line.request(Op.HELLO, limit_s=boot_s, resend_s=0.25)
         protocol = int.from_bytes(payload[:2], "little")
         if protocol != PROTOCOL_VERSION:
-            raise LinkError(
+            raise WrongFirmwareError(
                 f"{self._name}: its firmware speaks protocol {protocol}, this is {PROTOCOL_VERSION}",
                 hint=f"it is {'older' if protocol < PROTOCOL_VERSION else 'newer'}; flash it: edgenas flash",
             )
@@ -124,14 +129,14 @@ class Client:
         try:
             found = Kind(reply.kind)
         except ValueError as error:
-            raise LinkError(f"{self._name}: firmware of unknown kind {reply.kind}") from error
+            raise WrongFirmwareError(f"{self._name}: firmware of unknown kind {reply.kind}") from error
         if kind is not None and found is not kind:
-            raise LinkError(
+            raise WrongFirmwareError(
                 f"{self._name} runs the {found.name} firmware, not {kind.name}",
                 hint="flash it again: edgenas flash",
             )
         if build_id is not None and reply.build_id != build_id:
-            raise LinkError(
+            raise WrongFirmwareError(
                 f"{self._name} runs build {reply.build_id.hex()}, not {build_id.hex()}",
                 hint="flash the firmware that was just built: edgenas flash",
             )

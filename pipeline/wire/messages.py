@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 
 from pipeline.errors import LinkError
@@ -350,15 +349,19 @@ MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 
 
-@lru_cache
+_FIELDS: dict[str, tuple[tuple[str, str, str], ...]] = {}  # by struct name
+
+
 def wire_fields(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
     """(field, struct format, C type) of each field in wire order."""
+    if cls.struct_name in _FIELDS:
+        return _FIELDS[cls.struct_name]
     hints = get_type_hints(cls, include_extras=True)
     found = []
     for field in fields(cls):
         metadata: tuple[Any, ...] = hints[field.name].__metadata__
         found.append((field.name, metadata[0], metadata[1]))
-    return tuple(found)
+    return _FIELDS.setdefault(cls.struct_name, tuple(found))
 
 
 _LAYOUTS: dict[str, struct.Struct] = {}  # by struct name
