@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,10 +53,15 @@ class Measurement:
 
 
 class Journal:
-    """An SQLite file; each `add` is on disk when it returns. Raises LutError for a file that is none."""
+    """An SQLite file; each `add` is on disk when it returns. Raises LutError for a file that is none.
+
+    What could not be written (the disk is full) is kept, and written with the next `add`, by `flush`, or on
+    closing, should there be room by then.
+    """
 
     def __init__(self, path: Path, identity_hash: str) -> None:
         self._path, self._identity = path, identity_hash
+        self._unwritten: list[Measurement] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(path, timeout=30.0)
@@ -65,20 +71,49 @@ class Journal:
         except sqlite3.Error as error:
             raise LutError(f"{path} is not a measurement journal: {error}", hint="move it away") from error
 
+    @property
+    def unwritten(self) -> int:
+        """Measurements that wait for room on the disk."""
+        return len(self._unwritten)
+
     def add(self, measurement: Measurement) -> Measurement:
-        """Writes `measurement`; returns it with its number."""
-        m = measurement
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = (self._identity, m.op.key, select(m.op).name, m.cycles, m.instructions, m.ticks,
-                  m.output_crc, m.refused, now)  # fmt: skip
+        """Writes `measurement`; returns it with its number. LutError: the disk is full, or out of order."""
+        self._unwritten.append(measurement)
+        return replace(measurement, number=self.flush())
+
+    def flush(self) -> int:
+        """Writes what could not be written before, all of it or nothing; the last one's number."""
         columns = "identity, op, kernel, cycles, instructions, ticks, output_crc, refused, at"
+        statement = f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?,?,?,?)"
+        number = 0
         try:
             with self._db:
-                statement = f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?,?,?,?)"
-                number = self._db.execute(statement, values).lastrowid
+                for m in self._unwritten:
+                    number = self._db.execute(statement, self._values(m)).lastrowid or 0
         except sqlite3.Error as error:
-            raise LutError(f"cannot write to the journal {self._path}: {error}") from error
-        return replace(m, number=number or 0)
+            raise self._cannot_write(error) from error
+        self._unwritten.clear()
+        return number
+
+    def _values(self, m: Measurement) -> tuple[str | int | float, ...]:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return (self._identity, m.op.key, select(m.op).name, m.cycles, m.instructions, m.ticks, m.output_crc,
+                m.refused, now)  # fmt: skip
+
+    def _cannot_write(self, error: sqlite3.Error) -> LutError:
+        try:
+            safe = f"the {self._db.execute('SELECT count(*) FROM measurements').fetchone()[0]}"
+        except sqlite3.Error:
+            safe = "all"
+        try:
+            room = f"{shutil.disk_usage(self._path.parent).free / 1e6:.1f} MB free there"
+        except OSError:
+            room = "its folder is gone"
+        return LutError(
+            f"cannot write to the journal {self._path}: {error} ({room})",
+            hint=f"make room and run it again: {safe} measurements in the journal are safe and will not be "
+            "repeated",
+        )
 
     def suspect(self, measurements: Sequence[Measurement]) -> None:
         """Marks measurements as made while the target drifted: they stay, and no longer count."""
@@ -101,7 +136,12 @@ class Journal:
         return summarize(op, self.of(op))
 
     def close(self) -> None:
-        self._db.close()
+        try:
+            self.flush()
+        except LutError:
+            pass  # `add` has said so
+        finally:
+            self._db.close()
 
     def __enter__(self) -> Self:
         return self
