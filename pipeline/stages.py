@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut, Prediction
 from pipeline.memory.planner import explain_peak
 from pipeline.profiler.identity import ENGINE
-from pipeline.profiler.profile import lut_path, obtain, profile
+from pipeline.profiler.profile import Targets, lut_path, obtain, profile
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import SearchResult, search
@@ -38,6 +39,7 @@ from pipeline.validate import Validation, validate
 if TYPE_CHECKING:
     from pipeline.train import QatResult
 
+REAL_BOARD_BOUND = 0.01  # relative error of held-out operators at which profiling a real board ends
 _PARITY_IMAGES = 200  # exported file against the interpreters and the fake-quantized network
 
 
@@ -189,12 +191,15 @@ def validate_on_target(
         )  # fmt: skip
 
 
-def profile_board(
-    board: Board, runfile: Path | None, out: Path | None, *, quiet: bool = False, engine: str = ENGINE
-) -> dict[str, Any]:
-    """Measure a run file's search space, or the default ones; returns where the table is and its size.
+def profile_boards(
+    boards: Sequence[Board], runfile: Path | None, out: Path | None, *, quiet: bool = False, engine: str = ENGINE,
+    bound: float | None = None, targets: Targets | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Measure a run file's search space, or the default ones, on each board, several boards at a time.
 
-    Measurements are journalled in the user's cache, so an interrupted call goes on.
+    Returns where each table is and its size. Measurements are journalled in the user's cache, so an interrupted
+    call goes on. `bound` left out: emulators measure everything, real boards until held-out operators are
+    predicted within REAL_BOARD_BOUND.
     """
     reporter = Reporter(quiet=quiet)
     if runfile is not None:
@@ -204,7 +209,22 @@ def profile_board(
     else:
         spaces = [SearchSpace.for_input(shape, 10) for shape in ((28, 28, 1), (32, 32, 3))]
     ops = sorted({op for space in spaces for op in space.operators()})
-    path = lut_path(board, out, engine)
-    journal = cache_dir() / "profile" / f"{board.name}.sqlite"
-    lut = profile(board, ops, journal=journal, reporter=reporter, out=path, engine=engine)
-    return {"board": board.name, "path": str(path), "rows": len(lut.rows), "identity": lut.identity.hash}
+
+    def one(board: Board) -> dict[str, Any]:
+        path = lut_path(board, out, engine)
+        journal = cache_dir() / "profile" / f"{board.name}.sqlite"
+        limit = bound if bound is not None else 0.0 if board.emulator else REAL_BOARD_BOUND
+        lut = profile(
+            board,
+            ops,
+            journal=journal,
+            reporter=reporter,
+            out=path,
+            engine=engine,
+            bound=limit,
+            targets=targets,
+        )
+        return {"board": board.name, "path": str(path), "rows": len(lut.rows), "identity": lut.identity.hash}
+
+    with ThreadPoolExecutor(len(boards)) as pool:
+        return list(pool.map(one, boards))

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BoardName, EngineName, Json, example, print_json, stdout
+from pipeline.cli.common import EngineName, Json, example, print_json, stdout
 
 
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas profile --board qemu-cortex-m4"))
     def profile(
-        board: BoardName,
+        board: Annotated[list[str], typer.Option("--board", help="Repeat it for several boards at once.")],
         runfile: Annotated[
             Path | None, typer.Option("--run", help="Measure the search space of this run file.")
         ] = None,
@@ -21,6 +21,25 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--out", help="Folder of tables; default: those that ship.")
         ] = None,
         engine: EngineName = "edgenas",
+        port: Annotated[
+            list[str] | None,
+            typer.Option("--port", help="Serial port of a real board; repeat it for several like boards."),
+        ] = None,
+        error: Annotated[
+            float | None,
+            typer.Option(
+                "--error",
+                min=0.0,
+                max=1.0,
+                help="Stop when held-out operators are predicted within this "
+                "fraction; 0 measures all. Default: 0 emulated, 0.01 on a real board.",
+            ),
+        ] = None,
+        workers: Annotated[int, typer.Option("--workers", min=1, help="Emulators at work side by side.")] = 1,
+        ray: Annotated[
+            str | None,
+            typer.Option("--ray", help="Spread the workers over a Ray cluster: its address, or 'local'."),
+        ] = None,
         json: Json = False,
     ) -> None:
         """Run the operator benchmark on a board (or its emulator) and write its latency table.
@@ -29,10 +48,15 @@ def register(app: typer.Typer) -> None:
         each measurement is journalled, and the next call goes on.
         """
         from pipeline.boards import load_board
-        from pipeline.stages import profile_board
+        from pipeline.profiler.profile import Targets
+        from pipeline.stages import profile_boards
 
-        summary = profile_board(load_board(board), runfile, out, quiet=json, engine=engine)
+        targets = Targets(tuple(port or ()), workers, ray)
+        boards = [load_board(name) for name in dict.fromkeys(board)]
+        summaries = profile_boards(
+            boards, runfile, out, quiet=json, engine=engine, bound=error, targets=targets
+        )
         if json:
-            print_json(summary)
-        else:
+            print_json(summaries[0] if len(summaries) == 1 else summaries)
+        for summary in [] if json else summaries:
             stdout.print(f"{summary['rows']} operators; written: {summary['path']}", markup=False)

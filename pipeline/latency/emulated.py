@@ -1,4 +1,4 @@
-"""Cycles of each layer of a linked application, from what an emulator executed."""
+"""Cycles of each layer of a linked application, from one inference on its target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REGION_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class LayerCount:
-    """One layer: modelled cycles and executed instructions."""
+    """One layer: cycles, and executed instructions where an emulator counted them (else 0)."""
 
     cycles: float
     instructions: int
@@ -26,19 +26,32 @@ class LayerCount:
 
 @dataclass(frozen=True, slots=True)
 class EmulatedInference:
-    """One inference: its layers, its output, and the device's own count of instructions over all of it."""
+    """One inference: its layers, its output, and the device's own count over all of it."""
 
     layers: tuple[LayerCount, ...]
     output: bytes
     ticks: int
 
 
-def emulated_inference(board: Board, elf: Path, x: bytes) -> EmulatedInference:
-    """Boots the application `elf`, runs one inference over input `x` (INT8, NHWC) and counts its regions.
+def emulated_inference(board: Board, elf: Path, x: bytes, *, port: str | None = None) -> EmulatedInference:
+    """Starts the application `elf`, runs one inference over input `x` (INT8, NHWC) and counts its layers.
 
-    Raises ToolError (no emulator or plugin) and LinkError (it does not answer, or the regions are not one
-    per layer).
+    Where the device counts instructions, an emulator's block counts and the timing model give each layer's
+    cycles; else the device's counter does. Raises ToolError (no emulator or plugin) and LinkError (it does
+    not answer, or the counted regions are not one per layer).
     """
+    if board.counts_instructions:
+        return _from_blocks(board, elf, x)
+    with open_link(board, elf, port=port) as link:
+        client = Client(link)
+        client.hello()
+        result = client.invoke(x)
+        cycles_a_tick = board.clock_hz / board.counter.hz
+        counts = tuple(LayerCount(ticks * cycles_a_tick, 0) for ticks in client.layer_ticks())
+        return EmulatedInference(counts, result.output, result.ticks)
+
+
+def _from_blocks(board: Board, elf: Path, x: bytes) -> EmulatedInference:
     model = timing_model(board.core.timing)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
         out = Path(folder) / "regions.bin"

@@ -136,8 +136,10 @@ class Lut:
 
     @property
     def provenance(self) -> Provenance:
-        """Of rows: only a counter of cycles measures; a timing model over instructions does not."""
-        return "measured" if self.identity.counter == "cycles" else "modelled"
+        """Of rows: a timing model over instructions does not measure, and simulated hardware is its own kind."""
+        if self.identity.counter == "instructions":
+            return "modelled"
+        return "cycle-accurate" if self.identity.timing == "RTL simulation" else "measured"
 
     def row(self, op: OpSpec) -> Row | None:
         """The row of `op`, if there is one and it is of the kernel that runs `op` today."""

@@ -1,39 +1,55 @@
-"""BenchSession: the benchmark firmware in an emulator that counts, restarted when it dies."""
+"""BenchSession: the benchmark firmware on a target, restarted when it dies."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from pipeline.boards import Board
 from pipeline.errors import LinkError
 from pipeline.firmware.bench import render_bench
 from pipeline.firmware.build import build
+from pipeline.firmware.symbolize import fault_explainer
 from pipeline.latency.timing import timing_model
 from pipeline.links import INSTRUCTION_NS, Link, open_link
 from pipeline.links.blockcount import RegionReader, plugin_args
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
-from pipeline.wire.client import Client, RefusedError
+from pipeline.wire.client import Client, RefusedError, RestartedError, WrongFirmwareError
 from pipeline.wire.messages import Kind
 
 RESTARTS = 3  # in a row; a target that dies more often than that will not get better
+_REPLUG_S = (1.0, 4.0, 16.0)  # an unplugged board may come back
 _REGION_TIMEOUT_S = 10.0
 _COUNTERS_APART = 16  # instructions; reading the timer costs a few
 
 
-class BenchSession:
-    """Measures operators one by one; the emulator starts with the first and ends with the context.
+class Session(Protocol):
+    """One target that measures operators, whichever engine runs them."""
 
-    `folder` keeps the benchmark firmware's build. Raises ToolError (no compiler, no emulator).
+    @property
+    def starts(self) -> int:
+        """How often the target was started or opened."""
+
+    def measure(self, op: OpSpec) -> Measurement:
+        """One run of `op`; a target that refuses it is recorded, one that dies is restarted."""
+
+    def close(self) -> None: ...
+
+
+class BenchSession:
+    """Measures operators one by one; the target starts with the first and ends with the context.
+
+    `folder` keeps the benchmark firmware's build; `port` is a real board's, which must run that firmware
+    (`edgenas flash`). Raises ToolError (no compiler, no emulator).
     """
 
-    def __init__(self, board: Board, folder: Path) -> None:
-        self._board = board
-        self._elf = build(render_bench(board, folder), board).elf
-        self._timing = timing_model(board.core.timing)
+    def __init__(self, board: Board, folder: Path, *, port: str | None = None) -> None:
+        self._board, self._port = board, port
+        self._built = build(render_bench(board, folder), board)
         self._scratch = tempfile.TemporaryDirectory(prefix="edgenas-")
         self._link: Link | None = None
         self._client: Client | None = None
@@ -42,13 +58,14 @@ class BenchSession:
 
     @property
     def starts(self) -> int:
-        """How often the emulator was started."""
+        """How often the target was started or opened."""
         return self._starts
 
     def measure(self, op: OpSpec) -> Measurement:
         """One run of `op`; a device that refuses it is recorded, one that dies is restarted.
 
-        Raises LinkError after RESTARTS restarts without a result.
+        An operator that makes the device fault every time is recorded as refused, with the place. Raises
+        LinkError after RESTARTS restarts without a result, WrongFirmwareError at once.
         """
         deaths = 0
         while True:
@@ -56,27 +73,35 @@ class BenchSession:
                 return self._measure(op)
             except RefusedError as error:
                 return Measurement(op, refused=_reason(error))
+            except WrongFirmwareError:
+                self._stop()
+                raise
             except LinkError as error:
                 self._stop()
                 deaths += 1
                 if deaths > RESTARTS:
+                    if isinstance(error, RestartedError) and error.fault is not None:
+                        return Measurement(op, refused=f"FAULT {error.message}")
                     what = f"{self._board.name} died {deaths} times over {op.key}: {error.message}"
                     raise LinkError(what, hint=error.hint) from error
+                if self._port is not None:
+                    time.sleep(_REPLUG_S[deaths - 1])
 
     def _measure(self, op: OpSpec) -> Measurement:
-        client, reader = self._start()
+        client = self._start()
         reply = client.run_op(op)
-        region = reader.next(_REGION_TIMEOUT_S)
-        if reader.read_all():
+        if self._reader is None:
+            cycles = reply.ticks * self._board.clock_hz / self._board.counter.hz
+            return Measurement(op, cycles, 0, reply.ticks, reply.output_crc)
+        region = self._reader.next(_REGION_TIMEOUT_S)
+        if self._reader.read_all():
             raise LinkError(f"more than one marked region for {op.key}", hint="build the benchmark again")
         self._compare(op, reply.ticks, region.instructions)
-        cycles = float(self._timing.region_cycles(region))
+        cycles = float(timing_model(self._board.core.timing).region_cycles(region))
         return Measurement(op, cycles, region.instructions, reply.ticks, reply.output_crc)
 
     def _compare(self, op: OpSpec, ticks: int, instructions: int) -> None:
         """The device's timer is a second, independent count: both must be of the same run."""
-        if self._board.counter.counts != "instructions":
-            return
         counted = ticks * 1e9 / (self._board.counter.hz * INSTRUCTION_NS)
         if abs(counted - instructions) > _COUNTERS_APART + instructions * 1e-3:
             raise LinkError(
@@ -84,17 +109,17 @@ class BenchSession:
                 hint="is the emulator another version, or the benchmark firmware another one?",
             )
 
-    def _start(self) -> tuple[Client, RegionReader]:
-        if self._client is None or self._reader is None:
+    def _start(self) -> Client:
+        if self._client is None:
             self._starts += 1
             regions = Path(self._scratch.name) / f"regions-{self._starts}.bin"
-            self._link = open_link(self._board, self._elf, plugin_args=plugin_args(regions))
-            client = Client(self._link)
-            hello = client.hello()
-            if hello.kind is not Kind.BENCH:
-                raise LinkError("this firmware is not the benchmark", hint="build it again")
-            self._client, self._reader = client, RegionReader(regions)
-        return self._client, self._reader
+            counting = self._board.counts_instructions
+            plugins = plugin_args(regions) if counting else None
+            self._link = open_link(self._board, self._built.elf, port=self._port, plugin_args=plugins)
+            client = Client(self._link, explain=fault_explainer(self._built.elf, self._board))
+            client.hello(kind=Kind.BENCH, build_id=self._built.build_id)
+            self._client, self._reader = client, RegionReader(regions) if counting else None
+        return self._client
 
     def _stop(self) -> None:
         if self._link is not None:

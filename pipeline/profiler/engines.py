@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from pipeline.boards import Board
 from pipeline.errors import ConfigError
 from pipeline.latency.lut import Identity, Lut, Overhead
 from pipeline.memory.flash import FlashModel
-from pipeline.profiler.bench import BenchSession
+from pipeline.profiler.bench import BenchSession, Session
 from pipeline.profiler.footprint import beginning, measure_footprint, sample_network
 from pipeline.profiler.identity import ENGINE, current_identity
-from pipeline.profiler.journal import Measurement
 from pipeline.profiler.tflm import TflmSession, tflm_identity
 from pipeline.progress import Reporter
 from pipeline.space.graph import OpGraph
-from pipeline.space.opspec import OpSpec
 from pipeline.tflm.library import ENGINES as TFLM_ENGINES
 
 ENGINES = (ENGINE, *TFLM_ENGINES)
-
-
-class Session(Protocol):
-    """Measures operators one by one; a context manager that releases the target."""
-
-    def measure(self, op: OpSpec) -> Measurement: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Engine(Protocol):
@@ -39,7 +26,7 @@ class Engine(Protocol):
     name: str
 
     def identity(self, board: Board) -> Identity: ...
-    def session(self, board: Board, folder: Path) -> Session: ...
+    def session(self, board: Board, folder: Path, port: str | None = None) -> Session: ...
     def footprint(
         self, board: Board, graph: OpGraph, lut: Lut, folder: Path, reporter: Reporter
     ) -> tuple[FlashModel | None, Overhead]: ...
@@ -53,8 +40,8 @@ class GeneratedEngine:
     def identity(self, board: Board) -> Identity:
         return current_identity(board)
 
-    def session(self, board: Board, folder: Path) -> Session:
-        return BenchSession(board, folder)
+    def session(self, board: Board, folder: Path, port: str | None = None) -> Session:
+        return BenchSession(board, folder, port=port)
 
     def footprint(
         self, board: Board, graph: OpGraph, lut: Lut, folder: Path, reporter: Reporter
@@ -72,7 +59,7 @@ class TflmEngine:
     def identity(self, board: Board) -> Identity:
         return tflm_identity(board, self.name)
 
-    def session(self, board: Board, folder: Path) -> Session:
+    def session(self, board: Board, folder: Path, port: str | None = None) -> Session:
         return TflmSession(board, folder, self.name)
 
     def footprint(

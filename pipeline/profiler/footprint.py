@@ -67,7 +67,9 @@ def sample_network(graph: OpGraph, *, seed: int = 1) -> bytes:
 
 
 def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> tuple[FlashModel, Overhead]:
-    """Build the applications of `graph` and of its beginning in `folder`; run the first.
+    """Build the applications of `graph` and of its beginning in `folder`; run the first where that is possible.
+
+    A real board runs the benchmark at that time; its overheads stay 0 until an application is validated.
 
     `lut` needs a row for each operator of `graph`. Raises ToolError (compiler, emulator) and LinkError.
     """
@@ -77,6 +79,8 @@ def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> t
     small = load(sample_network(beginning(graph)))
     built = [_build(board, model, folder / name) for name, model in (("large", large), ("small", small))]
     flash = flash_model(folder / "large" / "build", board, list(zip((large, small), built, strict=True)))
+    if board.emulator is None:
+        return flash, Overhead()
     return flash, _overhead(board, built[0], large, lut)
 
 
@@ -141,6 +145,10 @@ def _overhead(board: Board, built: Build, model: Model, lut: Lut) -> Overhead:
     # the median: a few kernels branch on their data, which differ here from the benchmark's
     cycles = float(np.median([layer.cycles - row.cycles for layer, row in usable]))
     instructions = float(np.median([layer.instructions - row.instructions for layer, row in usable]))
+    if not board.counts_instructions:
+        whole = seen.ticks * board.clock_hz / board.counter.hz
+        between = max(0.0, whole - sum(layer.cycles for layer in seen.layers))
+        return Overhead(layer_cycles=round(max(0.0, cycles), 1), inference_cycles=round(between, 1))
     whole = seen.ticks * 1e9 / (board.counter.hz * INSTRUCTION_NS)
     between = max(0.0, whole - sum(layer.instructions for layer in seen.layers))
     rate = sum(layer.cycles for layer in seen.layers) / sum(layer.instructions for layer in seen.layers)

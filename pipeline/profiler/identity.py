@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import ToolError
 from pipeline.firmware.build import require_tool
-from pipeline.firmware.render import COMPILE_FLAGS
+from pipeline.firmware.render import COMPILE_FLAGS, engine_sources, port_sources
 from pipeline.latency.lut import Identity
 from pipeline.latency.timing import timing_model
 
 ENGINE = "edgenas"
-# What an operator's cycles come from; all else of firmware/ shapes the application around it.
-_MEASURING = ("engine", "bench", "emulator")
-_SOURCE_SUFFIXES = (".c", ".h", ".S", ".j2")
+_EMULATORS = {"qemu": "emulator", "verilator": "emulator/rtl"}  # folders of firmware/ that count
+_SOURCE_SUFFIXES = (".c", ".cpp", ".h", ".S", ".sv")
 
 
 def current_identity(board: Board) -> Identity:
@@ -25,37 +25,58 @@ def current_identity(board: Board) -> Identity:
 
     Raises ToolError: no compiler; ConfigError: no such timing model.
     """
-    model = timing_model(board.core.timing)
     code, data = board.memory.flash.wait_states, board.memory.sram.wait_states
     return Identity(
         board=board.name,
         clock_hz=board.clock_hz,
         memory=f"code in flash, {code} wait states; data in SRAM, {data} wait states",
         engine=ENGINE,
-        engine_revision=_revision(measuring=True),
-        firmware_revision=_revision(measuring=False),
-        compiler=_compiler_version(f"{board.core.toolchain}gcc"),
+        engine_revision=_digest(_measuring(board)),
+        firmware_revision=_digest(_surrounding(board)),
+        compiler=compiler_version(f"{board.core.toolchain}gcc"),
         flags=" ".join((*board.core.cflags, *COMPILE_FLAGS)),
-        timing=f"{model.NAME} {model.VERSION}",
+        timing=timing_name(board),
         counter=board.counter.counts,
     )
 
 
-def _revision(*, measuring: bool) -> str:
-    """Hash over the firmware's sources, those that measure or the others."""
+def timing_name(board: Board) -> str:
+    """What turns the device's count into cycles; raises ConfigError: no such timing model."""
+    if board.counts_instructions:
+        model = timing_model(board.core.timing)
+        return f"{model.NAME} {model.VERSION}"
+    return "RTL simulation" if board.latency_provenance == "cycle-accurate" else "device counter"
+
+
+def _measuring(board: Board) -> dict[str, str]:
+    """Sources that an operator's cycles come from, by path."""
     root = asset_dir("firmware")
+    emulator = _EMULATORS.get(board.emulator.kind if board.emulator else "")
+    folders = [root / "bench", *([root / emulator] if emulator else [])]
+    files = [path for folder in folders for path in folder.glob("*.*") if path.suffix in _SOURCE_SUFFIXES]
+    texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    if not board.counts_instructions:  # clocks, caches and wait states are the port's to set up
+        texts |= port_sources(board)
+    return texts | engine_sources(board)
+
+
+def _surrounding(board: Board) -> dict[str, str]:
+    """The other sources of the application: port, wire server, and the templates they are put into."""
+    templates = asset_dir("firmware") / "templates"
+    names = ("main.c.j2", "linker.ld.j2", "CMakeLists.txt.j2")
+    texts = {name: (templates / name).read_text(encoding="utf-8") for name in names}
+    return texts | port_sources(board)
+
+
+def _digest(texts: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        wanted = path.is_file() and path.suffix in _SOURCE_SUFFIXES
-        if wanted and (relative.parts[0] in _MEASURING) == measuring:
-            digest.update(f"{relative.as_posix()}\0".encode())
-            digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    for name, text in sorted(texts.items()):
+        digest.update(f"{name}\0{text}\0".encode())
     return digest.hexdigest()[:16]
 
 
 @cache
-def _compiler_version(program: str) -> str:
+def compiler_version(program: str) -> str:
     """First line of `program --version`; it names the packaging as well."""
     path = require_tool(program)
     try:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import LutError
+from pipeline.fleet import Fleet
 from pipeline.latency.lut import Identity, Lut, Row
-from pipeline.profiler.calibration import calibration_operators
-from pipeline.profiler.engines import Engine, engine_named
+from pipeline.profiler.calibration import ANCHOR, calibration_operators
+from pipeline.profiler.campaign import Campaign
+from pipeline.profiler.engines import Engine, Session, engine_named
 from pipeline.profiler.footprint import sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
-from pipeline.profiler.journal import Journal, Measurement
+from pipeline.profiler.journal import Journal
+from pipeline.profiler.plan import Plan
 from pipeline.progress import Reporter
 from pipeline.space.opspec import OpSpec
-
-_PROVING = 5  # operators measured twice, to prove that counts repeat
-_RUNS_WHERE_NOISY = 5
 
 
 def lut_path(board: Board, root: Path | None = None, engine: str = ENGINE) -> Path:
@@ -27,27 +28,39 @@ def lut_path(board: Board, root: Path | None = None, engine: str = ENGINE) -> Pa
     return (root or asset_dir("luts")) / board.name / f"{engine}.csv"
 
 
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Which targets measure. `ports`: one real board each; else `count` emulators. `ray`: see `fleet.Fleet`."""
+
+    ports: tuple[str, ...] = ()
+    count: int = 1
+    ray: str | None = None
+
+
 def profile(
     board: Board, ops: Sequence[OpSpec], *, journal: Path, reporter: Reporter, out: Path | None = None,
-    base: Lut | None = None, engine: str = ENGINE,
+    base: Lut | None = None, engine: str = ENGINE, bound: float = 0.0, targets: Targets | None = None,
 ) -> Lut:  # fmt: skip
     """Measure `ops` (and the calibration set) on `engine`, and the application's footprint.
 
     The table is written to `out` (a `.csv`, or a folder). Each measurement goes to `journal` at once, so an
     interrupted call continues where it stopped. Rows of `base`, a table of the same identity, are taken
-    over. Builds lie beside the journal. Raises ToolError (compiler or emulator missing), LinkError (the
-    target keeps dying), LutError (`base` of another identity, or an unusable journal).
+    over. Builds lie beside the journal. `bound`: a kernel is measured no further once its model's errors on
+    held-out operators stay below it (relative; 0: measure all). Raises ToolError (compiler or emulator
+    missing), LinkError (the target keeps dying or drifts), LutError (`base` of another identity, or an
+    unusable journal).
     """
     runner = engine_named(engine)
     identity = runner.identity(board)
     if base is not None and base.identity.hash != identity.hash:
         raise LutError("the table to extend was measured under other conditions", hint="leave it out")
     graph = sample_graph()
-    every = (*ops, *calibration_operators(), *(node.op for node in graph.nodes))
-    wanted = sorted({op for op in every if op.kind != "reshape"})
+    needed = {node.op for node in graph.nodes}
+    wanted = sorted({op for op in {*ops, *calibration_operators(), *needed} if op.kind != "reshape"})
     todo = base.missing(wanted) if base is not None else wanted
     with Journal(journal, identity.hash) as book:
-        _measure_missing(runner, board, todo, book, _folder(journal, runner, "bench", board), reporter)
+        plan = Plan(todo, [op for op in todo if op in needed] if bound else (), bound=bound)
+        _measure(runner, board, plan, book, journal, reporter, targets or Targets())
         measured = {op.key: row for op in todo if (row := book.row(op)) is not None}
     rows = {**(base.rows if base is not None else {}), **measured}
     lut = Lut(identity, rows)
@@ -57,7 +70,7 @@ def profile(
         folder = _folder(journal, runner, "footprint", board)
         flash, overhead = runner.footprint(board, graph, lut, folder, reporter)
         lut = replace(lut, overhead=overhead, flash=flash)
-    _summary(lut, wanted, reporter)
+    _summary(lut, wanted, plan, reporter)
     if out is not None:
         lut.save(out if out.suffix == ".csv" else out / f"{engine}.csv")
     return lut
@@ -94,38 +107,40 @@ def _why_not(found: Identity, wanted: Identity) -> str:
     return "other " + ", ".join(found.differences(wanted))
 
 
-def _measure_missing(
-    engine: Engine, board: Board, ops: Sequence[OpSpec], book: Journal, folder: Path, reporter: Reporter
+def _measure(
+    engine: Engine,
+    board: Board,
+    plan: Plan,
+    book: Journal,
+    journal: Path,
+    reporter: Reporter,
+    targets: Targets,
 ) -> None:
-    """Twice for the first few operators; more often where those show that counts do not repeat."""
-    done = {op: book.of(op) for op in ops}
-    if all(_complete(done[op], i, 1) for i, op in enumerate(ops)):
+    if plan.left() == 0 or not Campaign.anything_left(plan, book):
         return
-    with engine.session(board, folder) as session, reporter.bar("profile", len(ops)) as bar:
-        runs = 1
-        for i, op in enumerate(ops):
-            seen = done[op]
-            while not _complete(seen, i, runs):
-                measurement = session.measure(op)
-                book.add(measurement)
-                seen.append(measurement)
-                if not _repeats(seen):
-                    runs = _RUNS_WHERE_NOISY
-            bar.update(i + 1, op.kind)
+    folder = _folder(journal, engine, "bench", board)
+    ports = targets.ports or (None,) * targets.count
+
+    def factory(index: int) -> Callable[[], Session]:
+        own = folder if index == 0 else folder.with_name(f"{folder.name}-{index}")
+        return partial(engine.session, board, own, ports[index])
+
+    with Fleet(factory, len(ports), board=board.name, ray=targets.ray) as fleet:
+        campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name)
+        campaign.run()
+    for op, runs in campaign.outliers().items():
+        reporter.warn(f"{op.key}: {len(runs)} runs stand out; they are kept, and the median stands")
 
 
-def _complete(seen: Sequence[Measurement], index: int, runs: int) -> bool:
-    wanted = max(2 if index < _PROVING else 1, runs)
-    return len(seen) >= wanted or any(m.refused for m in seen)
-
-
-def _repeats(seen: Sequence[Measurement]) -> bool:
-    return len({(m.cycles, m.instructions, m.output_crc) for m in seen}) <= 1
-
-
-def _summary(lut: Lut, wanted: Sequence[OpSpec], reporter: Reporter) -> None:
-    rows: list[Row] = [lut.rows[op.key] for op in wanted]
+def _summary(lut: Lut, wanted: Sequence[OpSpec], plan: Plan, reporter: Reporter) -> None:
+    rows: list[Row] = [lut.rows[op.key] for op in wanted if op.key in lut.rows]
     refused = [row for row in rows if row.refused]
     reporter.say(f"  {len(rows) - len(refused)} operators measured on {lut.identity.board}")
+    estimated = plan.estimated()
+    if estimated:
+        worst = max(plan.recent_errors(), default=0.0)
+        reporter.say(
+            f"  {len(estimated)} left to the kernels' models, whose last predictions were off by at most {worst:.2%}"
+        )
     for row in refused:
         reporter.warn(f"{row.op.key} was refused: {row.refused}; it will be estimated")
