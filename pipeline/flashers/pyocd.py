@@ -18,13 +18,13 @@ class PyOcd(Flasher):
     keys: ClassVar = {"target": None, "frequency": ""}
     hints: ClassVar = {
         "not recognized|unknown target": "pyocd pack install TARGET fetches the chip's CMSIS pack",
-        "no (available|connected) (debug )?probes": "no probe was found: check the USB cable and its permissions",
+        "no (available|connected) (debug )?probe": "no probe was found: check the USB cable and its permissions",
         "multiple|which probe": "several probes are connected: name one with --serial",
     }
 
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
-        arguments = [self.program_of(board), "load", "--target", settings["target"], "--format", "elf"]
+        arguments = [self.program_of(board), "load", "--no-wait", "--target", settings["target"], "--format", "elf"]
         if settings["frequency"]:
             arguments += ["--frequency", settings["frequency"]]
         if target.serial:

@@ -31,11 +31,9 @@ class SerialLink(Link):
         # pyserial passes every change of the timeout on to an RFC 2217 server, a round trip each
         self._polled = scheme == "rfc2217"
         self._stream = scheme == "socket"  # its in_waiting only tells whether there is something
-        options = {} if scheme else {"exclusive": True}
+        options = {} if scheme else {"exclusive": True, "write_timeout": 10.0}
         try:
-            self._port = serial.serial_for_url(
-                port, baudrate=baud, timeout=_POLL_S, write_timeout=10.0, **options
-            )
+            self._port = serial.serial_for_url(port, baudrate=baud, timeout=_POLL_S, **options)
         except (serial.SerialException, ValueError, OSError) as error:
             raise _cannot_open(port, error) from error
 
