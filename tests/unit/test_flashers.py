@@ -111,7 +111,7 @@ def test_commands() -> None:
     })  # fmt: skip
     lines = {kind: " ".join(FLASHERS[kind].command(board, elf, PORT)) for kind in board.flashers}
     assert lines == {
-        "pyocd": "pyocd load --target stm32f446retx --format elf --uid 0667FF /w/firmware.elf",
+        "pyocd": "pyocd load --no-wait --target stm32f446retx --format elf --uid 0667FF /w/firmware.elf",
         "openocd": "openocd -f interface/cmsis-dap.cfg -f target/nrf52.cfg -c adapter serial 0667FF "
                    "-c adapter speed 1000 -c program {/w/firmware.elf} verify reset exit",
         "esptool": "esptool --chip esp32c3 --port /dev/ttyACM7 --baud 460800 --before default-reset "
