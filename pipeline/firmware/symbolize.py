@@ -82,9 +82,11 @@ def fault_text(fault: FaultReply, elf: Path, board: Board) -> str:
 def _place(function: str, where: str) -> Place:
     path, _, line = where.split(" ")[0].rpartition(":")
     known = path not in ("", "??")
-    # the build maps its folder to "."
+    # the build maps its folder to "."; the compiler ran below that
     return (
-        Place(function, path.removeprefix("./"), int(line)) if known and line.isdigit() else Place(function)
+        Place(function, path.rpartition("/./")[2].removeprefix("./"), int(line))
+        if known and line.isdigit()
+        else Place(function)
     )
 
 

@@ -39,6 +39,7 @@ __all__ = ["ByteStream", "Check", "Client", "Hello", "InvokeResult", "RefusedErr
 # An emulator that counts basic blocks still executes some 50 million instructions a second, and no kernel
 # needs more than about 60 for a multiply-accumulate or 600 for an element.
 _INSTRUCTIONS_A_SECOND = 5e7
+_COMPUTES_S = 0.02  # bounds below that say more of the line than of the device
 
 
 class WrongFirmwareError(LinkError):
@@ -100,7 +101,7 @@ class Client:
         `explain`: puts a fault's registers into words (`pipeline.firmware.symbolize`)."""
         self._line = Exchange(link, patience_s=patience_s, explain=explain)
         self._name = link.describe()
-        self._work_ratio = 1.0  # of the bound on computing time, what devices really took lately
+        self._work_ratio = 0.25  # of the bound on computing time, twice what the device took lately
         self._invoke_s = 0.0
         self._description: DescribeReply | None = None
 
@@ -159,13 +160,12 @@ class Client:
         request = RunOpRequest.of(op, select(op), seed=seed, repetitions=repetitions).pack()
         instructions = 60.0 * op.macs + 600.0 * (op.in_bytes + op.out_bytes * op.kernel_h * op.kernel_w)
         most_s = repetitions * instructions / _INSTRUCTIONS_A_SECOND
-        lost, started = self._line.lost, time.monotonic()
         payload = self._line.request(
             Op.RUN_OP, request, limit_s=self._line.patience_s + most_s, likely_s=self._work_ratio * most_s
         )
-        if self._line.lost == lost and most_s:
-            ratio = (time.monotonic() - started) / most_s
-            self._work_ratio = min(1.0, max(0.95 * self._work_ratio, ratio if most_s > 0.05 else 0.0))
+        if most_s > _COMPUTES_S:
+            twice = min(1.0, 2.0 * self._line.answered_in_s / most_s)
+            self._work_ratio += 0.25 * (twice - self._work_ratio)
         return RunOpReply.unpack(payload)
 
     def load_input(self, data: bytes) -> None:

@@ -87,9 +87,10 @@ class Exchange:
         self._reader = FrameReader()
         self._seq = secrets.randbelow(0x10000)  # not that of a request an earlier client left under way
         self.patience_s = patience_s
-        self._round_trip_s, self._deviation_s = 0.05, 0.025
+        self._round_trip_s, self._deviation_s = 0.02, 0.01
         self._lost = 0.0  # attempts without a reply, moving average
         self.lost = 0
+        self.answered_in_s = 0.0  # by the last attempt
         self.chunk_bytes = CHUNK_BYTES
 
     def request(
@@ -100,17 +101,19 @@ class Exchange:
         the device will probably compute; `resend_s`: a fixed time between attempts instead."""
         encoded = self._frame(op, payload)
         deadline = time.monotonic() + (self.patience_s if limit_s is None else limit_s)
-        wait_s = resend_s or self._wait_s(len(encoded)) + likely_s
+        first_s = wait_s = resend_s or self._wait_s(len(encoded)) + likely_s
         attempts = damaged = 0
         while True:
             attempts += 1
-            reply = self._attempt(op, encoded, min(wait_s, deadline - time.monotonic()), likely_s > 0.0)
+            reply = self._attempt(op, encoded, min(wait_s, deadline - time.monotonic()), likely_s)
             if isinstance(reply, bytes):
                 return reply
             damaged += reply is Lost.DAMAGED
             if time.monotonic() >= deadline:
                 raise self.silence(op, attempts, damaged)
-            if reply is Lost.SILENCE and resend_s is None:
+            if reply is Lost.DAMAGED:
+                wait_s = first_s  # somebody is there
+            elif resend_s is None:
                 wait_s *= 2.0
 
     def chunk(self, op: Op, payload: bytes, reply_bytes: int = 0) -> bytes | None:
@@ -120,7 +123,7 @@ class Exchange:
         every other one gets through.
         """
         encoded = self._frame(op, payload)
-        reply = self._attempt(op, encoded, self._wait_s(len(encoded) + reply_bytes), False)
+        reply = self._attempt(op, encoded, self._wait_s(len(encoded) + reply_bytes))
         got_through = isinstance(reply, bytes)
         new = self.chunk_bytes * 2 if got_through else self.chunk_bytes // 2
         self.chunk_bytes = min(CHUNK_BYTES, max(_SHORTEST_CHUNK, new))
@@ -156,15 +159,16 @@ class Exchange:
         least = _QUICK_S if self._lost > _LOSSY else _PATIENT_S
         return max(least, self._round_trip_s + 4.0 * self._deviation_s) + 2.0 * _BYTE_S * count
 
-    def _attempt(self, op: Op, encoded: bytes, wait_s: float, computes: bool) -> bytes | Lost:
+    def _attempt(self, op: Op, encoded: bytes, wait_s: float, likely_s: float = 0.0) -> bytes | Lost:
         sent = time.monotonic()
         self._link.write(encoded)
         reply = self._await(op, sent + wait_s)
         failed = not isinstance(reply, bytes)
         self._lost += 0.05 * (failed - self._lost)
         self.lost += failed
-        if not failed and not computes:
-            error = time.monotonic() - sent - self._round_trip_s
+        self.answered_in_s = time.monotonic() - sent
+        if not failed and likely_s <= self._round_trip_s:
+            error = self.answered_in_s - self._round_trip_s
             self._round_trip_s += 0.125 * error
             self._deviation_s += 0.25 * (abs(error) - self._deviation_s)
         return reply
@@ -220,7 +224,7 @@ class Exchange:
         until = time.monotonic() + 0.5
         payload: bytes | Lost = Lost.SILENCE
         while not isinstance(payload, bytes) and time.monotonic() < until:
-            payload = self._attempt(Op.HELLO, encoded, 0.25, True)
+            payload = self._attempt(Op.HELLO, encoded, 0.25)
         if not isinstance(payload, bytes) or len(payload) != HelloReply.size():
             return "it hangs, is not connected, or the firmware is another one"
         if HelloReply.unpack(payload).reset_cause:

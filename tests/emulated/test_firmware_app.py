@@ -128,17 +128,17 @@ def test_an_inference_consumes_its_input(app: Build, board: Board) -> None:
         client.hello()
         client.load_input(bytes(INPUT_BYTES))
         with pytest.raises(RefusedError) as caught:
-            client._request(Op.INVOKE, InvokeRequest(1).pack())  # another CRC than the input's
+            client._line.request(Op.INVOKE, InvokeRequest(1).pack())  # another CRC than the input's
         assert caught.value.reason == Reason.NO_INPUT
         x = bytes(INPUT_BYTES)
         assert client.invoke(x).output == expected(x)
         for request in (LoadInputRequest(INPUT_BYTES - 1).pack() + b"ab", LoadInputRequest(2**32 - 1).pack()):
             with pytest.raises(RefusedError) as caught:
-                client._request(Op.LOAD_INPUT, request)
+                client._line.request(Op.LOAD_INPUT, request)
             assert caught.value.reason == Reason.OUT_OF_RANGE
         for offset, count in ((OUTPUT_BYTES, 1), (0, 513), (2**32 - 1, 2)):
             with pytest.raises(RefusedError) as caught:
-                client._request(Op.READ_OUTPUT, ReadRequest(offset, count).pack())
+                client._line.request(Op.READ_OUTPUT, ReadRequest(offset, count).pack())
             assert caught.value.reason == Reason.OUT_OF_RANGE
 
 
