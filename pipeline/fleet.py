@@ -10,12 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from pipeline.errors import ConfigError, EdgeNasError, ToolError
 
 _ACTOR_START_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Which targets work. `ports`: one real board each; else `count` emulators. `ray`: see `Fleet`."""
+
+    ports: tuple[str, ...] = ()
+    count: int = 1
+    ray: str | None = None
+
+    @property
+    def each(self) -> tuple[str | None, ...]:
+        """The port of each target; None for an emulator."""
+        return self.ports or (None,) * self.count
 
 
 class Worker(Protocol):

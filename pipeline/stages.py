@@ -21,11 +21,12 @@ from pipeline.errors import BudgetError
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
 from pipeline.figures import Figure
 from pipeline.firmware import Build, build, render_app
+from pipeline.fleet import Targets
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut, Prediction
 from pipeline.memory.planner import explain_peak
 from pipeline.profiler.identity import ENGINE
-from pipeline.profiler.profile import Targets, lut_path, obtain, profile
+from pipeline.profiler.profile import lut_path, obtain, profile
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import SearchResult, search
@@ -168,9 +169,9 @@ def deploy(path: Path, board: Board, budgets: Budgets, folder: Path, reporter: R
         f"predicted {prediction.per_node[layer.node].cycles:,.0f} cycles ({prediction.per_node[layer.node].provenance})"
         for layer in model.layers
     ]
-    sources = render_app(
-        emit_c(model, notes), board, budgets, folder / "firmware", cost.cycles_per_instruction(model.graph)
-    )
+    # only a device that counts instructions needs to be told their cycles
+    ratio = cost.cycles_per_instruction(model.graph) if board.counts_instructions else 1.0
+    sources = render_app(emit_c(model, notes), board, budgets, folder / "firmware", ratio)
     built = build(sources, board)
     shutil.copyfile(built.elf, folder / "firmware.elf")
     return Deployment(model, path.read_bytes(), cost, prediction, predicted, built)
@@ -182,12 +183,13 @@ def validate_on_target(
     x: NDArray[np.int8],
     labels: NDArray[np.int64] | None,
     reporter: Reporter,
+    targets: Targets | None = None,
 ) -> Validation:
-    """Send `x` to the device, compare, and collect its figures."""
+    """Send `x` to the device (or several), compare, and collect its figures."""
     with reporter.bar("validate", len(x)) as bar:
         return validate(
             deployment.model, deployment.tflite, deployment.build, board, x, labels,
-            on_image=lambda done: bar.update(done, "images"),
+            targets=targets, on_image=lambda done: bar.update(done, "images"),
         )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         each measurement is journalled, and the next call goes on.
         """
         from pipeline.boards import load_board
-        from pipeline.profiler.profile import Targets
+        from pipeline.fleet import Targets
         from pipeline.stages import profile_boards
 
         targets = Targets(tuple(port or ()), workers, ray)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import LutError
-from pipeline.fleet import Fleet
+from pipeline.fleet import Fleet, Targets
 from pipeline.latency.lut import Identity, Lut, Row
 from pipeline.profiler.calibration import ANCHOR, calibration_operators
-from pipeline.profiler.campaign import Campaign
+from pipeline.profiler.campaign import DRIFT, WALL_CLOCK_DRIFT, Campaign
 from pipeline.profiler.engines import Engine, Session, engine_named
 from pipeline.profiler.footprint import sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
@@ -26,15 +26,6 @@ from pipeline.space.opspec import OpSpec
 def lut_path(board: Board, root: Path | None = None, engine: str = ENGINE) -> Path:
     """Where the table of `board` lies: in `root`, or among those that ship."""
     return (root or asset_dir("luts")) / board.name / f"{engine}.csv"
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Which targets measure. `ports`: one real board each; else `count` emulators. `ray`: see `fleet.Fleet`."""
-
-    ports: tuple[str, ...] = ()
-    count: int = 1
-    ray: str | None = None
 
 
 def profile(
@@ -119,14 +110,15 @@ def _measure(
     if plan.left() == 0 or not Campaign.anything_left(plan, book):
         return
     folder = _folder(journal, engine, "bench", board)
-    ports = targets.ports or (None,) * targets.count
+    ports = targets.each
 
     def factory(index: int) -> Callable[[], Session]:
         own = folder if index == 0 else folder.with_name(f"{folder.name}-{index}")
         return partial(engine.session, board, own, ports[index])
 
     with Fleet(factory, len(ports), board=board.name, ray=targets.ray) as fleet:
-        campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name)
+        drift = WALL_CLOCK_DRIFT if board.counter.counts == "time" else DRIFT
+        campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name, drift)
         campaign.run()
     for op, runs in campaign.outliers().items():
         reporter.warn(f"{op.key}: {len(runs)} runs stand out; they are kept, and the median stands")

@@ -10,6 +10,7 @@ import jinja2
 
 from pipeline.errors import ConfigError
 from pipeline.report import plots
+from pipeline.report.junit import junit_xml
 from pipeline.storage import write_text
 
 _TEMPLATES = Path(__file__).parent
@@ -17,8 +18,9 @@ _FAMILIES = {"dw": "depthwise separable", "ir": "inverted residual", "se": "sque
 
 
 def write_report(folder: Path, document: dict[str, Any]) -> Path:
-    """Write `report.json` and `report.html` into `folder`; returns the path of the page."""
+    """Write `report.json`, `junit.xml` and `report.html` into `folder`; returns the path of the page."""
     write_text(folder / "report.json", json.dumps(document, indent=2) + "\n")
+    write_text(folder / "junit.xml", junit_xml(document))
     page = folder / "report.html"
     write_text(page, render_html(document))
     return page

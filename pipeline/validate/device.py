@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,14 @@ from pipeline.engine import Model
 from pipeline.errors import LinkError
 from pipeline.export.reference import TflmReference
 from pipeline.firmware import Build, cycles_per_tick
+from pipeline.fleet import Fleet, Targets, Worker
 from pipeline.latency.emulated import EmulatedInference, emulated_inference
-from pipeline.links import open_link
-from pipeline.wire.client import Client
+from pipeline.links import Link, open_link
+from pipeline.wire.client import Check, Client, InvokeResult, RefusedError
+from pipeline.wire.messages import DescribeReply, MemoryReply
+
+_RESTARTS = 3  # in a row
+_LOT = 5  # images handed to a target at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +32,8 @@ class Validation:
     """What a target said about itself, and how its outputs compare with TFLite Micro's.
 
     `ticks` are the device counter's, one inference each; `device_latency_ms` is the device's own figure.
-    `layer_cycles` (modelled) and `layer_instructions` come from the emulator's block counts and are empty on a
-    real board.
+    Where the device counts instructions, `layer_cycles` and `emulated_cycles` are modelled from the emulator's
+    block counts; else its counter times each layer, and `emulated_cycles` is None.
     """
 
     images: int
@@ -61,6 +68,60 @@ class Validation:
         return cls(**{**raw, **lists})
 
 
+class Runner:
+    """Runs inferences on one target; a target that dies in the middle is started again.
+
+    Raises LinkError: it answers not at all, dies too often, or runs another firmware than `build`.
+    """
+
+    def __init__(self, board: Board, build: Build, port: str | None) -> None:
+        self._board, self._build, self._port = board, build, port
+        self._link: Link | None = None
+        self._client: Client | None = None
+
+    def infer(self, images: Sequence[bytes]) -> list[InvokeResult]:
+        """One result an image."""
+        return [self._infer(image) for image in images]
+
+    def _infer(self, image: bytes) -> InvokeResult:
+        deaths = 0
+        while True:
+            try:
+                return self._start().invoke(image)
+            except RefusedError:
+                raise
+            except LinkError:
+                self.close()
+                deaths += 1
+                if deaths > _RESTARTS:
+                    raise
+
+    def figures(self) -> tuple[DescribeReply, MemoryReply, Check]:
+        """What the device says about itself, after at least one inference."""
+        client = self._start()
+        return client.describe(), client.memory(), client.check()
+
+    def _start(self) -> Client:
+        if self._client is None:
+            self._link = open_link(self._board, self._build.elf, port=self._port)
+            client = Client(self._link)
+            hello = client.hello()
+            if hello.build_id != self._build.build_id:
+                self.close()
+                raise LinkError(
+                    f"the device runs build {hello.build_id.hex()}, not {self._build.build_id.hex()}",
+                    hint=f"flash the firmware that was just built: edgenas flash --board {self._board.name} "
+                    f"--elf {self._build.elf}",
+                )
+            self._client = client
+        return self._client
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = self._client = None
+
+
 def validate(
     model: Model,
     tflite: bytes,
@@ -69,31 +130,23 @@ def validate(
     x: NDArray[np.int8],
     labels: NDArray[np.int64] | None = None,
     *,
+    targets: Targets | None = None,
     on_image: Callable[[int], None] | None = None,
 ) -> Validation:
-    """Boot the firmware, send inputs `x` [n, ...] int8, compare each output byte with TFLite Micro's.
+    """Start the firmware, send inputs `x` [n, ...] int8, compare each output byte with TFLite Micro's.
 
-    labels: classes of the inputs, for the accuracy on the device. Raises LinkError for a target that does
-    not answer, dies, or runs another firmware than `build`; ToolError where an emulator is missing.
+    labels: classes of the inputs, for the accuracy on the device. Several `targets` share the inputs; the
+    figures are the first one's. Raises LinkError for a target that does not answer, keeps dying, or runs
+    another firmware than `build`; ToolError where an emulator is missing.
     """
     expected = TflmReference(tflite).run(x)
-    outputs, ticks = np.empty_like(expected), []
-    with open_link(board, build.elf) as link:
-        client = Client(link)
-        hello = client.hello()
-        if hello.build_id != build.build_id:
-            raise LinkError(
-                f"the device runs build {hello.build_id.hex()}, not {build.build_id.hex()}",
-                hint="flash the firmware that was just built",
-            )
-        for i, image in enumerate(x):
-            result = client.invoke(image.tobytes())
-            outputs[i] = np.frombuffer(result.output, np.int8).reshape(expected.shape[1:])
-            ticks.append(result.ticks)
-            if on_image:
-                on_image(i + 1)
-        described, memory, verdict = client.describe(), client.memory(), client.check()
-    inference = emulated_inference(board, build.elf, x[0].tobytes()) if board.emulator else None
+    targets = targets or Targets()
+    results, figures = _infer_all(build, board, x, targets, on_image)
+    described, memory, verdict = figures
+    outputs = np.stack([np.frombuffer(r.output, np.int8).reshape(expected.shape[1:]) for r in results])
+    ticks = [r.ticks for r in results]
+    port = targets.each[0]
+    inference = emulated_inference(board, build.elf, x[0].tobytes(), port=port)
     wrong = (outputs != expected).reshape(len(x), -1).any(axis=1)
     accuracy = None
     if labels is not None:
@@ -114,17 +167,55 @@ def validate(
         stack_used_bytes=memory.stack_used_bytes,
         flash_bytes=memory.flash_bytes,
         broken=verdict.broken,
-        layer_cycles=tuple(layer.cycles for layer in inference.layers) if inference else (),
-        layer_instructions=tuple(layer.instructions for layer in inference.layers) if inference else (),
-        emulated_cycles=_whole(board, inference) if inference else None,
+        layer_cycles=tuple(layer.cycles for layer in inference.layers),
+        layer_instructions=tuple(layer.instructions for layer in inference.layers),
+        emulated_cycles=_whole(board, inference) if board.counts_instructions else None,
     )
+
+
+def _infer_all(
+    build: Build, board: Board, x: NDArray[np.int8], targets: Targets, on_image: Callable[[int], None] | None
+) -> tuple[list[InvokeResult], tuple[DescribeReply, MemoryReply, Check]]:
+    """The images in small lots, each to whichever target is free."""
+    lots = [list(range(i, min(i + _LOT, len(x)))) for i in range(0, len(x), _LOT)]
+    results: list[InvokeResult | None] = [None] * len(x)
+
+    def factory(index: int) -> Callable[[], Runner]:
+        return partial(Runner, board, build, targets.each[index])
+
+    done = 0
+    with Fleet(factory, min(len(targets.each), len(lots)), board=board.name, ray=targets.ray) as fleet:
+        running: dict[Future[list[InvokeResult]], tuple[Worker, list[int]]] = {}
+        for worker in fleet.workers:
+            _send(worker, lots, x, running)
+        while running:
+            ready, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                worker, lot = running.pop(future)
+                for i, result in zip(lot, future.result(), strict=True):
+                    results[i] = result
+                done += len(lot)
+                if on_image:
+                    on_image(done)
+                _send(worker, lots, x, running)
+        figures = fleet.workers[0].submit("figures").result()
+    return [r for r in results if r is not None], figures
+
+
+def _send(
+    worker: Worker, lots: list[list[int]], x: NDArray[np.int8],
+    running: dict[Future[list[InvokeResult]], tuple[Worker, list[int]]],
+) -> None:  # fmt: skip
+    if lots:
+        lot = lots.pop(0)
+        running[worker.submit("infer", [x[i].tobytes() for i in lot])] = worker, lot
 
 
 def _whole(board: Board, inference: EmulatedInference) -> float:
     """Cycles of one inference: those of the layers, and what ran between them at the layers' average rate."""
     cycles = sum(layer.cycles for layer in inference.layers)
     instructions = sum(layer.instructions for layer in inference.layers)
-    if board.counter.counts != "instructions" or not instructions:
+    if not instructions:
         return cycles
     total = inference.ticks * cycles_per_tick(board, 1.0)  # one cycle an instruction: instructions
     return cycles + max(0.0, total - instructions) * cycles / instructions
