@@ -108,7 +108,9 @@ class Board:
     port: Port
     emulator: Emulator | None = None
     usb_ids: tuple[str, ...] = ()  # "vid:pid", four hexadecimal digits each
-    flashers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)  # in order of preference
+    flashers: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict, hash=False
+    )  # in order of preference
     notes: str = ""
     path: Path | None = None
 

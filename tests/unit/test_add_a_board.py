@@ -1,0 +1,109 @@
+"""A board added by data alone, as docs/add-a-board.md walks through it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.assets import asset_dir
+from pipeline.boards import board_names, load_board
+from pipeline.errors import ConfigError
+from pipeline.firmware import build, render_bench
+from pipeline.links import open_link
+from pipeline.space.opspec import OpSpec
+from pipeline.wire.client import Client
+
+ROOT = Path(__file__).parents[2]
+OP = OpSpec(
+    "conv2d", 6, 6, 8, 6, 6, 5, kernel_h=3, kernel_w=3, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1
+)
+
+
+def changed(source: str, **replacements: str) -> str:
+    """The board file of `source` with values of keys replaced, each of which must be there."""
+    text = (asset_dir("boards") / f"{source}.toml").read_text(encoding="utf-8")
+    for key, value in replacements.items():
+        text, count = re.subn(rf"^{key} = [^#\n]*", f"{key} = {value} ", text, count=1, flags=re.MULTILINE)
+        assert count == 1, key
+    return text
+
+
+@pytest.mark.skipif(
+    not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc")),
+    reason="needs QEMU and a compiler",
+)
+def test_a_board_of_a_known_family_runs(tmp_path: Path) -> None:
+    """Half the clock and half the memory of the emulated Cortex-M4: no line of code changes."""
+    path = tmp_path / "half.toml"
+    path.write_text(
+        changed("qemu-cortex-m4", name='"half-m4"', hz="84_000_000").replace("262_144", "131_072")
+    )
+    board = load_board(str(path))
+    built = build(render_bench(board, tmp_path / "bench"), board)
+    with open_link(board, built.elf) as link:
+        client = Client(link)
+        assert client.hello().board == "half-m4"
+        assert client.describe().clock_hz == 84_000_000
+        assert client.describe().pool_bytes < 131_072
+        assert client.run_op(OP).ticks > 0
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+def test_another_board_of_a_real_family_builds(tmp_path: Path) -> None:
+    """A slower STM32F4: other name, clock and PLL multiplier."""
+    multiplier = load_board("nucleo-f446re").port.defines["PLL_N"]
+    path = tmp_path / "slow.toml"
+    path.write_text(changed("nucleo-f446re", name='"slow-f4"', hz="90_000_000", PLL_N=str(multiplier // 2)))
+    board = load_board(str(path))
+    built = build(render_bench(board, tmp_path / "bench"), board)
+    header = (tmp_path / "bench/port/board.h").read_text()
+    assert f"#define BOARD_PLL_N {multiplier // 2}u" in header
+    assert 0 < built.flash_bytes < board.memory.flash.bytes
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("folders", '["baremetal", "nonesuch"]', "nonesuch"),
+        ("hz", "-3", "clock.hz"),
+        ("kind", '"cmsdk-timer"\nspeed = 3', "speed"),
+        ("counts", '"furlongs"', "furlongs"),
+        ("folders", '"mps2"', "list of strings"),
+    ],
+)
+def test_mistakes_are_named(key: str, value: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(changed("qemu-cortex-m4", **{key: value}))
+    with pytest.raises(ConfigError, match=message) as caught:
+        render_bench(load_board(str(path)), tmp_path / "bench")
+    assert caught.value.hint
+
+
+def test_two_folders_with_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "twice.toml"
+    path.write_text(changed("qemu-cortex-m4", folders='["baremetal", "cortexm", "mps2", "mps2"]'))
+    with pytest.raises(ConfigError, match="has port/mps2"):
+        render_bench(load_board(str(path)), tmp_path / "bench")
+
+
+def test_every_shipped_board_says_where_its_numbers_come_from() -> None:
+    for name in board_names():
+        board = load_board(name)
+        assert board.clock_reference, name
+        if not board.port.hosted:
+            assert board.memory.flash.reference and board.memory.sram.reference, name
+            assert board.uart.reference and board.counter.reference, name
+        if board.emulator is None:
+            assert board.notes, f"{name}: say what of it is untried"
+
+
+def test_the_guide_names_every_key_and_only_real_folders() -> None:
+    guide = (ROOT / "docs/add-a-board.md").read_text(encoding="utf-8")
+    for key in ("core.isa", "clock.hz", "memory.stack.bytes", "port.defines", "usb.ids", "counter.counts"):
+        assert key.split(".")[-1] in guide
+    for row in re.findall(r"^\| (`baremetal`.*?) \|", guide, flags=re.MULTILINE):
+        for folder in re.findall(r"`([a-z0-9]+)`", row):
+            assert (asset_dir("firmware") / "port" / folder).is_dir(), folder
