@@ -37,6 +37,7 @@ class _Direction:
         now = time.monotonic()
         due = max(now, self._under_way[-1][0]) if self._under_way else now
         faults, rng, piece = self._faults, self._rng, bytearray()
+        self._seen["carried"] += len(data)
         for byte in data:
             if rng.random() < faults.drop:
                 self._seen["dropped"] += 1
@@ -72,7 +73,7 @@ class LossyLink(Link):
     """`inner` with `faults` in both directions, the same for the same seed and the same bytes.
 
     `cut` pulls the cable, also in the middle of a frame; `restore` plugs it in again. `seen` counts what was
-    done: dropped, flipped, duplicated, delayed (bytes), vanished (bytes while cut), cut (times).
+    done: carried, dropped, flipped, duplicated, delayed (bytes), vanished (bytes while cut), cut (times).
     """
 
     def __init__(self, inner: Link, faults: Faults | None = None, *, seed: int = 0) -> None:
@@ -98,7 +99,9 @@ class LossyLink(Link):
             self._pull()
 
     def restore(self) -> None:
-        """Plugs the cable in again."""
+        """Plugs the cable in again; what the device sent meanwhile is lost."""
+        while self._cut and (data := self._inner.read(0.0)):
+            self.seen["vanished"] += len(data)
         self._cut = False
         self._until_cut = self._back_at = None
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -127,3 +130,13 @@ def test_layouts() -> None:
     names = [m.struct_name for m in MESSAGES]
     assert len(set(names)) == len(names)
     assert all(m.size() <= MAX_PAYLOAD_BYTES for m in MESSAGES)
+
+
+def test_bytes_on_the_wire_take_less_time_than_the_operators() -> None:
+    """At 115,200 baud, for the whole table that ships; benchmarks/results/wire_bytes.md is its output."""
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "wire_bytes.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s, less than the operators'" in done.stdout
