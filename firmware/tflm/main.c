@@ -135,7 +135,7 @@ static uint32_t invoke(const wire_invoke_request_t *request, server_reply_t *rep
         .output_crc = frame_crc32(0, (const uint8_t *)model.output, model.output_bytes),
         .output_bytes = model.output_bytes,
     };
-    const uint32_t count = model.output_bytes < WIRE_CHUNK_BYTES ? model.output_bytes : WIRE_CHUNK_BYTES;
+    const uint32_t count = model.output_bytes < WIRE_INLINE_BYTES ? model.output_bytes : WIRE_INLINE_BYTES;
     SERVER_REPLY(reply, message);
     memcpy(reply->payload + sizeof message, model.output, count);
     reply->payload_bytes += count;
