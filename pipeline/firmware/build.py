@@ -71,7 +71,7 @@ def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Buil
     out = folder / "build"
     log = folder / "build.log"
     text = ""
-    _drop_if_moved(out, folder)
+    _drop_if_stale(out, folder)
     if not (out / "build.ninja").is_file():
         command = ["cmake", "-G", "Ninja", "-S", str(folder.resolve()), "-B", str(out)]
         command.append(f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(link_flags)}")
@@ -83,10 +83,16 @@ def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Buil
     return Build(elf, sizes.build_id, sizes)
 
 
-def _drop_if_moved(out: Path, folder: Path) -> None:
-    """CMake refuses a build folder whose sources have moved; it holds nothing that cannot be made again."""
+def _drop_if_stale(out: Path, folder: Path) -> None:
+    """CMake refuses a build folder whose sources have moved, and ignores a changed toolchain file.
+
+    It holds nothing that cannot be made again.
+    """
     cache = out / "CMakeCache.txt"
     if cache.is_file():
+        if (folder / "toolchain.cmake").stat().st_mtime_ns > cache.stat().st_mtime_ns:
+            shutil.rmtree(out)
+            return
         home = f"CMAKE_HOME_DIRECTORY:INTERNAL={folder.resolve()}"
         if home not in cache.read_text(encoding="utf-8", errors="replace").splitlines():
             shutil.rmtree(out)
