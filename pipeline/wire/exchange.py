@@ -27,6 +27,7 @@ _PATIENT_S, _QUICK_S = 0.3, 0.02
 _LOSSY = 0.02  # lost attempts, as a part of all
 _BYTE_S = 10 / 115_200  # 8N1, at the slowest rate in use
 _SHORTEST_CHUNK = 16
+_NOBODY = "it hangs, is not connected, or the firmware is another one"
 
 
 class ByteStream(Protocol):
@@ -146,7 +147,8 @@ class Exchange:
                 f"the line to {who} damages too much: {damaged} of {attempts} attempts at {op.name}",
                 hint="a shorter cable, a lower baud rate, a common ground",
             )
-        return LinkError(f"{who} does not answer {op.name}: {self._autopsy()}", hint=hint)
+        why = _NOBODY if op in (Op.HELLO, Op.FAULT) else self._autopsy()
+        return LinkError(f"{who} does not answer {op.name}: {why}", hint=hint)
 
     # -- one attempt -------------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class Exchange:
             return True
         if frame.seq != self._seq:
             return False
-        if nak.reason == Reason.NOT_GREETED:
+        if nak.reason == Reason.NOT_GREETED and op != Op.FAULT:
             raise self._restarted(op)
         known = nak.reason in Reason.__members__.values()
         raise RefusedError(op, Reason(nak.reason) if known else nak.reason, nak.detail)
@@ -226,7 +228,7 @@ class Exchange:
         while not isinstance(payload, bytes) and time.monotonic() < until:
             payload = self._attempt(Op.HELLO, encoded, 0.25)
         if not isinstance(payload, bytes) or len(payload) != HelloReply.size():
-            return "it hangs, is not connected, or the firmware is another one"
+            return _NOBODY
         if HelloReply.unpack(payload).reset_cause:
             return f"it restarted: {self._explain(self.fault())}"
         return "it is busy beyond the time expected, or has restarted"
