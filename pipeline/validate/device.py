@@ -17,10 +17,11 @@ from pipeline.engine import Model
 from pipeline.errors import LinkError
 from pipeline.export.reference import TflmReference
 from pipeline.firmware import Build, cycles_per_tick
+from pipeline.firmware.symbolize import fault_explainer
 from pipeline.fleet import Fleet, Targets, Worker
 from pipeline.latency.emulated import EmulatedInference, emulated_inference
 from pipeline.links import Link, open_link
-from pipeline.wire.client import Check, Client, InvokeResult, RefusedError
+from pipeline.wire.client import Check, Client, InvokeResult, RefusedError, WrongFirmwareError
 from pipeline.wire.messages import DescribeReply, MemoryReply
 
 _RESTARTS = 3  # in a row
@@ -88,7 +89,7 @@ class Runner:
         while True:
             try:
                 return self._start().invoke(image)
-            except RefusedError:
+            except (RefusedError, WrongFirmwareError):
                 raise
             except LinkError:
                 self.close()
@@ -104,11 +105,11 @@ class Runner:
     def _start(self) -> Client:
         if self._client is None:
             self._link = open_link(self._board, self._build.elf, port=self._port)
-            client = Client(self._link)
+            client = Client(self._link, explain=fault_explainer(self._build.elf, self._board))
             hello = client.hello()
             if hello.build_id != self._build.build_id:
                 self.close()
-                raise LinkError(
+                raise WrongFirmwareError(
                     f"the device runs build {hello.build_id.hex()}, not {self._build.build_id.hex()}",
                     hint=f"flash the firmware that was just built: edgenas flash --board {self._board.name} "
                     f"--elf {self._build.elf}",
