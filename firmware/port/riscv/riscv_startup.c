@@ -28,34 +28,46 @@ __attribute__((used)) _Noreturn static void start(void) {
     arch_reset();
 }
 
+/* The bits between are reserved, but the Bumblebee core keeps copies of mstatus there (Bumblebee core
+ * instruction architecture manual, mcause). */
+#define MCAUSE_INTERRUPT_AND_CODE 0x80000FFFu
+
 /* Keeps where the trap happened for the next FAULT request. */
 __attribute__((used)) _Noreturn static void record_fault(uint32_t lr, uint32_t sp) {
     fault_record.pc = CSR_READ(mepc);
     fault_record.lr = lr;
     fault_record.sp = sp;
-    fault_record.status = CSR_READ(mcause);
+    fault_record.status = CSR_READ(mcause) & MCAUSE_INTERRUPT_AND_CODE;
     fault_record.status2 = 0;
     fault_record.address = CSR_READ(mtval);
     fault_record.magic = FAULT_MAGIC;
     arch_reset();
 }
 
-/* On a fresh stack: the old one may be what overflowed. 256-byte alignment suits every mtvec. */
+/* On a fresh stack: the old one may be what overflowed, and gp may be what is broken. 256-byte alignment
+ * suits every mtvec. */
 __attribute__((naked, aligned(256))) static void trap(void) {
-    __asm__ volatile("mv a0, ra\n"
+    __asm__ volatile(".option push\n"
+                     ".option norelax\n"
+                     "la gp, __global_pointer$\n"
+                     ".option pop\n"
+                     "mv a0, ra\n"
                      "mv a1, sp\n"
                      "la sp, __stack_top\n"
                      "j record_fault\n");
 }
 
 /* First in flash. Interrupts stay masked for ever: the UART is polled, and nothing disturbs what is measured.
- */
+ * The jump comes first because some chips start in an alias of their flash, where addresses relative to the
+ * program counter would be off. */
 __attribute__((naked, section(".vectors"))) _Noreturn void Reset_Handler(void) {
     __asm__ volatile(".option push\n"
                      ".option norelax\n"
-                     "la gp, __global_pointer$\n"
+                     "lui t0, %%hi(1f)\n"
+                     "jalr zero, %%lo(1f)(t0)\n"
+                     "1: la gp, __global_pointer$\n"
                      ".option pop\n"
-                     "csrci mstatus, 8\n"
+                     "csrci mstatus, 8\n" /* MIE */
                      "la sp, __stack_top\n"
                      "la t0, %0\n"
                      "csrw mtvec, t0\n"
