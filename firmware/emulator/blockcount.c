@@ -1,7 +1,7 @@
 /* QEMU TCG plugin: how often each translation block ran between a begin and an end marker.
 
    Arguments: out=FILE.  Markers are architectural no-ops of the guest (firmware/port/marker.h):
-   Thumb .inst.w 0xf3af8040 and 0xf3af8041, RISC-V slti x0,x0,0x740 and 0x741.
+   Thumb .inst.w 0xf3af8040 and 0xf3af8041, RISC-V slti x0,x0,0x740 and 0x741, AArch64 hint 0x40 and 0x41.
 
    The file is little-endian: a header, then records as they arise, flushed at each end marker, so that the
    host finds the region complete when the device's answer reaches it.
@@ -44,8 +44,15 @@ __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t 
                                                                int argc, char **argv);
 int qemu_plugin_version = 1;
 
+/* An instruction set: how long its instructions are, and its markers as they lie in memory, little-endian. */
+typedef struct {
+    const char *target; /* QEMU's name for it, or how that begins */
+    uint32_t (*instruction_bytes)(const uint8_t *code);
+    uint32_t begin, end;
+} guest_t;
+
 static FILE *out;
-static int is_riscv;
+static const guest_t *guest;
 static span_t *buckets[BUCKETS];
 static uint32_t definitions;
 
@@ -67,16 +74,26 @@ static void *allocate(size_t bytes) {
     return memory;
 }
 
-static uint32_t instruction_bytes(const uint8_t *code) {
-    if (is_riscv) {
-        return (code[0] & 3u) == 3u ? 4u : 2u; /* RISC-V unprivileged ISA 20191213, section 1.5 */
-    }
-    return code[1] >= 0xe8u ? 4u : 2u; /* Arm DDI0403E, A5.1 */
+/* Arm DDI0403E, A5.1 */
+static uint32_t thumb_bytes(const uint8_t *code) { return code[1] >= 0xe8u ? 4u : 2u; }
+
+/* RISC-V unprivileged ISA 20191213, section 1.5 */
+static uint32_t riscv_bytes(const uint8_t *code) { return (code[0] & 3u) == 3u ? 4u : 2u; }
+
+static uint32_t aarch64_bytes(const uint8_t *code) {
+    (void)code;
+    return 4u;
 }
+
+static const guest_t guests[] = {
+    {"arm", thumb_bytes, 0x8040f3afu, 0x8041f3afu},
+    {"riscv", riscv_bytes, 0x74002013u, 0x74102013u},
+    {"aarch64", aarch64_bytes, 0xd503281fu, 0xd503283fu},
+};
 
 static uint32_t count_instructions(const uint8_t *code, uint32_t bytes) {
     uint32_t count = 0;
-    for (uint32_t at = 0; at < bytes; at += instruction_bytes(code + at)) {
+    for (uint32_t at = 0; at < bytes; at += guest->instruction_bytes(code + at)) {
         ++count;
     }
     return count;
@@ -85,7 +102,7 @@ static uint32_t count_instructions(const uint8_t *code, uint32_t bytes) {
 /* qemu_plugin_insn_size() is 2 too many for the last Thumb instruction before one that crosses into the next
    page: QEMU's look-ahead for such a one is added to it. */
 static uint32_t bytes_of(const struct qemu_plugin_insn *insn) {
-    const uint32_t bytes = instruction_bytes(qemu_plugin_insn_data(insn));
+    const uint32_t bytes = guest->instruction_bytes(qemu_plugin_insn_data(insn));
     const size_t seen = qemu_plugin_insn_size(insn);
     return bytes < seen ? bytes : (uint32_t)seen;
 }
@@ -97,9 +114,7 @@ static int marker_kind(const uint8_t *code, size_t bytes) {
     }
     const uint32_t word =
         (uint32_t)code[0] | (uint32_t)code[1] << 8 | (uint32_t)code[2] << 16 | (uint32_t)code[3] << 24;
-    const uint32_t begin = is_riscv ? 0x74002013u : 0x8040f3afu;
-    const uint32_t end = is_riscv ? 0x74102013u : 0x8041f3afu;
-    return word == begin ? 0 : word == end ? 1 : -1;
+    return word == guest->begin ? 0 : word == guest->end ? 1 : -1;
 }
 
 /* The span of this code at this address, made where it is new; NULL where it is empty. */
@@ -293,8 +308,12 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, 
             return -1;
         }
     }
-    is_riscv = strncmp(info->target_name, "riscv", 5) == 0;
-    if (!is_riscv && strcmp(info->target_name, "arm") != 0) {
+    for (size_t i = 0; i < sizeof guests / sizeof guests[0]; ++i) {
+        if (strncmp(info->target_name, guests[i].target, strlen(guests[i].target)) == 0) {
+            guest = &guests[i];
+        }
+    }
+    if (guest == NULL) {
         (void)fprintf(stderr, "blockcount: no markers known for %s\n", info->target_name);
         return -1;
     }

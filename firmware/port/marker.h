@@ -8,13 +8,11 @@
 /* Hints 0x40 and 0x41 of the 32-bit hint space (Arm DDI0403, "Hint Instructions"): unallocated, hence NOP. */
 #define EDGENAS_MARK(which) __asm__ volatile(".inst.w 0xf3af8040 + " #which::: "memory")
 #elif defined(__riscv)
-/* SLTI into x0: a HINT for custom use (RISC-V unprivileged ISA 20191213, 2.9). */
-#define EDGENAS_MARK(which)                                                                                  \
-    __asm__ volatile(".option push\n .option norvc\n slti zero, zero, 0x740 + " #which "\n .option pop" ::   \
-                         : "memory")
-#elif defined(__aarch64__) && defined(__STDC_HOSTED__) && __STDC_HOSTED__ == 0
-/* HINT 0x40 and 0x41: unallocated, hence NOP (Arm DDI0487, C6.2 HINT). Bare metal only. */
-#define EDGENAS_MARK(which) __asm__ volatile("hint 0x40 + " #which::: "memory")
+/* SLTI into x0: a HINT for custom use, never compressed (RISC-V unprivileged ISA 20191213, 2.9). */
+#define EDGENAS_MARK(which) __asm__ volatile("slti zero, zero, 0x740 + " #which::: "memory")
+#elif defined(__aarch64__)
+/* HINT 0x40 and 0x41: unallocated, hence NOP (Arm DDI0487, C6.2, HINT). */
+#define EDGENAS_MARK(which) __asm__ volatile("hint #(0x40 + " #which ")" ::: "memory")
 #else
 #define EDGENAS_MARK(which) ((void)0)
 #endif
