@@ -22,10 +22,24 @@ import pytest
 from cobs import cobs
 
 from pipeline.assets import asset_dir
+from pipeline.boards import load_board
+from pipeline.engine import kernel_sources
 from pipeline.errors import LinkError
+from pipeline.firmware import render_bench
 from pipeline.firmware.render import wire_header
-from pipeline.wire.framing import Frame, FrameError, FrameReader, decode
-from pipeline.wire.messages import MAX_PAYLOAD_BYTES, MESSAGES, Op, RunOpRequest
+from pipeline.links import ProcessLink
+from pipeline.space.kernels import KernelChoice
+from pipeline.space.opspec import OpSpec
+from pipeline.wire.framing import Frame, FrameError, FrameReader, decode, encode
+from pipeline.wire.messages import (
+    MAX_PAYLOAD_BYTES,
+    MESSAGES,
+    RESPONSE_BIT,
+    NakReply,
+    Op,
+    Reason,
+    RunOpRequest,
+)
 
 FRAMES = int(os.environ.get("EDGENAS_FUZZ_FRAMES", "1000000"))
 BATCH = 20_000
@@ -277,3 +291,46 @@ def test_both_ends_take_the_same_operators(tmp_path: Path) -> None:
             assert out.read(out.read(1)[0]) == expected.pack()
     assert out.read() == b""
     assert 5_000 < taken < 45_000
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_server_answers_every_intact_frame_and_stays_up(tmp_path: Path) -> None:
+    """The benchmark firmware on the host, under the sanitizers: any op, any payload, with a good sum."""
+    folder = render_bench(load_board("qemu-cortex-m4"), tmp_path)
+    (folder / "build_id.h").write_text("#define EDGENAS_BUILD_ID {0}\n")
+    sources = [
+        *map(str, kernel_sources()),
+        *(str(folder / name) for name in ("bench/bench.c", "wire/frame.c", "wire/server.c")),
+        str(asset_dir("firmware") / "port/host/port.c"),
+    ]  # fmt: skip
+    includes = [f"-I{folder / name}" for name in ("engine/include", "bench", "wire", "port", "")]
+    program = folder / "server"
+    command = ["gcc", "-O1", "-std=gnu11", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w"]
+    subprocess.run([*command, *includes, *sources, "-o", str(program)], check=True, timeout=120)
+    draw = random.Random(5)
+    good = RunOpRequest.of(
+        OpSpec("softmax", 1, 1, 10, 1, 1, 10), KernelChoice("edgenas_softmax"), seed=1, repetitions=1
+    )
+    with ProcessLink(lambda fd: ["env", f"EDGENAS_WIRE_FD={fd}", str(program)], name="server") as link:
+        reader, greeted = FrameReader(), False
+        for seq in range(10_000):
+            op = draw.choice([*Op, draw.randrange(256)])
+            payload = draw.randbytes(draw.choice((0, 0, 1, 4, 8, 25, draw.randrange(MAX_PAYLOAD_BYTES + 1))))
+            if op == Op.RUN_OP and draw.random() < 0.5:
+                payload = good.pack()
+            if op == Op.RESET:
+                payload = b"x"  # refused; the host's port would end
+            link.write(encode(Frame(op, seq & 0xFFFF, payload)))
+            frames: list[Frame] = []
+            while not frames:
+                frames = reader.feed(link.read(10.0))
+            (frame,) = frames
+            assert frame.seq == seq & 0xFFFF and frame.op in (op | RESPONSE_BIT, Op.NAK | RESPONSE_BIT)
+            greeted = greeted or op == Op.HELLO
+            if frame.op == Op.NAK | RESPONSE_BIT:
+                nak = NakReply.unpack(frame.payload)
+                assert nak.op == op and nak.reason in list(Reason)
+                assert (nak.reason == Reason.NOT_GREETED) == (not greeted and op not in (Op.FAULT, Op.RESET))
+            else:
+                assert greeted or op == Op.FAULT
+        assert reader.damaged == 0
