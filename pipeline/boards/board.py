@@ -30,12 +30,21 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One memory as the linker script sees it."""
+    """One memory as the linker script sees it.
+
+    `data_origin`: where loads see the same memory, if not where instructions are fetched from.
+    """
 
     origin: int
     bytes: int
     wait_states: int = 0
     reference: str = ""
+    data_origin: int | None = None
+
+    def holds(self, address: int) -> bool:
+        """Whether `address` lies in this memory, in either of its windows."""
+        origins = (self.origin, self.origin if self.data_origin is None else self.data_origin)
+        return any(origin <= address < origin + self.bytes for origin in origins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +208,7 @@ def _region(t: Table) -> Region:
         t.integer("bytes"),
         t.integer("wait_states", 0, minimum=0),
         t.text("reference", ""),
+        t.integer("data_origin", minimum=0) if "data_origin" in t.names() else None,
     )
 
 

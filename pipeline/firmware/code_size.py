@@ -137,8 +137,7 @@ def _pieces(elf: Path, board: Board, in_base: set[str]) -> dict[str, dict[str, i
 
 
 def _in_flash(symbols: Iterable[Symbol], board: Board) -> list[Symbol]:
-    flash = board.memory.flash
-    return [s for s in symbols if flash.origin <= s.address < flash.origin + flash.bytes]
+    return [symbol for symbol in symbols if board.memory.flash.holds(symbol.address)]
 
 
 def _edges(elf: Path, symbols: list[Symbol]) -> dict[Symbol, set[Symbol]]:

@@ -6,13 +6,16 @@
 
 #define REGISTER(address) (*(volatile uint32_t *)(uintptr_t)(address))
 
-#define CSR_READ(name)                                                                                       \
+/* `csr`: its name, or its number where the assembler has no name for it */
+#define CSR_READ(csr) CSR_READ_EXPANDED(csr)
+#define CSR_WRITE(csr, value) CSR_WRITE_EXPANDED(csr, value)
+#define CSR_READ_EXPANDED(csr)                                                                               \
     __extension__({                                                                                          \
         uint32_t value_;                                                                                     \
-        __asm__ volatile("csrr %0, " #name : "=r"(value_));                                                  \
+        __asm__ volatile("csrr %0, " #csr : "=r"(value_));                                                   \
         value_;                                                                                              \
     })
-#define CSR_WRITE(name, value) __asm__ volatile("csrw " #name ", %0" ::"r"(value))
+#define CSR_WRITE_EXPANDED(csr, value) __asm__ volatile("csrw " #csr ", %0" ::"r"(value))
 
 _Noreturn void Reset_Handler(void);
 
