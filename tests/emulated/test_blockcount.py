@@ -186,6 +186,26 @@ def test_riscv_markers(tmp_path: Path) -> None:
     assert sum(block.taken for block in region.blocks) == 999
 
 
+@pytest.mark.skipif(
+    not (shutil.which("qemu-system-aarch64") and shutil.which("aarch64-linux-gnu-gcc")),
+    reason="needs qemu-system-aarch64 and aarch64-linux-gnu-gcc",
+)
+def test_aarch64_markers(tmp_path: Path) -> None:
+    source, elf, out = tmp_path / "program.S", tmp_path / "program.elf", tmp_path / "counts.bin"
+    body = """.globl _start; _start: mov w1, 1000; nop; hint #0x40; mov w2, 1
+        1: add w0, w0, w2; subs w1, w1, 1; b.ne 1b; nop; hint #0x41
+        mov w0, 0x18; adr x1, 2f; hlt 0xf000; 3: b 3b; .balign 8; 2: .quad 0x20026, 0"""  # SYS_EXIT
+    source.write_text(body.replace(";", "\n") + "\n", encoding="utf-8")
+    command = ["aarch64-linux-gnu-gcc", "-nostdlib", "-static", "-Wl,-Ttext=0x40200000,--build-id=none"]
+    subprocess.run([*command, str(source), "-o", str(elf)], check=True, timeout=60)
+    qemu = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-display", "none", "-nodefaults"]
+    load = ["-semihosting", "-device", f"loader,file={elf},cpu-num=0"]
+    subprocess.run([*qemu, *load, "-plugin", *plugin_args(out)], check=True, timeout=60)
+    (region,) = RegionReader(out).read_all()
+    assert region.instructions == 1 + 1000 * 3 + 1
+    assert sum(block.taken for block in region.blocks) == 999
+
+
 def test_reading_while_it_is_written(tmp_path: Path) -> None:
     body = f"movs r1, #4; {BEGIN}; nop; {END}; nop; {BEGIN}; nop; nop; {END}"
     data = run(build(body, tmp_path), tmp_path / "counts.bin")
