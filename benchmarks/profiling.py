@@ -85,15 +85,19 @@ def main() -> None:
         )
     truth = {op: lut.rows[op.key].cycles for op in ops if not lut.rows[op.key].refused}
     print(f"`python benchmarks/profiling.py --board {board}`\n")
-    print(f"**Adaptive plan**, over the {len(truth)} operators of the default space at {SHAPES[0]} and {SHAPES[1]}. The "
-          "error is that of the kernels' models on the operators that were left out, against their measurement.\n")  # fmt: skip
+    print(
+        f"**Adaptive plan**, over the {len(truth)} operators of the default space at {SHAPES[0]} and {SHAPES[1]}. "
+        "The error is that of the kernels' models on the operators left out, against their measurement.\n"
+    )
     print("| stop at | measured | of all | mean error | 95 % | worst |\n|---|--:|--:|--:|--:|--:|")
     for bound in (0.05, 0.02, 0.01, 0.005, 0.002):
         print(adaptive(truth, bound))
     for seed in (0, 1, 2):
         print(random_order(truth, 0.2, seed))
-    print("\n**Several targets**, the same operators and the calibration set; whole call, builds and footprint included. "
-          "Seconds depend on the machine; the ratio is to one target.\n")  # fmt: skip
+    print(
+        "\n**Several targets**, the same operators and the calibration set; whole call, builds and footprint "
+        "included. Seconds depend on the machine; the ratio is to one target.\n"
+    )
     print("| targets | seconds | ratio |\n|---|--:|--:|")
     alone = seconds(board, ops, Targets())
     for name, targets in (

@@ -7,6 +7,7 @@ is an actor that claims one unit of the resource `board:<name>`, which the hosts
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from pipeline.errors import ConfigError, EdgeNasError, ToolError
 
-_ACTOR_START_S = 120.0
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,19 @@ class Fleet:
         self.close()
 
 
+def _require_listener(address: str) -> None:
+    """Ray itself would try for minutes, and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto": the address is in Ray's own files
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ToolError(
+            f"no Ray cluster at {address}: {error}", hint="start one: ray start --head, on one host"
+        ) from error
+
+
 def _connect(address: str, resource: str, count: int) -> Any:
     try:
         import ray
@@ -152,6 +166,7 @@ def _connect(address: str, resource: str, count: int) -> Any:
             num_cpus=count, resources={resource: count}, include_dashboard=False, object_store_memory=10**8, **quiet
         )  # fmt: skip
         return ray
+    _require_listener(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

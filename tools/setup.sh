@@ -70,7 +70,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     # torch first and pinned: a looser request may bring gigabytes of GPU libraries
     "${pip[@]}" "${EDGENAS_TORCH:-torch==2.13.0}" 2>.venv/.setup.log ||
         { tail -n 5 .venv/.setup.log >&2; die "pip could not install torch (no network?)"; }
-    "${pip[@]}" -e '.[search,reference,dev]' 2>>.venv/.setup.log ||
+    "${pip[@]}" -e '.[search,reference,ray,dev]' 2>>.venv/.setup.log ||
         { tail -n 5 .venv/.setup.log >&2; die "pip could not install the packages; log: .venv/.setup.log"; }
     printf '%s\n' "$wanted" >"$stamp"
 fi
