@@ -96,7 +96,7 @@ class BoardCheck:
     @property
     def can_run(self) -> bool:
         """Whether programs can be run now: an emulator, or a connected board and a tool to flash it."""
-        ready = self.has("emulator") and self.has("link") and (self.emulated or self.can_flash)
+        ready = self.has("emulator") and self.has("link") and (self.emulated or self.has("flasher"))
         return self.can_build and ready
 
     @property

@@ -11,12 +11,12 @@ from pipeline.flashers.flasher import ANY, Flasher, Target
 
 
 class OpenOcd(Flasher):
-    """`config`: configuration files, spaces between; `commands`: more commands before flashing."""
+    """`config`: configuration files, spaces between; `commands`: more of them, before `init`; `connected`: after it."""
 
     kind = "openocd"
     program = "openocd"
     remedy = "sudo apt install openocd"
-    keys: ClassVar = {"config": None, "commands": ""}
+    keys: ClassVar = {"config": None, "commands": "", "connected": ""}
     hints: ClassVar = {
         "can't find ": "this OpenOCD has no such configuration file: install a newer one",
         "open failed|no device found|unable to open": "no probe was found: check the USB cable and permissions",
@@ -25,7 +25,9 @@ class OpenOcd(Flasher):
     }
 
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
-        return [*self._setup(board, target), "-c", f"program {_tcl(elf)} verify reset exit"]
+        connected = self.settings(board)["connected"]
+        steps = ["-c", "init", "-c", connected] if connected else []
+        return [*self._setup(board, target), *steps, "-c", f"program {_tcl(elf)} verify reset exit"]
 
     def check_command(self, board: Board) -> list[str]:
         """Only reads the configuration and ends: tells whether this OpenOCD knows the chip and the probe."""

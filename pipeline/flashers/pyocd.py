@@ -24,7 +24,15 @@ class PyOcd(Flasher):
 
     def command(self, board: Board, elf: Path, target: Target = ANY) -> list[str]:
         settings = self.settings(board)
-        arguments = [self.program_of(board), "load", "--no-wait", "--target", settings["target"], "--format", "elf"]
+        arguments = [
+            self.program_of(board),
+            "load",
+            "--no-wait",
+            "--target",
+            settings["target"],
+            "--format",
+            "elf",
+        ]
         if settings["frequency"]:
             arguments += ["--frequency", settings["frequency"]]
         if target.serial:

@@ -62,13 +62,14 @@ def qemu_arguments(board: Board) -> list[str]:
 def boot_arguments(board: Board, elf: Path) -> list[str]:
     """How QEMU loads `elf` and starts it.
 
-    Cortex-M machines take stack pointer and entry from the vector table, which only `-kernel` sets up.
-    Elsewhere `-kernel` may mean an operating system (a device tree, a boot stub), whereas the loader device
-    places the ELF as it is and starts the first core at its entry, at every reset.
+    Arm machines take an ELF as `-kernel`: Cortex-M's then start by the vector table, A profile's at the ELF's
+    entry, with the device tree out of the way. RISC-V machines would start it at a fixed address, behind a
+    firmware; there the loader device places the ELF as it is and starts the first core at its entry, at every
+    reset (with `-bios none` among the board file's options).
     """
-    if board.core.isa in ("armv6m", "armv7m", "armv7em"):
-        return ["-kernel", str(elf)]
-    return ["-device", f"loader,file={_option(elf)},cpu-num=0"]
+    if board.core.isa.startswith("rv"):
+        return ["-device", f"loader,file={_option(elf)},cpu-num=0"]
+    return ["-kernel", str(elf)]
 
 
 def open_qemu(board: Board, elf: Path, *, plugin_args: Sequence[str] | None = None) -> ProcessLink:

@@ -125,6 +125,13 @@ def test_commands() -> None:
     }  # fmt: skip
 
 
+def test_openocd_may_need_a_command_once_connected() -> None:
+    board = with_flashers({"openocd": {"config": "a.cfg", "connected": "jlink jtag 3"}})
+    command = OpenOcd().command(board, Path("f.elf"))
+    assert command[3:7] == ["-c", "init", "-c", "jlink jtag 3"]
+    assert "init" not in OpenOcd().check_command(board)
+
+
 def test_platformio_uploads_the_elf_as_it_is(tmp_path: Path) -> None:
     board = with_flashers({"platformio": {"platform": "ststm32", "board": "nucleo_f446re"}})
     (tmp_path / "port").mkdir()
