@@ -20,12 +20,17 @@ def open_link(
 ) -> Link:
     """A link to `board`: its emulator or simulator, started with `elf`; or what `port` names.
 
-    `port`: a serial port or pyserial URL, `ssh://user@host` or `local` for a board with an operating system.
+    `port`: a serial port or pyserial URL; `renode` for a simulation of a real board; `ssh://user@host` or
+    `local` for a board with an operating system.
     `plugin_args` go to QEMU's `-plugin`, one string each. Raises ToolError (a program that is missing),
     LinkError (no such port, or none given for a real board).
     """
     if board.port.hosted and (board.emulator is None or board.emulator.kind == "process"):
         return _open_hosted(board, elf, port)
+    if port == "renode":
+        from pipeline.links.renode import RenodeLink
+
+        return RenodeLink(board, elf)
     if port is not None:
         return SerialLink(port, baud=board.uart.baud)
     kind = board.emulator.kind if board.emulator else ""

@@ -73,7 +73,7 @@ def test_missing_emulator_names_the_package(tmp_path: Path, monkeypatch: pytest.
 
 def test_board_without_emulator(tmp_path: Path) -> None:
     board = dataclasses.replace(load_board("qemu-cortex-m4"), emulator=None)
-    with pytest.raises(ToolError, match="no emulator"):
+    with pytest.raises(LinkError, match="no emulator"):
         open_link(board, tmp_path / "firmware.elf")
 
 
