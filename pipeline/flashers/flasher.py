@@ -49,7 +49,8 @@ class Flasher(ABC):
     Every kind also takes `program` (instead of the usual one) and `reference` (where the settings come from).
 
     `keys`: setting -> default, None where the board must give it. `needs_port`: cannot work without
-    `Target.port`. `hints`: pattern in the tool's output -> what to do about it.
+    `Target.port`. `by_probe`: works through the board's debug probe, whose USB serial number it takes.
+    `hints`: pattern in the tool's output -> what to do about it.
     """
 
     kind: ClassVar[str]
@@ -58,6 +59,7 @@ class Flasher(ABC):
     keys: ClassVar[Mapping[str, str | None]] = {}
     hints: ClassVar[Mapping[str, str]] = {}
     needs_port: ClassVar[bool] = False
+    by_probe: ClassVar[bool] = False
     timeout_s: ClassVar[float] = 180.0
 
     def program_of(self, board: Board) -> str:

@@ -44,18 +44,19 @@ def flash_and_greet(
     """Flashes `elf` with the board's first usable tool (or `kind`), greets the device and checks the build id.
 
     `port` is where the device answers; `upload_port`, where different, is where its bootloader listens (an
-    adapter on other pins). `serial` picks one of several boards. Raises ConfigError, LinkError, ToolError, LinkError.
+    adapter on other pins). `serial` picks one of several boards. Raises ConfigError, ToolError, LinkError.
     """
-    build_id = check_firmware(board, elf)
     flasher = choose(board, kind)
+    build_id = check_firmware(board, elf)
     if board.emulator is not None:
         with flash_emulator(board, elf) as link:
             return _answer(link, board, elf, flasher, build_id)
     place = _find_before(board, port, serial, comports)
-    own = place.usb_id in board.usb_ids  # then the port's serial number is the probe's
-    number = serial or (place.serial if own else "")
+    own = place.usb_id in board.usb_ids  # the port of the board's probe, not of some adapter
+    # a bootloader is another USB device than the probe, with a number of its own
+    number = (place.serial if flasher.by_probe else "") if own else serial or ""
     flasher.flash(board, elf, Target(upload_port or place.device, number))
-    with _reopen(board, port, number or None, comports) as link:
+    with _reopen(board, port, place.serial if own else "", comports) as link:
         return _answer(link, board, elf, flasher, build_id)
 
 
@@ -85,15 +86,15 @@ def _find_before(board: Board, port: str | None, serial: str | None, comports: C
             f"{board.name} answers on a USB-serial adapter, which edgenas cannot recognize",
             hint=f"name its port: edgenas flash --board {board.name} --port PORT (edgenas doctor lists them)",
         )
-    return find_port(board, port=port, serial=serial if board.usb_ids else None, comports=comports)
+    return find_port(board, port=port, serial=None if port else serial, comports=comports)
 
 
-def _reopen(board: Board, port: str | None, serial: str | None, comports: Comports | None) -> Link:
+def _reopen(board: Board, port: str | None, serial: str, comports: Comports | None) -> Link:
     """The board's port after flashing: a reset may make it go, and come back under another name."""
     deadline = time.monotonic() + _REAPPEAR_S
     while True:
         try:
-            place = find_port(board, port=port, serial=serial if port is None else None, comports=comports)
+            place = find_port(board, port=port, serial=None if port else serial or None, comports=comports)
             return SerialLink(place.device, baud=board.uart.baud)
         except LinkError:
             if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ class OpenOcd(Flasher):
     kind = "openocd"
     program = "openocd"
     remedy = "sudo apt install openocd"
+    by_probe = True
     keys: ClassVar = {"config": None, "commands": "", "connected": ""}
     hints: ClassVar = {
         "can't find ": "this OpenOCD has no such configuration file: install a newer one",

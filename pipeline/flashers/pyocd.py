@@ -15,6 +15,7 @@ class PyOcd(Flasher):
     kind = "pyocd"
     program = "pyocd"
     remedy = "pip install pyocd"
+    by_probe = True
     keys: ClassVar = {"target": None, "frequency": ""}
     hints: ClassVar = {
         "not recognized|unknown target": "pyocd pack install TARGET fetches the chip's CMSIS pack",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from an3155 import SimulatedStm32
@@ -18,7 +19,7 @@ from an3155 import SimulatedStm32
 from pipeline.boards import Board, board_names, load_board
 from pipeline.errors import ConfigError, ToolError
 from pipeline.firmware.image import read_image, write_bin, write_hex
-from pipeline.flashers import FLASHERS, Target, check_firmware, choose, flashers_of
+from pipeline.flashers import FLASHERS, Target, check_firmware, choose, flash_and_greet, flashers_of, job
 from pipeline.flashers.openocd import OpenOcd
 
 BOARD = load_board("nucleo-f446re")
@@ -194,6 +195,31 @@ def test_first_installed_tool_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="no tool to flash") as missing:
         choose(nothing)
     assert "apt install openocd" in missing.value.hint
+
+
+def test_whose_serial_number_a_tool_gets(tmp_path: Path, elf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port's number is the probe's; a DFU bootloader has its own, which only the user can know."""
+    monkeypatch.setattr(job, "check_firmware", lambda *_: b"12345678")
+    stlink = SimpleNamespace(device="/dev/ttyACM0", vid=0x0483, pid=0x374B, serial_number="0667", location="",
+                             description="")  # fmt: skip
+    adapter = SimpleNamespace(device="/dev/ttyUSB0", vid=0x1A86, pid=0x7523, serial_number=None, location="",
+                              description="")  # fmt: skip
+    failing = tool(tmp_path, "tool", 'echo "$@"; exit 1')
+    board = with_flashers({
+        "openocd": {"program": failing, "config": "x.cfg"}, "dfu-util": {"program": failing, "ids": "0483:df11"},
+    })  # fmt: skip
+
+    def arguments(kind: str, **options: str) -> str:
+        with pytest.raises(ToolError) as caught:
+            flash_and_greet(board, elf, kind=kind, comports=lambda: [stlink, adapter], **options)
+        return caught.value.message
+
+    assert "adapter serial 0667" in arguments("openocd")
+    assert "adapter serial 0667" in arguments("openocd", serial="0667")
+    assert "-S" not in arguments("dfu-util")
+    assert "-S" not in arguments("dfu-util", serial="0667")
+    assert "adapter serial" not in arguments("openocd", port="/dev/ttyUSB0")
+    assert "-S 3000" in arguments("dfu-util", port="/dev/ttyUSB0", serial="3000")
 
 
 # -- failures --------------------------------------------------------------------------------------------
