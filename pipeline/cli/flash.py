@@ -41,9 +41,10 @@ def register(app: typer.Typer) -> None:
         """
         from pipeline.boards import load_board
         from pipeline.firmware import build, render_bench
-        from pipeline.flashers import flash_and_greet
+        from pipeline.flashers import choose, flash_and_greet
 
         chosen = load_board(board)
+        choose(chosen, kind)  # before a build that nothing here could flash
         if elf is None:
             folder = runs / f"bench-{chosen.name}"
             elf = build(render_bench(chosen, folder), chosen).elf
