@@ -49,7 +49,8 @@ def read_sizes(elf: Path, board: Board) -> Sizes:
     """
     try:
         with elf.open("rb") as stream:
-            return _read(ELFFile(stream), board)
+            opened = ELFFile(stream)
+            return _read_hosted(opened, board) if board.port.hosted else _read(opened, board)
     except (OSError, ELFError) as error:
         raise ToolError(f"cannot read firmware {elf}: {error}", hint="build it again") from error
 
@@ -86,6 +87,19 @@ def _read(elf: ELFFile, board: Board) -> Sizes:
         symbols=symbols,
         build_id=_build_id(elf, symbols),
     )
+
+
+def _read_hosted(elf: ELFFile, board: Board) -> Sizes:
+    """A program for an operating system: what would lie in flash are all its bytes, RAM what is writable."""
+    sections, flash_bytes, ram_bytes = {}, 0, 0
+    for section in elf.iter_sections():
+        flags, size = section["sh_flags"], section["sh_size"]
+        if flags & SH_FLAGS.SHF_ALLOC and size:
+            sections[section.name] = size
+            flash_bytes += size if section["sh_type"] != "SHT_NOBITS" else 0
+            ram_bytes += size if flags & SH_FLAGS.SHF_WRITE else 0
+    symbols = _symbols(elf)
+    return Sizes(flash_bytes, ram_bytes, board.stack_bytes, sections, symbols, _build_id(elf, symbols))
 
 
 def _symbols(elf: ELFFile) -> tuple[Symbol, ...]:

@@ -56,6 +56,8 @@ def port_sources(board: Board) -> dict[str, str]:
                 hint="give it another name",
             )
         files |= more
+    if board.port.hosted:  # the operating system brings a C library
+        files.pop("port/libc.c")
     files["wire/wire.h"] = wire_header()
     files["port/board.h"] = environment().get_template("board.h.j2").render(board=board)
     return files
@@ -89,7 +91,8 @@ def write_folder(
         "flags": [*COMPILE_FLAGS, *(f"-D{name}" for name in definitions)],
     }  # fmt: skip
     everything = dict(files)
-    for name in ("linker.ld", "CMakeLists.txt", "toolchain.cmake"):
+    names = ["CMakeLists.txt", "toolchain.cmake"] + ([] if board.port.hosted else [board.port.linker])
+    for name in names:
         everything[name] = environment().get_template(f"{name}.j2").render(values)
     _drop_stale(out_dir, folders, everything)
     for relative, text in everything.items():

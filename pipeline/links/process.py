@@ -39,13 +39,16 @@ def _death_signal() -> Callable[[], None] | None:
 
 
 class ProcessLink(Link):
-    """Starts `command(fd)`, which talks through the inherited file descriptor `fd`.
+    """Starts `command(fd)`, which talks through the inherited file descriptor `fd`, or, with `over_stdio`, through
+    its standard input and output.
 
     The child ends with the thread that opened the link (Linux), on `close`, or when the pair breaks.
     Raises ToolError where the program cannot be started, with `hint`.
     """
 
-    def __init__(self, command: Callable[[int], Sequence[str]], *, name: str, hint: str = "") -> None:
+    def __init__(
+        self, command: Callable[[int], Sequence[str]], *, name: str, hint: str = "", over_stdio: bool = False
+    ) -> None:
         self._name = name
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -53,7 +56,8 @@ class ProcessLink(Link):
         arguments = list(command(theirs.fileno()))
         try:
             self._process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._stderr,
+                arguments, stdin=theirs if over_stdio else subprocess.DEVNULL,
+                stdout=theirs if over_stdio else subprocess.DEVNULL, stderr=self._stderr,
                 pass_fds=(theirs.fileno(),), preexec_fn=_death_signal(),
             )  # fmt: skip
         except OSError as error:
