@@ -1,0 +1,55 @@
+"""Cycle model of the Ibex core: RV32IMC, single-cycle multiplier, branch target ALU, writeback stage.
+
+Costs are those of the Ibex reference guide, "Pipeline Details" (lowRISC), for the parameters RV32M =
+RV32MSingleCycle, BranchTargetALU = 1, WritebackStage = 1, no instruction cache, no branch predictor, and
+memories that grant at once and answer in the next cycle.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pipeline.latency.timing import riscv_blocks as rv
+from pipeline.latency.timing.model import BlockCost
+from pipeline.links.blockcount import Region
+
+NAME = "ibex"
+VERSION = 1
+
+HIGH_MULTIPLY_CYCLES = 2  # MULH and its kin: one stall cycle; MUL has none
+DIVIDE_CYCLES = 37  # whatever the operands, but for a divisor of zero
+JUMP_CYCLES = 2  # one stall cycle: the prefetch buffer is flushed
+TAKEN_BRANCH_CYCLES = 2  # likewise, as the branch target ALU computes target and condition at once
+LOAD_USE_CYCLES = 1  # the loaded value is in the register file a cycle after the response
+SPLIT_TARGET_CYCLES = 1  # a 32-bit target at an odd halfword takes two fetches
+
+
+def _base_cycles(name: str) -> int:
+    if name in rv.HIGH_MULTIPLIES:
+        return HIGH_MULTIPLY_CYCLES
+    if name in rv.DIVIDES:
+        return DIVIDE_CYCLES
+    if name in rv.JUMPS:
+        return JUMP_CYCLES
+    return 1
+
+
+@lru_cache(maxsize=65536)
+def block_cost(code: bytes, address: int) -> BlockCost:
+    """Cost of one run of the block `code` at `address`, its target's alignment apart.
+
+    Raises ToolError for an instruction outside RV32IMC.
+    """
+    cycles = 0
+    loaded: frozenset[int] = frozenset()
+    last = ""
+    for instruction in rv.decode(code, address, NAME):
+        last = instruction.name
+        cycles += _base_cycles(last) + (LOAD_USE_CYCLES if loaded & instruction.reads else 0)
+        loaded = instruction.writes if last in rv.LOADS else frozenset()
+    return BlockCost(cycles, cycles - 1 + TAKEN_BRANCH_CYCLES if last in rv.BRANCHES else cycles)
+
+
+def region_cycles(region: Region) -> float:
+    """Modelled cycles of all that ran in `region`."""
+    return rv.region_cycles(region, block_cost, SPLIT_TARGET_CYCLES)
