@@ -14,17 +14,21 @@ from pipeline.errors import ToolError
 from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # The RISC-V Instruction Set Manual, volume I, 20191213: chapters 2, 7, 9
-LOADS = frozenset("lb lh lw lbu lhu".split())
-STORES = frozenset("sb sh sw".split())
-HIGH_MULTIPLIES = frozenset("mulh mulhu mulhsu".split())
-DIVIDES = frozenset("div divu rem remu".split())
-BRANCHES = frozenset("beq bne blt bge bltu bgeu".split())
-JUMPS = frozenset("jal jalr".split())
-CSR_ACCESSES = frozenset("csrrw csrrs csrrc csrrwi csrrsi csrrci".split())
-SIMPLE = frozenset(
+LOADS = _names("lb lh lw lbu lhu")
+STORES = _names("sb sh sw")
+HIGH_MULTIPLIES = _names("mulh mulhu mulhsu")
+DIVIDES = _names("div divu rem remu")
+BRANCHES = _names("beq bne blt bge bltu bgeu")
+JUMPS = _names("jal jalr")
+CSR_ACCESSES = _names("csrrw csrrs csrrc csrrwi csrrsi csrrci")
+SIMPLE = _names(
     """lui auipc addi slti sltiu xori ori andi slli srli srai add sub sll slt sltu xor srl sra or and mul
-    fence""".split()
+    fence"""
 )
 
 # RVC instructions and pseudo-instructions, by the instruction they stand for (same manual, chapter 16)
