@@ -14,6 +14,7 @@ from pipeline.errors import ToolError
 from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
