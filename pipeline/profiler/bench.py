@@ -24,6 +24,8 @@ from pipeline.wire.messages import Kind
 RESTARTS = 3  # in a row; a target that dies more often than that will not get better
 _REPLUG_S = (1.0, 4.0, 16.0)  # an unplugged board may come back
 _REGION_TIMEOUT_S = 10.0
+_FEWEST_TICKS = 1000  # of a clock: a tick more or less is then a part in a thousand
+_MOST_REPETITIONS = 1000
 _COUNTERS_APART = 16  # instructions; reading the timer costs a few
 
 
@@ -91,14 +93,22 @@ class BenchSession:
         client = self._start()
         reply = client.run_op(op)
         if self._reader is None:
-            cycles = reply.ticks * self._board.clock_hz / self._board.counter.hz
-            return Measurement(op, cycles, 0, reply.ticks, reply.output_crc)
+            ticks = self._ticks(client, op, reply.ticks)
+            cycles = ticks * self._board.clock_hz / self._board.counter.hz
+            return Measurement(op, cycles, 0, round(ticks), reply.output_crc)
         region = self._reader.next(_REGION_TIMEOUT_S)
         if self._reader.read_all():
             raise LinkError(f"more than one marked region for {op.key}", hint="build the benchmark again")
         self._compare(op, reply.ticks, region.instructions)
         cycles = float(timing_model(self._board.core.timing).region_cycles(region))
         return Measurement(op, cycles, region.instructions, reply.ticks, reply.output_crc)
+
+    def _ticks(self, client: Client, op: OpSpec, once: int) -> float:
+        """Ticks of one run; the mean of many where a clock that counts time is too coarse for a single one."""
+        if self._board.counter.counts != "time" or once >= _FEWEST_TICKS:
+            return once
+        repetitions = min(_MOST_REPETITIONS, -(-_FEWEST_TICKS // max(1, once)))
+        return client.run_op(op, repetitions=repetitions).ticks / repetitions
 
     def _compare(self, op: OpSpec, ticks: int, instructions: int) -> None:
         """The device's timer is a second, independent count: both must be of the same run."""

@@ -18,7 +18,9 @@ from pipeline.space.opspec import OpSpec
 
 ANCHOR_EVERY = 50  # measurements of one worker between two of the anchor
 DRIFT = 0.01  # relative; beyond it the clock or the temperature has changed
+WALL_CLOCK_DRIFT = 0.5  # on a machine that runs other programs as well
 _DRIFTS_IN_A_ROW = 3
+_ANCHOR_RUNS = 5  # a single one may have been interrupted: the median of so many tells
 
 
 @dataclass
@@ -29,7 +31,8 @@ class _Post:
     op: OpSpec | None = None
     is_anchor: bool = False
     since_anchor: int = 0
-    anchor: float | None = None
+    anchor: float | None = None  # cycles at the start
+    anchor_runs: list[float] = field(default_factory=list)  # of the check under way
     drifts: int = 0
     block: list[tuple[OpSpec, Measurement]] = field(default_factory=list)  # since the last good anchor
 
@@ -38,7 +41,7 @@ class Campaign:
     """`plan` over `workers` (of `Session`s on like targets); `book` may hold measurements already.
 
     An anchor operator is measured first, and again every ANCHOR_EVERY measurements: where it comes out
-    different by more than DRIFT, what was measured since is marked suspect in the journal and measured again.
+    different by more than `drift`, what was measured since is marked suspect in the journal and measured again.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class Campaign:
         reporter: Reporter,
         anchor: OpSpec,
         name: str,
+        drift: float = DRIFT,
     ) -> None:
+        self._drift = drift
         self._plan, self._book, self._reporter, self._anchor = plan, book, reporter, anchor
         self._name = f"profile {name}".strip()
         self._posts = [_Post(worker) for worker in workers]
@@ -87,7 +92,7 @@ class Campaign:
         return kinds[0] if kinds else ""
 
     def _hand_out(self, post: _Post, running: dict[Future[Measurement], _Post]) -> None:
-        post.is_anchor = post.anchor is None or post.since_anchor >= ANCHOR_EVERY
+        post.is_anchor = post.anchor is None or post.since_anchor >= ANCHOR_EVERY or bool(post.anchor_runs)
         post.op = self._anchor if post.is_anchor else self._next_op()
         if post.op is None and post.since_anchor > 0 and self._noisy:
             post.op, post.is_anchor = self._anchor, True  # nothing is trusted without an anchor after it
@@ -140,11 +145,16 @@ class Campaign:
             raise LinkError(
                 f"the anchor operator was refused: {measurement.refused}", hint="build the benchmark again"
             )
-        if post.anchor is None:
-            post.anchor = measurement.cycles
+        post.anchor_runs.append(measurement.cycles)
+        if not self._anchor_settled(post):
             return
-        drift = measurement.cycles / post.anchor - 1.0
-        if abs(drift) <= DRIFT:
+        median = float(np.median(post.anchor_runs))
+        post.anchor_runs.clear()
+        if post.anchor is None:
+            post.anchor = median
+            return
+        drift = median / post.anchor - 1.0
+        if abs(drift) <= self._drift:
             post.drifts = 0
             post.block.clear()
             return
@@ -160,6 +170,13 @@ class Campaign:
                 hint="let it cool down, fix its clock, and start again: what was measured is kept",
             )
         self._repeat_block(post)
+
+    def _anchor_settled(self, post: _Post) -> bool:
+        """One run tells where it is as expected, two where they agree; else it takes several."""
+        runs = post.anchor_runs
+        if post.anchor is not None and len(runs) == 1 and abs(runs[0] / post.anchor - 1.0) <= self._drift:
+            return True
+        return len(runs) >= _ANCHOR_RUNS or (len(runs) >= 2 and len(set(runs)) == 1)
 
     def _repeat_block(self, post: _Post) -> None:
         self._book.suspect([m for _, m in post.block])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipeline.profiler.campaign import DRIFT, WALL_CLOCK_DRIFT, Campaign
 from pipeline.profiler.engines import Engine, Session, engine_named
 from pipeline.profiler.footprint import sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
-from pipeline.profiler.journal import Journal
+from pipeline.profiler.journal import Journal, Measurement
 from pipeline.profiler.plan import Plan
 from pipeline.progress import Reporter
 from pipeline.space.opspec import OpSpec
@@ -120,8 +120,16 @@ def _measure(
         drift = WALL_CLOCK_DRIFT if board.counter.counts == "time" else DRIFT
         campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name, drift)
         campaign.run()
-    for op, runs in campaign.outliers().items():
-        reporter.warn(f"{op.key}: {len(runs)} runs stand out; they are kept, and the median stands")
+    _report_outliers(campaign.outliers(), reporter)
+
+
+def _report_outliers(found: Mapping[OpSpec, Sequence[Measurement]], reporter: Reporter) -> None:
+    if found:
+        op = max(found, key=lambda op: len(found[op]))
+        reporter.warn(
+            f"{sum(map(len, found.values()))} runs of {len(found)} operators stand out, most of them {len(found[op])} "
+            f"of {op.key}; they are in the journal, and the medians stand"
+        )
 
 
 def _summary(lut: Lut, wanted: Sequence[OpSpec], plan: Plan, reporter: Reporter) -> None:

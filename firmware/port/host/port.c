@@ -15,8 +15,8 @@
 static int in_fd = STDIN_FILENO, out_fd = STDOUT_FILENO;
 static uint64_t started;
 
-/* set by the linker for every program (ld's default script) */
-extern char __executable_start, etext, edata, end;
+/* set by the linker and the C library for every program */
+extern char __executable_start, data_start, edata, end;
 
 void port_init(void) {
     const char *number = getenv("EDGENAS_WIRE_FD");
@@ -60,10 +60,7 @@ uint32_t port_counter_read(void) { return (uint32_t)(ticks_now() - started); }
 void port_counter_stop(void) {}
 
 /* Initialized and zeroed data together; the heap and the stack are the system's to grow. */
-uint32_t port_static_bytes(void) {
-    return (uint32_t)((uintptr_t)&end - (uintptr_t)&edata) +
-           (uint32_t)((uintptr_t)&edata - (uintptr_t)&etext);
-}
+uint32_t port_static_bytes(void) { return (uint32_t)((uintptr_t)&end - (uintptr_t)&data_start); }
 
 uint32_t port_flash_bytes(void) { return (uint32_t)((uintptr_t)&edata - (uintptr_t)&__executable_start); }
 uint32_t port_stack_reserve(void) { return BOARD_STACK_BYTES; }
