@@ -27,13 +27,20 @@ pytestmark = [
 ]
 BOARD = load_board("qemu-cortex-a53")
 OP = OpSpec("logistic", 1, 1, 16, 1, 1, 16)
-WILD, UNDEFINED = 0xBAD00001, 0xBAD00002
+WILD, UNDEFINED, OVERFLOW = 0xBAD00001, 0xBAD00002, 0xBAD00003
 MISCHIEF = """
+__attribute__((noinline)) static uint32_t dig(volatile uint32_t *above, uint32_t depth) {
+    volatile uint32_t hole[16] = {depth};
+    return depth == 0u ? *above : dig(hole, depth - 1u) + hole[depth & 15u];
+}
+
 __attribute__((noinline)) static void mischief(uint32_t seed) {
     if (seed == 0xBAD00001u) {
         random_state = *(volatile uint32_t *)0x0f000000u;
     } else if (seed == 0xBAD00002u) {
         __asm__ volatile(".inst 0");
+    } else if (seed == 0xBAD00003u) {
+        random_state = dig(&random_state, 100000u);
     }
 }
 """
@@ -66,13 +73,18 @@ def test_plugin_and_device_count_the_same_instructions(mischief: Build) -> None:
                     assert abs(reader.next(5.0).instructions - ticks) <= 1
 
 
-@pytest.mark.parametrize(("seed", "exception_class"), [(WILD, 0x25), (UNDEFINED, 0x00)])
-def test_a_fault_is_reported_after_the_restart(mischief: Build, seed: int, exception_class: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "exception_class", "where"),
+    [(WILD, 0x25, "mischief"), (UNDEFINED, 0x00, "mischief"), (OVERFLOW, 0x25, "dig")],
+)
+def test_a_fault_is_reported_after_the_restart(
+    mischief: Build, seed: int, exception_class: int, where: str
+) -> None:
     """Exception classes of ESR: data abort at the same level, unknown reason (Arm DDI0487, D13.2.37)."""
     with open_link(BOARD, mischief.elf) as link:
         client = Client(link, patience_s=1.0, explain=fault_explainer(mischief.elf, BOARD))
         client.hello()
-        with pytest.raises(RestartedError, match=r"in mischief at bench/bench\.c:") as caught:
+        with pytest.raises(RestartedError, match=rf"in .*{where} at bench/bench\.c:") as caught:
             client.run_op(OP, seed=seed)
         fault = caught.value.fault
         assert fault is not None and fault.status >> 26 == exception_class
