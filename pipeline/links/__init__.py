@@ -18,12 +18,12 @@ __all__ = ["INSTRUCTION_NS", "Link", "ProcessLink", "SerialLink", "open_link"]
 def open_link(
     board: Board, elf: Path, *, port: str | None = None, plugin_args: Sequence[str] | None = None
 ) -> Link:
-    """A link to `board`: its emulator or simulator, started with `elf`; or what `port` names.
+    """A link to `board`: its emulator or simulator, started with `elf`; what `port` names; or where it is found.
 
     `port`: a serial port or pyserial URL; `renode` for a simulation of a real board; `ssh://user@host` or
     `local` for a board with an operating system.
     `plugin_args` go to QEMU's `-plugin`, one string each. Raises ToolError (a program that is missing),
-    LinkError (no such port, or none given for a real board).
+    LinkError (no such port), ConfigError (none given, and the board is not found or not told from another).
     """
     if board.port.hosted and (board.emulator is None or board.emulator.kind == "process"):
         return _open_hosted(board, elf, port)
@@ -44,7 +44,9 @@ def open_link(
         from pipeline.links.wheel import open_wheel
 
         return open_wheel(board)
-    raise LinkError(f"board {board.name} has no emulator", hint="connect it and give its port: --port")
+    from pipeline.links.discovery import find_port
+
+    return SerialLink(find_port(board).device, baud=board.uart.baud)
 
 
 def _open_hosted(board: Board, elf: Path, port: str | None) -> Link:

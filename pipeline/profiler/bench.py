@@ -57,6 +57,7 @@ class BenchSession:
         self._client: Client | None = None
         self._reader: RegionReader | None = None
         self._starts = 0
+        self._answered = False
 
     @property
     def starts(self) -> int:
@@ -80,13 +81,15 @@ class BenchSession:
                 raise
             except LinkError as error:
                 self._stop()
+                if not self._answered and self._board.emulator is None:
+                    raise  # not connected, or not flashed: nothing that starting again would mend
                 deaths += 1
                 if deaths > RESTARTS:
                     if isinstance(error, RestartedError) and error.fault is not None:
                         return Measurement(op, refused=f"FAULT {error.message}")
                     what = f"{self._board.name} died {deaths} times over {op.key}: {error.message}"
                     raise LinkError(what, hint=error.hint) from error
-                if self._port is not None:
+                if self._board.emulator is None:
                     time.sleep(_REPLUG_S[deaths - 1])
 
     def _measure(self, op: OpSpec) -> Measurement:
@@ -128,6 +131,7 @@ class BenchSession:
             self._link = open_link(self._board, self._built.elf, port=self._port, plugin_args=plugins)
             client = Client(self._link, explain=fault_explainer(self._built.elf, self._board))
             client.hello(kind=Kind.BENCH, build_id=self._built.build_id)
+            self._answered = True
             self._client, self._reader = client, RegionReader(regions) if counting else None
         return self._client
 

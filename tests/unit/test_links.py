@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.boards import load_board
-from pipeline.errors import LinkError, ToolError
+from pipeline.errors import EdgeNasError, LinkError, ToolError
 from pipeline.links import ProcessLink, SerialLink, open_link
 from pipeline.wire import Client, Reason, RefusedError
 from pipeline.wire.framing import Frame, FrameReader, encode
@@ -71,10 +71,11 @@ def test_missing_emulator_names_the_package(tmp_path: Path, monkeypatch: pytest.
     assert "apt install qemu-system-arm" in caught.value.hint
 
 
-def test_board_without_emulator(tmp_path: Path) -> None:
+def test_a_real_board_without_a_port_is_looked_for(tmp_path: Path) -> None:
     board = dataclasses.replace(load_board("qemu-cortex-m4"), emulator=None)
-    with pytest.raises(LinkError, match="no emulator"):
+    with pytest.raises(EdgeNasError) as caught:
         open_link(board, tmp_path / "firmware.elf")
+    assert "--port" in caught.value.hint
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="relies on Linux' parent-death signal")
