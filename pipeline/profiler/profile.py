@@ -15,7 +15,7 @@ from pipeline.latency.lut import Identity, Lut, Row
 from pipeline.profiler.calibration import ANCHOR, calibration_operators
 from pipeline.profiler.campaign import DRIFT, WALL_CLOCK_DRIFT, Campaign
 from pipeline.profiler.engines import Engine, Session, engine_named
-from pipeline.profiler.footprint import sample_graph
+from pipeline.profiler.footprint import measure_footprint, sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
 from pipeline.profiler.journal import Journal, Measurement
 from pipeline.profiler.plan import Plan
@@ -76,9 +76,13 @@ def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Repor
     """A table of this machine's identity that covers `ops`.
 
     The one that ships, or the one in `folder`, where it fits; else what is missing is measured and the
-    table written to `folder`. Raises LutError for a damaged table, and as `profile` does.
+    table written to `folder`. A real board is not measured in passing, since it may run another firmware:
+    what its table lacks is estimated. Raises LutError for a damaged table or, for a real board, none that
+    fits, and as `profile` does.
     """
     identity = current_identity(board)
+    if board.emulator is None:
+        return _of_real_board(board, identity, folder, reporter)
     base: Lut | None = None
     for path in (lut_path(board, folder), lut_path(board)):
         if not path.is_file():
@@ -92,6 +96,27 @@ def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Repor
             reporter.say(f"  {path}: {_why_not(lut.identity, identity)}; measuring anew")
     journal, out = folder / "journal.sqlite", lut_path(board, folder)
     return profile(board, ops, journal=journal, reporter=reporter, out=out, base=base)
+
+
+def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Reporter) -> Lut:
+    others = []
+    for path in (lut_path(board, folder), lut_path(board)):
+        if not path.is_file():
+            continue
+        lut = Lut.load(path)
+        if lut.identity == identity:
+            return lut
+        if lut.identity.hash == identity.hash:
+            reporter.say("  footprint: building two applications")
+            flash, overhead = measure_footprint(
+                board, sample_graph(), lut, folder / f"footprint-{board.name}"
+            )
+            return replace(lut, identity=identity, flash=flash, overhead=overhead)
+        others.append(f"{path} is of {_why_not(lut.identity, identity)}")
+    raise LutError(
+        f"no latency table of {board.name} fits" + (f": {'; '.join(others)}" if others else ""),
+        hint=f"connect it and measure it: edgenas flash, then edgenas profile, both with --board {board.name}",
+    )
 
 
 def _why_not(found: Identity, wanted: Identity) -> str:
