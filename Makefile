@@ -6,15 +6,15 @@
 PY := .venv/bin/python
 C_FILES = $(shell git ls-files 'firmware/*.c' 'firmware/*.h')
 
-.PHONY: demo test lint lut setup clean
+.PHONY: demo test lint lut setup setup-all clean
 
 demo: setup
 	.venv/bin/edgenas run examples/fashion_mnist_cortex_m4.toml
 
-test: setup
+test: setup-all
 	$(PY) -m pytest -n 2 --dist loadfile --durations=10 tests
 
-lint: setup
+lint: setup-all
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -25,6 +25,9 @@ lut: setup
 
 setup:
 	@tools/setup.sh
+
+setup-all:
+	@tools/setup.sh all
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

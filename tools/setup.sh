@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian/Ubuntu packages (compilers, QEMU, CMake, Ninja) and a virtual
 # environment in .venv with the pinned Python packages. Does nothing when all is in place.
+#
+#   tools/setup.sh          what the demo needs
+#   tools/setup.sh all      what the tests need as well: every emulator, simulator, cross-compiler and flasher
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +25,22 @@ needs=(
     ninja:ninja-build
     python3:python3
 )
+extras='search,reference,dev'
+if [ "${1:-}" = all ]; then
+    needs+=(
+        qemu-system-aarch64:qemu-system-arm
+        qemu-aarch64:qemu-user
+        aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu
+        gdb-multiarch:gdb-multiarch
+        verilator:verilator
+        g++:g++
+        make:make
+        openocd:openocd
+        stm32flash:stm32flash
+        dfu-util:dfu-util
+    )
+    extras+=',ray,rtl'
+fi
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
@@ -30,6 +49,7 @@ done
 [ -e /usr/lib/arm-none-eabi/include/string.h ] || command -v arm-none-eabi-newlib >/dev/null ||
     missing+=(libnewlib-arm-none-eabi)
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+[ "${1:-}" != all ] || [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || missing+=(libc6-dev-arm64-cross)
 if command -v python3 >/dev/null; then
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 else
@@ -62,15 +82,17 @@ python=${PYTHON:-python3}
     die "$("$python" --version) is too old: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"
 
 stamp=.venv/.edgenas-stamp
-wanted=$(cat pyproject.toml constraints.txt tools/setup.sh | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+wanted="$(cat pyproject.toml constraints.txt tools/setup.sh | sha256sum | cut -d' ' -f1) $extras"
+have=$(cat "$stamp" 2>/dev/null || true)
+# an environment for the tests serves the demo too
+if [ "$have" != "$wanted" ] && [ "$have" != "$wanted,ray,rtl" ]; then
     say "installing the Python packages into .venv (a few minutes the first time)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt)
     # torch first and pinned: a looser request may bring gigabytes of GPU libraries
     "${pip[@]}" "${EDGENAS_TORCH:-torch==2.13.0}" 2>.venv/.setup.log ||
         { tail -n 5 .venv/.setup.log >&2; die "pip could not install torch (no network?)"; }
-    "${pip[@]}" -e '.[search,reference,ray,dev]' 2>>.venv/.setup.log ||
+    "${pip[@]}" -e ".[$extras]" 2>>.venv/.setup.log ||
         { tail -n 5 .venv/.setup.log >&2; die "pip could not install the packages; log: .venv/.setup.log"; }
     printf '%s\n' "$wanted" >"$stamp"
 fi
