@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 from pipeline.errors import ConfigError
-from pipeline.latency.timing import cortex_m4, cortex_m7, cv32e40p, ibex
+from pipeline.latency.timing import cortex_a53, cortex_m4, cortex_m7, cv32e40p, ibex
 from pipeline.latency.timing.model import BlockCost, TimingModel
 
 __all__ = ["BlockCost", "TimingModel", "timing_model"]
 
-_MODELS = {model.NAME: cast(TimingModel, model) for model in (cortex_m4, cortex_m7, cv32e40p, ibex)}
+_MODELS = {
+    model.NAME: cast(TimingModel, model) for model in (cortex_a53, cortex_m4, cortex_m7, cv32e40p, ibex)
+}
 
 
 def timing_model(name: str) -> TimingModel:

@@ -318,11 +318,7 @@ def decode(code: bytes, address: int) -> Block:
 @lru_cache(maxsize=65536)
 def block_cost(code: bytes, address: int) -> BlockCost:
     """Cost of one run of the block `code` at `address`, branches predicted; behind itself where it is a loop."""
-    block = decode(code, address)
-    if block.target == address:
-        cycles = issue.loop_cycles(CORE, block)
-        return BlockCost(cycles, cycles)
-    cycles = float(issue.first_cycles(CORE, block))
+    cycles = issue.block_cycles(CORE, decode(code, address), address)
     return BlockCost(cycles, cycles)
 
 

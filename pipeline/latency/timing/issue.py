@@ -135,15 +135,12 @@ def path_cycles(core: Core, history: tuple[Step, ...], block: Block) -> int:
     return pipeline.last - start
 
 
-def loop_cycles(core: Core, block: Block) -> float:
-    """Cycles of a round of the loop that `block` is, averaged over eight."""
+def block_cycles(core: Core, block: Block, address: int) -> float:
+    """Cycles of `block` at `address` by itself; where its branch leads back to it, of a round, over eight."""
+    if block.target != address:
+        return float(path_cycles(core, (), block))
     rounds = [path_cycles(core, ((block, True),) * before, block) for before in range(8, 16)]
     return sum(rounds) / len(rounds)
-
-
-def first_cycles(core: Core, block: Block) -> int:
-    """Cycles of `block` on its own, the pipeline empty before it."""
-    return path_cycles(core, (), block)
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,7 @@ def _block_cycles(core: Core, paths: _Paths, block: BlockCount) -> float:
     total = sum(edge.count * share * path_cycles(core, paths.history(edge), decoded) for edge in edges)
     unknown = block.runs - known * share
     if unknown > 0:  # from an indirect jump, or at the region's start
-        total += unknown * (first_cycles(core, decoded) - 1 + core.taken_cycles)
+        total += unknown * (path_cycles(core, (), decoded) - 1 + core.taken_cycles)
     return total
 
 
