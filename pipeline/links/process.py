@@ -56,8 +56,8 @@ class ProcessLink(Link):
         arguments = list(command(theirs.fileno()))
         try:
             self._process = subprocess.Popen(
-                arguments, stdin=theirs if over_stdio else subprocess.DEVNULL,
-                stdout=theirs if over_stdio else subprocess.DEVNULL, stderr=self._stderr,
+                arguments, stdin=theirs.fileno() if over_stdio else subprocess.DEVNULL,
+                stdout=theirs.fileno() if over_stdio else subprocess.DEVNULL, stderr=self._stderr,
                 pass_fds=(theirs.fileno(),), preexec_fn=_death_signal(),
             )  # fmt: skip
         except OSError as error:

@@ -1,0 +1,203 @@
+"""Random whole models: predicted from the table, then built and run on the target.
+
+Each model is journalled (one JSON line) as soon as it has run, so an interrupted check goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.boards import Board
+from pipeline.engine import emit_c, load
+from pipeline.firmware import build, cycles_per_tick, render_app
+from pipeline.fleet import Fleet, Targets, Worker
+from pipeline.latency.cost import CostModel
+from pipeline.latency.emulated import emulated_inference
+from pipeline.latency.lut import Lut
+from pipeline.profiler.footprint import sample_network
+from pipeline.progress import Reporter
+from pipeline.space.architecture import Architecture, lower
+from pipeline.space.budgets import Budgets
+from pipeline.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """One architecture; cycles of one inference. `worst_layer`: where prediction and observation are farthest apart."""
+
+    number: int
+    architecture: str
+    macs: int
+    predicted: float
+    low: float
+    high: float
+    observed: float
+    worst_layer: str
+    worst_layer_error: float  # of that layer, as a part of the whole inference
+    flash_error: float
+    sram_error_bytes: int
+
+
+class ModelRunner:
+    """Builds and runs architectures on one target; `folder` keeps one build that each model changes a little."""
+
+    def __init__(self, board: Board, cost: CostModel, folder: Path, port: str | None) -> None:
+        self._board, self._cost, self._folder, self._port = board, cost, folder, port
+
+    def check(self, number: int, architecture: Architecture) -> CheckedModel:
+        """Raises ToolError (compiler, emulator) and LinkError (the target)."""
+        model = load(sample_network(lower(architecture), seed=number))
+        prediction = self._cost.predict(model.graph)
+        expected = self._cost.evaluate(model.graph, model.parameters)
+        ratio = self._cost.cycles_per_instruction(model.graph) if self._board.counts_instructions else 1.0
+        built = build(render_app(emit_c(model), self._board, Budgets(), self._folder, ratio), self._board)
+        x = np.random.default_rng(number).integers(-128, 128, model.input_bytes, dtype=np.int8).tobytes()
+        seen = emulated_inference(self._board, built.elf, x, port=self._port)
+        layers = [layer.cycles for layer in seen.layers]
+        if self._board.counts_instructions:
+            instructions = sum(layer.instructions for layer in seen.layers)
+            between = seen.ticks * cycles_per_tick(self._board, 1.0) - instructions
+            observed = sum(layers) + max(0.0, between) * sum(layers) / instructions
+        else:
+            observed = seen.ticks * self._board.clock_hz / self._board.counter.hz
+        errors = [
+            cycles - prediction.per_node[layer.node].cycles
+            for layer, cycles in zip(model.layers, layers, strict=True)
+        ]
+        worst = int(np.argmax(np.abs(errors)))
+        return CheckedModel(
+            number=number, architecture=architecture.describe(), macs=model.graph.macs,
+            predicted=prediction.total_cycles, low=prediction.low_cycles, high=prediction.high_cycles,
+            observed=observed, worst_layer=model.layers[worst].op.key,
+            worst_layer_error=errors[worst] / observed,
+            flash_error=expected.flash_bytes / built.flash_bytes - 1.0,
+            sram_error_bytes=expected.sram_bytes - built.sram_bytes,
+        )  # fmt: skip
+
+    def close(self) -> None: ...
+
+
+def check_table(
+    board: Board, lut: Lut, count: int, folder: Path, reporter: Reporter, *, seed: int = 0,
+    targets: Targets | None = None, shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10,
+) -> list[CheckedModel]:  # fmt: skip
+    """`count` random architectures of the default space; those in `folder`'s journal are not run again.
+
+    A real board has to be flashed with each model in turn, so `targets` are emulators or boards that start
+    what they are given. Raises as `ModelRunner.check` does.
+    """
+    targets = targets or Targets()
+    rng = np.random.default_rng(seed)
+    space = SearchSpace.for_input(shape, classes)
+    wanted = [(number, space.random(rng)) for number in range(count)]
+    journal = folder / f"models-{lut.identity.hash}-{seed}.jsonl"
+    done = _read(journal)
+    waiting = [(n, a) for n, a in wanted if (n, a.describe()) not in done]
+    found = [done[n, a.describe()] for n, a in wanted if (n, a.describe()) in done]
+    folder.mkdir(parents=True, exist_ok=True)
+    cost = CostModel(board, lut)
+
+    def factory(index: int) -> Callable[[], ModelRunner]:
+        return partial(ModelRunner, board, cost, folder / f"build-{index}", targets.each[index])
+
+    if waiting:
+        workers = min(len(targets.each), len(waiting))
+        with (
+            Fleet(factory, workers, board=board.name, ray=targets.ray) as fleet,
+            reporter.bar("check", count) as bar,
+            journal.open("a", encoding="utf-8") as file,
+        ):
+            if file.tell() and not journal.read_bytes().endswith(b"\n"):
+                file.write("\n")  # after a line that was cut off
+            for model in _run(fleet.workers, waiting):
+                file.write(json.dumps(asdict(model)) + "\n")
+                file.flush()
+                found.append(model)
+                bar.update(len(found), "models")
+    return sorted(found, key=lambda model: model.number)
+
+
+def _run(workers: Sequence[Worker], waiting: list[tuple[int, Architecture]]) -> Any:
+    running: dict[Future[CheckedModel], Worker] = {}
+    for worker in workers:
+        if waiting:
+            running[worker.submit("check", *waiting.pop(0))] = worker
+    while running:
+        ready, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in ready:
+            worker = running.pop(future)
+            yield future.result()
+            if waiting:
+                running[worker.submit("check", *waiting.pop(0))] = worker
+
+
+def _read(journal: Path) -> dict[tuple[int, str], CheckedModel]:
+    """What an earlier call wrote; a last line that was cut off is left out."""
+    found = {}
+    if journal.is_file():
+        for line in journal.read_text(encoding="utf-8").splitlines():
+            try:
+                model = CheckedModel(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            found[model.number, model.architecture] = model
+    return found
+
+
+def summarize(models: Sequence[CheckedModel], clock_hz: int) -> Mapping[str, Any]:
+    """MAE, MAPE, worst, Spearman and coverage of the table; the best linear fit of MACs beside it; worst cases."""
+    predicted, observed = (np.array([getattr(m, name) for m in models]) for name in ("predicted", "observed"))
+    macs = np.array([m.macs for m in models], float)
+    # least squares in relative error, the measure that both are judged by
+    weights = 1.0 / observed
+    fit = np.linalg.lstsq(np.stack([macs * weights, weights], axis=1), np.ones(len(models)), rcond=None)[0]
+    inside = [m.low <= m.observed <= m.high for m in models]
+    worst = sorted(models, key=lambda m: -abs(m.predicted / m.observed - 1.0))[:5]
+    ms = 1e3 / clock_hz
+    return {
+        "models": len(models),
+        "observed_ms": [float(observed.min() * ms), float(observed.max() * ms)],
+        "table": _errors(predicted, observed, ms),
+        "macs": _errors(fit[0] * macs + fit[1], observed, ms) | {"spearman": spearman(macs, observed)},
+        "coverage": float(np.mean(inside)),
+        "flash_worst": float(max(abs(m.flash_error) for m in models)),
+        "sram_worst_bytes": max(abs(m.sram_error_bytes) for m in models),
+        "worst": [
+            {"architecture": m.architecture, "error": m.predicted / m.observed - 1.0, "layer": m.worst_layer,
+             "layer_part": m.worst_layer_error}
+            for m in worst
+        ],
+    }  # fmt: skip
+
+
+def _errors(estimate: NDArray[np.float64], observed: NDArray[np.float64], ms: float) -> dict[str, float]:
+    relative = np.abs(estimate / observed - 1.0)
+    return {
+        "mae_ms": float(np.abs(estimate - observed).mean() * ms),
+        "mape": float(relative.mean()),
+        "worst": float(relative.max()),
+        "spearman": spearman(estimate, observed),
+    }
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Rank correlation; equal values share their mean rank. 1 where one of them never varies is not claimed: 0."""
+    first, second = _ranks(a), _ranks(b)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2.0)[inverse], float)

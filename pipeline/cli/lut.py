@@ -1,0 +1,109 @@
+"""`edgenas lut`: is a latency table right, and how do two of them differ?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.cli.common import BoardName, Json, example, print_json, stdout
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        help="Check a latency table on whole models; compare two tables.", no_args_is_help=True
+    )
+    app.add_typer(group, name="lut")
+
+    @group.command(epilog=example("edgenas lut check --board qemu-cortex-m4 --count 50 --workers 2"))
+    def check(
+        board: BoardName,
+        count: Annotated[int, typer.Option("--count", min=2, help="Random architectures.")] = 200,
+        seed: Annotated[int, typer.Option("--seed", min=0, help="Of the architectures.")] = 0,
+        tables: Annotated[
+            Path | None, typer.Option("--tables", help="Folder of tables; default: those that ship.")
+        ] = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", help="Folder of the journal; default: runs/check-<board>.")
+        ] = None,
+        workers: Annotated[int, typer.Option("--workers", min=1, help="Emulators at work side by side.")] = 1,
+        json: Json = False,
+    ) -> None:
+        """Build and run random architectures of the default search space; compare with the table's predictions."""
+        from pipeline.boards import load_board
+        from pipeline.check import check_table, summarize
+        from pipeline.fleet import Targets
+        from pipeline.latency.lut import Lut
+        from pipeline.profiler import current_identity, lut_path
+        from pipeline.progress import Reporter
+
+        chosen = load_board(board)
+        lut = Lut.load(lut_path(chosen, tables), current_identity(chosen))
+        folder = out or Path("runs") / f"check-{chosen.name}"
+        models = check_table(
+            chosen, lut, count, folder, Reporter(quiet=json), seed=seed, targets=Targets(count=workers)
+        )
+        summary = {"board": chosen.name, "seed": seed, **summarize(models, chosen.clock_hz)}
+        if json:
+            print_json(summary)
+            return
+        low, high = summary["observed_ms"]
+        stdout.print(
+            f"{summary['models']} architectures on {chosen.name}, {low:.1f} to {high:.1f} ms "
+            f"({chosen.latency_provenance})",
+            markup=False,
+        )
+        table = Table(box=None, pad_edge=False)
+        for column in ("prediction by", "MAE, ms", "MAPE", "worst", "Spearman"):
+            table.add_column(column, justify="right" if column != "prediction by" else "left")
+        for name, key in (("table", "table"), ("MACs, best linear fit", "macs")):
+            e = summary[key]
+            table.add_row(
+                name, f"{e['mae_ms']:.3f}", f"{100 * e['mape']:.3f} %", f"{100 * e['worst']:.2f} %",
+                f"{e['spearman']:.4f}",
+            )  # fmt: skip
+        stdout.print(table)
+        stdout.print(
+            f"inside the predicted interval: {100 * summary['coverage']:.0f} %; flash off by at most "
+            f"{100 * summary['flash_worst']:.3f} %, SRAM by {summary['sram_worst_bytes']} bytes",
+            markup=False,
+        )
+        for case in summary["worst"]:
+            stdout.print(
+                f"  {100 * case['error']:+.3f} %  {case['architecture']}\n"
+                f"            mostly {case['layer']}: {100 * case['layer_part']:+.3f} % of the whole",
+                markup=False,
+            )
+
+    @group.command(epilog=example("edgenas lut diff luts/qemu-cortex-m4/edgenas.csv other/edgenas.csv"))
+    def diff(
+        first: Annotated[Path, typer.Argument(help="A table (.csv).")],
+        second: Annotated[Path, typer.Argument(help="Another one.")],
+        json: Json = False,
+    ) -> None:
+        """Show what two tables were measured under, and where their cycles differ. Exit status 1 where they do."""
+        from pipeline.check import compare_tables
+        from pipeline.latency.lut import Lut
+
+        found = compare_tables(Lut.load(first), Lut.load(second))
+        if json:
+            print_json(found.to_json())
+        else:
+            for name, (one, other) in found.identity.items():
+                stdout.print(f"{name}: {one} | {other}", markup=False)
+            table = Table(box=None, pad_edge=False)
+            for column in ("kernel", "operators", "differ", "median", "least", "largest"):
+                table.add_column(column, justify="left" if column == "kernel" else "right")
+            for row in found.by_kernel():
+                ratios = (f"{row[key]:.4f}" for key in ("median", "least", "largest"))
+                table.add_row(row["kernel"], str(row["operators"]), str(row["differ"]), *ratios)
+            stdout.print(table)
+            for op, ratio in found.worst():
+                stdout.print(f"  {ratio:.4f}  {op}", markup=False)
+            for path, only in ((first, found.only_first), (second, found.only_second)):
+                if only:
+                    stdout.print(f"{len(only)} operators only in {path}", markup=False)
+        same = not found.worst(1) and not found.only_first and not found.only_second
+        raise typer.Exit(0 if same else 1)
