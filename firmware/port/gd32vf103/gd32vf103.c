@@ -17,8 +17,7 @@
 #define RCU_CFG0_SCS 3u
 #define RCU_CFG0_SCS_PLL 2u
 #define RCU_CFG0_SCSS (3u << 2)
-#define RCU_CFG0_APB1_BY_2 (4u << 8) /* APB1 takes half the greatest clock at most; AHB and APB2 all of it   \
-                                      */
+#define RCU_CFG0_APB1_BY_2 (4u << 8) /* half the greatest clock is APB1's limit */
 #define RCU_CFG0_PLL_FROM_PREDV0 (1u << 16)
 #define RCU_CFG0_PLLMF(factor)                                                                               \
     ((((factor) - 1u) & 15u) << 18 | (((factor) - 1u) >> 4) << 29) /* codes of factors above 16 */
