@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, stages
 from pipeline.boards import Board, load_board
+from pipeline.engine import load
+from pipeline.errors import ConfigError
 from pipeline.figures import Figure, Provenance
+from pipeline.fleet import Targets
 from pipeline.progress import Reporter
 from pipeline.report import write_report
 from pipeline.report.document import core_document
 from pipeline.space.budgets import Budgets
+from pipeline.storage import write_text
+from pipeline.tflm.library import ENGINES as TFLM_ENGINES
 from pipeline.validate import random_inputs, read_inputs
+from pipeline.validate.tflm import TflmValidation, validate_tflm
 
 
 def open_model(
@@ -79,14 +86,16 @@ class SingleModel:
             "figures": {name: figure.to_json() for name, figure in figures.items()},
         }
 
-    def validate(self, images: int, inputs: Path | None, seed: int) -> dict[str, Any]:
-        """Run inputs on the target; writes and returns the report."""
+    def validate(
+        self, images: int, inputs: Path | None, seed: int, targets: Targets | None = None
+    ) -> dict[str, Any]:
+        """Run inputs on the target, or several; writes and returns the report."""
         d = self.deployment
         if inputs is None:
             x, labels = random_inputs(d.model, images, seed), None
         else:
             x, labels = read_inputs(inputs, d.model, images)
-        validation = stages.validate_on_target(d, self.board, x, labels, self.reporter)
+        validation = stages.validate_on_target(d, self.board, x, labels, self.reporter, targets)
         document = core_document(
             name=f"{self.path.stem} on {self.board.name}",
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -107,3 +116,25 @@ class SingleModel:
         }
         write_report(self.folder, document)
         return document
+
+    def validate_tflm(self, engine: str, images: int, inputs: Path | None, seed: int) -> TflmValidation:
+        """Run inputs through TensorFlow Lite Micro on the target; writes `tflm.json`.
+
+        Raises ConfigError for an engine that there is not, and as `pipeline.validate.tflm` does.
+        """
+        if engine not in TFLM_ENGINES:
+            raise ConfigError(
+                f"unknown engine '{engine}'", hint=f"choose one of: edgenas, {', '.join(TFLM_ENGINES)}"
+            )
+        model = load(self.path)
+        x, labels = random_inputs(model, images, seed), None
+        if inputs is not None:
+            x, labels = read_inputs(inputs, model, images)
+        with self.reporter.bar("validate", len(x)) as bar:
+            result = validate_tflm(
+                self.path.read_bytes(), self.board, x, labels, self.budgets, self.folder / engine, engine=engine,
+                on_image=lambda n: bar.update(n, "images"),
+            )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "tflm.json", json.dumps(result.to_json(), indent=2) + "\n")
+        return result

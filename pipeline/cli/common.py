@@ -19,7 +19,9 @@ BoardName = Annotated[
 ]
 EngineName = Annotated[
     str,
-    typer.Option("--engine", help="edgenas (generated C), tflm or tflm-cmsis-nn (TFLite Micro, docs/tflm.md)."),
+    typer.Option(
+        "--engine", help="edgenas (generated C), tflm or tflm-cmsis-nn (TFLite Micro, docs/tflm.md)."
+    ),
 ]
 RunFile = Annotated[Path, typer.Argument(help="Run file (TOML), see examples/.")]
 DataPath = Annotated[Path | None, typer.Option("--data", help="Data file or folder; overrides the run file.")]

@@ -20,6 +20,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -130,7 +131,7 @@ class Interpreter:
         ).pack()  # fmt: skip
 
     def _describe(self, _: bytes) -> bytes:
-        values = dict.fromkeys(DescribeReply.__dataclass_fields__, 0)
+        values = {field.name: 0 for field in fields(DescribeReply)}
         values |= {
             "clock_hz": self._board.clock_hz,
             "counter_hz": self._board.counter.hz,
@@ -139,7 +140,7 @@ class Interpreter:
         return DescribeReply(**values).pack()
 
     def _memory(self, _: bytes) -> bytes:
-        values = dict.fromkeys(MemoryReply.__dataclass_fields__, 0)
+        values = {field.name: 0 for field in fields(MemoryReply)}
         values["arena_bytes"] = self._prepared.arena_used_bytes if self._prepared else 0
         return MemoryReply(**values).pack()
 
@@ -257,12 +258,16 @@ def _arena_used(model: Any) -> int:
 
 
 class Server:
-    """Frames in, frames out, as firmware/wire/server.c does it: a repeated request is not executed twice."""
+    """Frames in, frames out, as firmware/wire/server.c does it.
+
+    A request that comes twice is executed once; nothing is done for a host that has not greeted.
+    """
 
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self._reader = FrameReader()
         self._kept: tuple[Frame, bytes] | None = None
+        self._greeted = False
 
     def feed(self, data: bytes) -> bytes:
         """What to send back for the bytes received."""
@@ -272,16 +277,21 @@ class Server:
         return b"".join(out)
 
     def _reply(self, frame: Frame) -> bytes:
-        if self._kept is not None and self._kept[0] == frame and frame.op != Op.HELLO:
-            return self._kept[1]
+        self._greeted = self._greeted or frame.op == Op.HELLO
+        if not self._greeted and frame.op not in (Op.FAULT, Op.RESET):
+            return _nak(frame.op, frame.seq, Refusal(Reason.NOT_GREETED))
+        if self._kept is None or self._kept[0] != frame or frame.op == Op.HELLO:
+            self._kept = frame, self._execute(frame)
+        if frame.op == Op.RESET:
+            self._greeted = False
+        return self._kept[1]
+
+    def _execute(self, frame: Frame) -> bytes:
         try:
             payload = self._interpreter.answer(frame.op, frame.payload)
-            reply = encode(Frame(frame.op | RESPONSE_BIT, frame.seq, payload))
         except Refusal as refusal:
-            self._kept = None
             return _nak(frame.op, frame.seq, refusal)
-        self._kept = frame, reply
-        return reply
+        return encode(Frame(frame.op | RESPONSE_BIT, frame.seq, payload))
 
 
 def _nak(op: int, seq: int, refusal: Refusal) -> bytes:

@@ -60,11 +60,13 @@ class TflmEngine:
         return tflm_identity(board, self.name)
 
     def session(self, board: Board, folder: Path, port: str | None = None) -> Session:
-        return TflmSession(board, folder, self.name)
+        return TflmSession(board, folder, self.name, port=port)
 
     def footprint(
         self, board: Board, graph: OpGraph, lut: Lut, folder: Path, reporter: Reporter
     ) -> tuple[FlashModel | None, Overhead]:
+        if board.emulator is None:  # where it is connected is known to the sessions only
+            return None, Overhead()
         reporter.say("  overhead: interpreting two networks")
         ratio = lut.cycles_per_instruction(graph) if board.counts_instructions else 1.0
         models = sample_network(graph), sample_network(beginning(graph))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.boards import Board
 from pipeline.errors import LinkError
 from pipeline.links import Link
 from pipeline.wire.client import Client, InvokeResult, RefusedError
-from pipeline.wire.messages import Kind, MemoryReply, Reason
+from pipeline.wire.exchange import registers
+from pipeline.wire.messages import FaultReply, Kind, MemoryReply, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +27,14 @@ class Prepared:
 
 
 class TflmDevice:
-    """Loads models and runs them. Raises LinkError where another firmware answers, or another board's."""
+    """Loads models and runs them. Raises WrongFirmwareError where another firmware answers."""
 
-    def __init__(self, link: Link, board: Board, *, build_id: bytes | None = None) -> None:
-        self._client = Client(link)
-        hello = self._client.hello()
-        if hello.kind is not Kind.TFLM:
-            raise LinkError(
-                f"the device runs the {hello.kind.name} firmware, not TensorFlow Lite Micro",
-                hint=f"flash it: edgenas flash --board {board.name}",
-            )
-        if build_id is not None and hello.build_id != build_id:
-            raise LinkError(
-                f"the device runs build {hello.build_id.hex()}, not {build_id.hex()}",
-                hint="flash the firmware that was just built",
-            )
+    def __init__(
+        self, link: Link, *, build_id: bytes | None = None, explain: Callable[[FaultReply], str] = registers
+    ) -> None:
+        self.link = link
+        self._client = Client(link, explain=explain)
+        self._client.hello(kind=Kind.TFLM, build_id=build_id)
         self._prepared: Prepared | None = None
 
     @property

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.boards import Board
 from pipeline.errors import ConfigError
 from pipeline.firmware.build import Build
-from pipeline.links import Link, open_link
+from pipeline.firmware.symbolize import fault_explainer
+from pipeline.links import open_link
 from pipeline.links.wheel import open_wheel, wheel_revision
+from pipeline.tflm.device import TflmDevice
 from pipeline.tflm.firmware import build_tflm
 from pipeline.tflm.library import REFERENCE, find_library
 
@@ -45,15 +48,18 @@ class Target:
             return wheel_revision(), ""
         return find_library(board, engine).revision, f"{board.core.toolchain}g++"
 
-    @property
-    def build_id(self) -> bytes | None:
-        return self.built.build_id if self.built is not None else None
-
-    def open(self, *, port: str | None = None, plugin_args: Sequence[str] | None = None) -> Link:
-        """A link to the board or its emulator, running the interpreter."""
+    @contextmanager
+    def open(
+        self, *, port: str | None = None, plugin_args: Sequence[str] | None = None
+    ) -> Iterator[TflmDevice]:
+        """The interpreter on the board (at `port`) or its emulator, greeted; released at the end."""
         if self.built is None:
-            return open_wheel(self.board)
-        return open_link(self.board, self.built.elf, port=port, plugin_args=plugin_args)
+            with open_wheel(self.board) as link:
+                yield TflmDevice(link)
+            return
+        with open_link(self.board, self.built.elf, port=port, plugin_args=plugin_args) as link:
+            explain = fault_explainer(self.built.elf, self.board)
+            yield TflmDevice(link, build_id=self.built.build_id, explain=explain)
 
 
 def is_wheel(board: Board) -> bool:
