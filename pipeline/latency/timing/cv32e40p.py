@@ -16,7 +16,7 @@ NAME = "cv32e40p"
 VERSION = 1
 
 HIGH_MULTIPLY_CYCLES = 5
-DIVIDE_CYCLES = 19  # 3 to 35 by the leading zeros of the divisor: the middle, operands are not known
+DIVIDE_CYCLES = 32  # 3 to 35 by the leading zeros of the divisor: of 4 to 7, operands are not known
 JUMP_CYCLES = 2
 TAKEN_BRANCH_CYCLES = 3
 CSR_CYCLES = 4  # of the status and counter registers, which flush the pipeline
