@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import numpy as np
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import LinkError, ModelError
+from pipeline.firmware.render import port_sources
 from pipeline.latency.lut import Identity, Overhead
 from pipeline.latency.timing import timing_model
 from pipeline.links import INSTRUCTION_NS
@@ -25,14 +27,13 @@ from pipeline.space.opspec import OpSpec
 from pipeline.tflm.device import TflmDevice, why_refused
 from pipeline.tflm.firmware import CXX_FLAGS
 from pipeline.tflm.models import operator_model
-from pipeline.tflm.target import Target
+from pipeline.tflm.target import Target, is_wheel
 from pipeline.wire.client import RefusedError, RestartedError, WrongFirmwareError
 
 RESTARTS = 3  # in a row
 _REGION_TIMEOUT_S = 10.0
 _WALL_CLOCK_RUNS = 5  # the fastest counts: other programs on the machine only ever make one slower
-_SOURCE_SUFFIXES = (".c", ".cc", ".h", ".j2")
-_MEASURING = ("tflm", "emulator")
+_SOURCE_SUFFIXES = (".c", ".cc", ".h")
 
 
 class TflmSession:
@@ -176,14 +177,21 @@ class TflmSession:
 def tflm_identity(board: Board, engine: str) -> Identity:
     """Identity of measurements with the library at hand; `engine_revision` begins with the library's hash."""
     revision, compiler = Target.revision(board, engine)
+    around = "none"
+    if not is_wheel(board):
+        firmware = asset_dir("firmware")
+        measuring = _sources(firmware / "tflm")
+        measuring |= _sources(firmware / "emulator") if board.counts_instructions else {}
+        revision += f" {_revision(measuring)}"
+        around = _revision(port_sources(board))
     code, data = board.memory.flash.wait_states, board.memory.sram.wait_states
     return Identity(
         board=board.name,
         clock_hz=board.clock_hz,
         memory=f"code in flash, {code} wait states; model and data in SRAM, {data} wait states",
         engine=engine,
-        engine_revision=f"{revision} {_revision(measuring=True)}",
-        firmware_revision=_revision(measuring=False),
+        engine_revision=revision,
+        firmware_revision=around,
         compiler=compiler_version(compiler) if compiler else "that of the wheel",
         flags=" ".join((*board.core.cflags, *CXX_FLAGS)) if compiler else "",
         timing=timing_name(board),
@@ -191,15 +199,15 @@ def tflm_identity(board: Board, engine: str) -> Identity:
     )
 
 
-def _revision(*, measuring: bool) -> str:
-    """Hash over the sources that measure, or that surround what measures."""
-    root = asset_dir("firmware")
+def _sources(folder: Path) -> dict[str, str]:
+    """Texts of the sources in `folder`, those of its own folders left out."""
+    return {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.*") if p.suffix in _SOURCE_SUFFIXES}
+
+
+def _revision(texts: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    folders = _MEASURING if measuring else ("port", "wire", "templates")
-    for path in sorted(p for folder in folders for p in (root / folder).rglob("*")):
-        if path.is_file() and path.suffix in _SOURCE_SUFFIXES:
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-            digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    for name, text in sorted(texts.items()):
+        digest.update(f"{name}\0{text}\0".encode())
     return digest.hexdigest()[:8]
 
 

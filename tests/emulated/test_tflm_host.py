@@ -170,7 +170,7 @@ def test_operator_without_a_tflite_form_is_recorded(board: Board, tmp_path: Path
 
 
 def test_profile_writes_a_table(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = calibration_operators()[::12]
+    few = calibration_operators()[::40]
     profile_module = importlib.import_module("pipeline.profiler.profile")
     monkeypatch.setattr(profile_module, "calibration_operators", lambda: few)
     out = lut_path(board, tmp_path, "tflm")
