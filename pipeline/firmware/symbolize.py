@@ -66,7 +66,8 @@ def fault_explainer(elf: Path, board: Board) -> Callable[[FaultReply], str]:
 
 def fault_text(fault: FaultReply, elf: Path, board: Board) -> str:
     """The kind of fault, where it happened, who called, and every register."""
-    name, status = _DECODERS.get(_family(board.core.isa), _unknown)(fault)
+    decode = _process if board.port.hosted else _DECODERS.get(_family(board.core.isa), _unknown)
+    name, status = decode(fault)
     toolchain = board.core.toolchain
     if _on_guard(fault, board):
         name = f"stack overflow ({name})"
@@ -161,9 +162,21 @@ _EXCEPTION_CLASS = {
 }  # fmt: skip
 
 
+# signal(7)
+_SIGNALS = {
+    4: "illegal instruction", 7: "bus error", 8: "arithmetic error", 11: "segmentation fault",
+}  # fmt: skip
+
+
 def _aarch64(fault: FaultReply) -> tuple[str, str]:
     name = _EXCEPTION_CLASS.get(fault.status >> 26 & 0x3F, "exception")
     return name, f"ESR 0x{fault.status:08x}, FAR 0x{fault.address:08x}"
+
+
+def _process(fault: FaultReply) -> tuple[str, str]:
+    """A signal, by its number on Linux for Arm, RISC-V and x86."""
+    name = _SIGNALS.get(fault.status, "fault")
+    return name, f"signal {fault.status}, code {fault.status2}, address 0x{fault.address:08x}"
 
 
 def _unknown(fault: FaultReply) -> tuple[str, str]:

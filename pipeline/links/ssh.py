@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 
 from pipeline.boards import Board
@@ -31,9 +32,9 @@ def open_ssh(board: Board, elf: Path, target: str) -> ProcessLink:
     if program is None:
         raise ToolError("ssh is not installed", hint="sudo apt install openssh-client")
     ssh = [program, *_OPTIONS, *(["-p", port] if port else []), host]
-    path = f"/tmp/edgenas-{board.name}-{elf.stat().st_mtime_ns:x}"
+    path = f"/tmp/edgenas-{board.name}-{uuid.uuid4().hex}"  # of this link's own: another may run the same program
     _copy(ssh, elf, path, host)
-    command = [*ssh, f"{path}; rm -f {path}"]
+    command = [*ssh, f"{path}; status=$?; rm -f {path}; exit $status"]
     return ProcessLink(lambda fd: command, name=f"{host} ({board.name})", over_stdio=True)
 
 

@@ -294,7 +294,7 @@ class FaultReply(Message):
     """FAULT's reply; all 0 where no fault caused the last restart.
 
     status, status2, address: CFSR, HFSR and MMFAR or BFAR (Cortex-M); mcause, 0 and mtval (RISC-V); ESR, 0 and
-    FAR (AArch64).
+    FAR (AArch64); signal, its code and address (a process).
     """
 
     struct_name: ClassVar[str] = "fault_reply"

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import shutil
 import stat
-import zlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from board_cases import OPERATORS, OPERATORS_CRC
+from board_cases import BoardCases
 
-from pipeline.boards import load_board
+from pipeline.boards import Board, load_board
 from pipeline.errors import LinkError, ToolError
 from pipeline.firmware import Build, build, render_bench
+from pipeline.firmware.symbolize import fault_explainer
 from pipeline.links import open_link
+from pipeline.space.opspec import OpSpec
 from pipeline.wire.client import Client
+from pipeline.wire.exchange import RestartedError
 
-PI = load_board("raspberry-pi-3")
+PI, HOST = load_board("raspberry-pi-3"), load_board("host")
+SSH_PORT = "ssh://pi@raspberrypi:2222"
 pytestmark = pytest.mark.emulated
 needs_compiler = pytest.mark.skipif(
     shutil.which("aarch64-linux-gnu-gcc") is None,
@@ -24,13 +29,17 @@ needs_compiler = pytest.mark.skipif(
 )
 needs_user_mode = pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs qemu-user")
 
-# A stand-in for ssh: copies to this machine, and runs the program in QEMU's user mode.
+# A stand-in for ssh: copies to this machine, and runs the program in QEMU's user mode. As with sshd, the other end's
+# shell does not end with this one.
 SSH = """#!/bin/sh
 for last; do :; done
 case "$last" in
 cat*) exec sh -c "$last" ;;
-*) exec qemu-aarch64 "${last%%;*}" ;;
 esac
+exec 3<&0
+setsid sh -c "qemu-aarch64 $last" <&3 3<&- &
+exec 3<&- <&-
+wait $!
 """
 
 
@@ -46,21 +55,46 @@ def install_ssh(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
+def programs_there() -> set[Path]:
+    """What links have copied to the board, which here is this machine."""
+    return set(Path("/tmp").glob(f"edgenas-{PI.name}-*"))
+
+
 @needs_compiler
 @needs_user_mode
-def test_the_same_bytes_over_ssh(program: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_ssh(tmp_path, SSH, monkeypatch)
-    with open_link(PI, program.elf, port="ssh://pi@raspberrypi:2222") as link:
-        client = Client(link)
-        assert client.hello().build_id == program.build_id
-        crc = 0
-        for op in OPERATORS:
-            reply = client.run_op(op, repetitions=3)
-            crc = zlib.crc32(str(reply.output_crc).encode(), crc)
-        assert crc == OPERATORS_CRC
+class TestLinuxBoard(BoardCases):
+    """The cases of every board, over SSH."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def board(cls) -> Board:
+        return PI
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def port(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            install_ssh(tmp_path_factory.mktemp("bin"), SSH, monkeypatch)
+            yield SSH_PORT
+
+    def test_it_restarts_when_told_to(self, client: Client, bench: Build) -> None:
+        pytest.skip("QEMU's user mode runs one program; the restart is tested on the host")
+
+    def test_memory_is_a_programs(self, client: Client, bench: Build) -> None:
         memory = client.memory()
-    assert 0.5 < memory.static_bytes / program.static_ram_bytes < 1.5
-    assert memory.flash_bytes > 10_000
+        assert 0.5 < memory.static_bytes / bench.static_ram_bytes < 1.5
+        assert memory.flash_bytes > 10_000
+        assert 0 < memory.stack_used_bytes < memory.stack_reserve_bytes
+
+    def test_nothing_stays_behind(self, bench: Build, port: str) -> None:
+        before = programs_there()
+        with open_link(PI, bench.elf, port=port) as link:
+            Client(link).hello()
+            (mine,) = programs_there() - before
+        deadline = time.monotonic() + 5.0
+        while mine in programs_there() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert mine not in programs_there()
 
 
 @needs_compiler
@@ -90,3 +124,98 @@ def test_another_machine_needs_a_port(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="no firmware"):
         open_link(load_board("host"), tmp_path / "firmware.elf")
+
+
+# -- faults of a process, and its stack -------------------------------------------------------------------
+
+OP = OpSpec("logistic", 1, 1, 16, 1, 1, 16)
+WILD, UNDEFINED, OVERFLOW, DEEP = 0xBAD00001, 0xBAD00002, 0xBAD00003, 0xBAD00004
+MISCHIEF = """
+__attribute__((noinline)) static uint32_t dig(volatile uint32_t *above, uint32_t depth) {
+    volatile uint32_t hole[16] = {depth};
+    return depth == 0u ? *above : dig(hole, depth - 1u) + hole[depth & 15u];
+}
+
+__attribute__((noinline)) static void mischief(uint32_t seed) {
+    static volatile uintptr_t nowhere = 0x10;
+    if (seed == 0xBAD00001u) {
+        random_state = *(volatile uint32_t *)nowhere;
+    } else if (seed == 0xBAD00002u) {
+        __builtin_trap();
+    } else if (seed == 0xBAD00003u) {
+        random_state = dig(&random_state, 100000000u);
+    } else if (seed == 0xBAD00004u) {
+        random_state = dig(&random_state, 100u);
+    }
+}
+"""
+
+
+def with_mischief(board: Board, out: Path) -> Build:
+    """The benchmark with seeds that make it fault, or use more stack."""
+    folder = render_bench(board, out)
+    source = folder / "bench/bench.c"
+    text = source.read_text(encoding="utf-8")
+    at = text.index("static uint32_t run_op(")
+    text = text[:at] + MISCHIEF + text[at:]
+    text = text.replace("    random_state = r->seed", "    mischief(r->seed);\n    random_state = r->seed", 1)
+    assert "    mischief(r->seed);" in text
+    source.write_text(text, encoding="utf-8")
+    return build(folder, board)
+
+
+@pytest.fixture(scope="module")
+def mischief(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return with_mischief(HOST, tmp_path_factory.mktemp("mischief"))
+
+
+@pytest.mark.parametrize(
+    ("seed", "what"),
+    [
+        (WILD, "segmentation fault in mischief"),
+        (UNDEFINED, "illegal instruction in mischief"),
+        (OVERFLOW, "segmentation fault in dig"),
+    ],
+    ids=["wild", "undefined", "overflow"],
+)
+def test_a_fault_is_reported_and_the_link_goes_on(mischief: Build, seed: int, what: str) -> None:
+    with open_link(HOST, mischief.elf) as link:
+        client = Client(link, patience_s=1.0, explain=fault_explainer(mischief.elf, HOST))
+        client.hello()
+        for _ in range(2):  # the restarted program catches faults too
+            with pytest.raises(RestartedError, match=rf"{what} at bench/bench\.c:\d+") as caught:
+                client.run_op(OP, seed=seed)
+            assert caught.value.fault is not None
+            if seed == WILD:
+                assert caught.value.fault.address == 0x10
+            assert client.hello().fault_status != 0
+            assert client.run_op(OP).output_bytes == 16
+        assert client.reset().fault_status == 0  # a restart on request is none
+
+
+def test_the_stacks_high_water_mark(mischief: Build) -> None:
+    with open_link(HOST, mischief.elf) as link:
+        client = Client(link)
+        client.hello()
+        client.run_op(OP)
+        usual = client.memory().stack_used_bytes
+        client.run_op(OP, seed=DEEP)
+        deep = client.memory().stack_used_bytes
+    assert 0 < usual < 16_384
+    assert usual + 100 * 64 <= deep < 65_536
+
+
+@needs_compiler
+@needs_user_mode
+def test_a_fault_where_it_cannot_restart(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU's user mode cannot start another program: the process ends, and the link says of what."""
+    install_ssh(tmp_path, SSH, monkeypatch)
+    built = with_mischief(PI, tmp_path_factory.mktemp("pi-mischief"))
+    with open_link(PI, built.elf, port=SSH_PORT) as link:
+        client = Client(link, patience_s=1.0)
+        client.hello()
+        with pytest.raises(LinkError) as caught:
+            client.run_op(OP, seed=WILD)
+    assert "exit code 139" in caught.value.hint and "signal 11" in caught.value.hint
