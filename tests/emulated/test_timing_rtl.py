@@ -85,4 +85,4 @@ def test_modelled_cycles_are_those_of_the_rtl(core: str, tmp_path: Path) -> None
         else:  # 29 to 34 cycles by a divisor that the model does not know
             assert same_place == pytest.approx(cycles, rel=0.03), op
         # where the linker put it otherwise: the alignment of branch targets
-        assert model.region_cycles(region) == pytest.approx(cycles, rel=0.03), op
+        assert model.region_cycles(region) == pytest.approx(cycles, rel=0.05), op
