@@ -5,6 +5,7 @@
 #include "port.h"
 
 _Noreturn void abort(void);
+_Noreturn void __assert_func(const char *file, int line, const char *function, const char *expression);
 void *_sbrk(ptrdiff_t count);
 int _write(int file, const char *data, int count);
 int _read(int file, char *data, int count);
@@ -18,6 +19,11 @@ _Noreturn void _exit(int status);
 
 /* A fault, so that the next HELLO tells where. */
 _Noreturn void abort(void) { __builtin_trap(); }
+
+_Noreturn void __assert_func(const char *file, int line, const char *function, const char *expression) {
+    (void)file, (void)line, (void)function, (void)expression;
+    __builtin_trap();
+}
 
 _Noreturn void _exit(int status) {
     (void)status;

@@ -37,7 +37,7 @@ def render_tflm(board: Board, library: Library, out_dir: Path) -> Path:
             files[f"tflm/{source.name}"] = source.read_text(encoding="utf-8")
     values = {
         "board": board, "library": library, "region_bytes": region_bytes(board), "max_layers": MAX_LAYERS,
-        "flags": [*board.core.cflags, *CXX_FLAGS, *library.extra_flags],
+        "flags": [*board.core.cflags, *CXX_FLAGS],
     }  # fmt: skip
     for name, path in (("tflm_config.h", "tflm/tflm_config.h"), ("tflm_library.cmake", "tflm/library.cmake")):
         files[path] = environment().get_template(f"{name}.j2").render(values)
