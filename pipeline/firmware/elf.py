@@ -90,16 +90,24 @@ def _read(elf: ELFFile, board: Board) -> Sizes:
 
 
 def _read_hosted(elf: ELFFile, board: Board) -> Sizes:
-    """A program for an operating system: what would lie in flash are all its bytes, RAM what is writable."""
-    sections, flash_bytes, ram_bytes = {}, 0, 0
-    for section in elf.iter_sections():
-        flags, size = section["sh_flags"], section["sh_size"]
-        if flags & SH_FLAGS.SHF_ALLOC and size:
-            sections[section.name] = size
-            flash_bytes += size if section["sh_type"] != "SHT_NOBITS" else 0
-            ram_bytes += size if flags & SH_FLAGS.SHF_WRITE else 0
+    """A program for an operating system, measured as firmware/port/host does: by the linker's own symbols."""
+    sections = {
+        section.name: section["sh_size"]
+        for section in elf.iter_sections()
+        if section["sh_flags"] & SH_FLAGS.SHF_ALLOC and section["sh_size"]
+    }
+    start, edata, data_start, end = _addresses(elf, "__executable_start", "edata", "data_start", "end")
     symbols = _symbols(elf)
-    return Sizes(flash_bytes, ram_bytes, board.stack_bytes, sections, symbols, _build_id(elf, symbols))
+    build_id = _build_id(elf, symbols)
+    return Sizes(edata - start, end - data_start, board.stack_bytes, sections, symbols, build_id)
+
+
+def _addresses(elf: ELFFile, *names: str) -> list[int]:
+    table = elf.get_section_by_name(".symtab")
+    found = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()} if table else {}
+    if missing := [name for name in names if name not in found]:
+        raise ELFError(f"no symbol {missing[0]}")
+    return [found[name] for name in names]
 
 
 def _symbols(elf: ELFFile) -> tuple[Symbol, ...]:

@@ -80,12 +80,6 @@ class TestLinuxBoard(BoardCases):
     def test_it_restarts_when_told_to(self, client: Client, bench: Build) -> None:
         pytest.skip("QEMU's user mode runs one program; the restart is tested on the host")
 
-    def test_memory_is_a_programs(self, client: Client, bench: Build) -> None:
-        memory = client.memory()
-        assert 0.5 < memory.static_bytes / bench.static_ram_bytes < 1.5
-        assert memory.flash_bytes > 10_000
-        assert 0 < memory.stack_used_bytes < memory.stack_reserve_bytes
-
     def test_nothing_stays_behind(self, bench: Build, port: str) -> None:
         before = programs_there()
         with open_link(PI, bench.elf, port=port) as link:
