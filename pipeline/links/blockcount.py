@@ -48,7 +48,8 @@ class Region:
         return sum(block.instructions * block.runs for block in self.blocks)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where compiled helpers are kept for this user; need not exist."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edgenas"
 
@@ -62,7 +63,7 @@ def plugin_library() -> Path:
     digest = hashlib.sha256(" ".join(_FLAGS).encode())
     for name in _SOURCES:
         digest.update((folder / name).read_bytes())
-    library = _cache_folder() / f"blockcount-{digest.hexdigest()[:16]}.so"
+    library = cache_folder() / f"blockcount-{digest.hexdigest()[:16]}.so"
     if library.is_file():
         return library
     compiler = shutil.which("gcc") or shutil.which("cc")

@@ -11,7 +11,11 @@ class Link(ABC):
     """A byte stream to a target; a context manager that releases the target on exit.
 
     `read` and `write` raise LinkError once the target is gone.
+
+    `slowness`: how many times longer than a microcontroller this target may compute before it counts as hung.
     """
+
+    slowness: float = 1.0
 
     @abstractmethod
     def write(self, data: bytes) -> None:

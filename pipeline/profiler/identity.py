@@ -17,7 +17,7 @@ from pipeline.latency.timing import timing_model
 
 ENGINE = "edgenas"
 _EMULATORS = {"qemu": "emulator", "verilator": "emulator/rtl"}  # folders of firmware/ that count
-_SOURCE_SUFFIXES = (".c", ".cpp", ".h", ".S", ".sv")
+_SOURCE_SUFFIXES = (".c", ".cpp", ".h", ".S", ".sv", ".f", ".vlt")
 
 
 def current_identity(board: Board) -> Identity:

@@ -101,6 +101,7 @@ class Client:
         `explain`: puts a fault's registers into words (`pipeline.firmware.symbolize`)."""
         self._line = Exchange(link, patience_s=patience_s, explain=explain)
         self._name = link.describe()
+        self._slowness: float = getattr(link, "slowness", 1.0)
         self._work_ratio = 0.25  # of the bound on computing time, twice what the device took lately
         self._invoke_s = 0.0
         self._description: DescribeReply | None = None
@@ -159,7 +160,7 @@ class Client:
         """
         request = RunOpRequest.of(op, select(op), seed=seed, repetitions=repetitions).pack()
         instructions = 60.0 * op.macs + 600.0 * (op.in_bytes + op.out_bytes * op.kernel_h * op.kernel_w)
-        most_s = repetitions * instructions / _INSTRUCTIONS_A_SECOND
+        most_s = self._slowness * repetitions * instructions / _INSTRUCTIONS_A_SECOND
         payload = self._line.request(
             Op.RUN_OP, request, limit_s=self._line.patience_s + most_s, likely_s=self._work_ratio * most_s
         )
@@ -177,12 +178,13 @@ class Client:
         self._load(Op.LOAD_MODEL, model, lambda offset: LoadModelRequest(offset).pack())
         request = PrepareRequest(len(model), zlib.crc32(model)).pack()
         self._invoke_s = 0.0
-        return PrepareReply.unpack(self._line.request(Op.PREPARE, request, limit_s=limit_s))
+        return PrepareReply.unpack(self._line.request(Op.PREPARE, request, limit_s=limit_s * self._slowness))
 
     def invoke(self, x: bytes, *, limit_s: float = 60.0) -> InvokeResult:
-        """One inference over input tensor `x` (INT8, NHWC); `limit_s` bounds the first, later ones adapt."""
+        """One inference over input tensor `x` (INT8, NHWC); `limit_s` bounds the first (on a device, not
+        a simulator), later ones adapt."""
         self.load_input(x)
-        started = time.monotonic()
+        started, limit_s = time.monotonic(), limit_s * self._slowness
         most_s = min(limit_s, self._line.patience_s + 10.0 * self._invoke_s) if self._invoke_s else limit_s
         request = InvokeRequest(zlib.crc32(x)).pack()
         payload = self._line.request(Op.INVOKE, request, limit_s=most_s, likely_s=1.5 * self._invoke_s)

@@ -1,7 +1,8 @@
 /* Runs a simulated core with a program in its flash: harness PROGRAM.elf FD
+ * Without arguments it runs a program of its own for a moment, to show the compiler which paths are taken.
  *
- * The device's UART is the socket FD; the simulation ends when its other end closes. While the firmware waits for a
- * byte, simulated time stands still and this process sleeps.
+ * The device's UART is the socket FD; the simulation ends when its other end closes. While the firmware waits
+ * for a byte, simulated time stands still and this process sleeps.
  */
 #include <elf.h>
 #include <errno.h>
@@ -27,7 +28,7 @@
 enum : uint32_t { DATA = 0x0, STATUS = 0x4, WAIT = 0x8, RESET = 0xC };
 
 static const uint32_t FLASH_BASE = 0, FLASH_BYTES = 512 * 1024;
-static const int CYCLES_BETWEEN_LOOKS = 20000; /* some milliseconds */
+static const long CYCLES_BETWEEN_LOOKS = 20000; /* some milliseconds */
 static const int RESET_CYCLES = 4;
 
 [[noreturn]] static void fail(const std::string &what) {
@@ -35,7 +36,8 @@ static const int RESET_CYCLES = 4;
     exit(1);
 }
 
-/* ---- the other end of the line -------------------------------------------------------------------------------- */
+/* ---- the other end of the line
+ * -------------------------------------------------------------------------------- */
 
 class Wire {
   public:
@@ -103,7 +105,8 @@ class Wire {
     std::vector<uint8_t> to_send_;
 };
 
-/* ---- what the bus calls (soc_bus.sv) --------------------------------------------------------------------------- */
+/* ---- what the bus calls (soc_bus.sv)
+ * --------------------------------------------------------------------------- */
 
 static std::unique_ptr<Wire> wire;
 static std::vector<uint32_t> flash(FLASH_BYTES / 4, 0xFFFFFFFFu);
@@ -138,7 +141,8 @@ extern "C" void harness_bus_error(unsigned int address) {
     reset_wanted = true;
 }
 
-/* ---- the program ----------------------------------------------------------------------------------------------- */
+/* ---- the program
+ * ----------------------------------------------------------------------------------------------- */
 
 /* Fills the flash with the segments that are loaded into it, by their physical addresses. */
 static void load(const char *path) {
@@ -173,21 +177,63 @@ static void load(const char *path) {
         if (uint64_t{segment.p_offset} + segment.p_filesz > bytes.size()) {
             fail(std::string(path) + " is cut short");
         }
-        memcpy(reinterpret_cast<char *>(flash.data()) + offset, bytes.data() + segment.p_offset, segment.p_filesz);
+        memcpy(reinterpret_cast<char *>(flash.data()) + offset, bytes.data() + segment.p_offset,
+               segment.p_filesz);
     }
 }
 
+/* A convolution's inner loop: products of bytes are added up; the sum is scaled, clamped and stored. At
+ * address 0:
+ *
+ *             lui  s0, 0x20000                 SRAM
+ *     outer:  li   a0, 0
+ *             mv   a1, s0
+ *             addi a2, s0, 64
+ *     inner:  lb   a3, 0(a1)
+ *             lb   a4, 64(a1)
+ *             addi a1, a1, 1
+ *             mul  a3, a3, a4
+ *             add  a0, a0, a3
+ *             bne  a1, a2, inner
+ *             jal  ra, scaled
+ *             andi a3, s1, 255
+ *             add  a3, a3, s0
+ *             sb   a0, 0(a3)
+ *             addi s1, s1, 1
+ *             sw   s1, 256(s0)
+ *             lw   a5, 256(s0)
+ *             bnez a5, outer
+ *     scaled: lui  a5, 0x40000
+ *             mulh a0, a0, a5
+ *             srai a0, a0, 3
+ *             li   a4, 127
+ *             blt  a0, a4, done
+ *             mv   a0, a4
+ *     done:   ret
+ */
+static const uint32_t TRAINING_PROGRAM[] = {
+    0x20000437, 0x85a24501, 0x04040613, 0x00058683, 0x04058703, 0x86b30585, 0x953602e6,
+    0xfec598e3, 0x01a000ef, 0x0ff4f693, 0x802396a2, 0x048500a6, 0x10942023, 0x10042783,
+    0x07b7f7f1, 0x15334000, 0x850d02f5, 0x07f00713, 0x00e54363, 0x8082853a,
+};
+static const long TRAINING_CYCLES = 200000;
+
 int main(int argc, char **argv) {
-    if (argc != 3) {
+    const bool training = argc == 1;
+    if (!training && argc != 3) {
         fail(std::string("usage: ") + argv[0] + " PROGRAM.elf FD");
     }
-    load(argv[1]);
-    wire = std::make_unique<Wire>(atoi(argv[2]));
+    if (training) {
+        memcpy(flash.data(), TRAINING_PROGRAM, sizeof TRAINING_PROGRAM);
+    } else {
+        load(argv[1]);
+        wire = std::make_unique<Wire>(atoi(argv[2]));
+    }
 
     VerilatedContext context;
     Vsoc soc(&context);
-    const auto run = [&soc](int cycles) {
-        for (int i = 0; i < cycles && !reset_wanted; ++i) {
+    const auto run = [&soc](long cycles) {
+        for (long i = 0; i < cycles && !reset_wanted; ++i) {
             soc.clk_i = 1;
             soc.eval();
             soc.clk_i = 0;
@@ -204,6 +250,10 @@ int main(int argc, char **argv) {
         run(RESET_CYCLES);
         reset_wanted = false;
         soc.rst_ni = 1;
+        if (training) {
+            run(TRAINING_CYCLES);
+            return reset_wanted; /* it does not ask for one, if the core works */
+        }
         while (!reset_wanted) {
             run(CYCLES_BETWEEN_LOOKS);
             wire->look();

@@ -1,5 +1,5 @@
-/* The simulated RISC-V cores' only device (firmware/emulator/rtl/harness.cpp): a UART whose other end is the host,
- * and a restart. Time stands still while the firmware waits for a byte. */
+/* The simulated RISC-V cores' only device (firmware/emulator/rtl/harness.cpp): a UART whose other end is the
+ * host, and a restart. Time stands still while the firmware waits for a byte. */
 #include "board.h"
 #include "chip.h"
 #include "riscv.h"
