@@ -1,7 +1,7 @@
 # make demo   set up what is missing, then go from a data set to checked firmware on an emulated board
 # make test   set up what is missing, then run the tests
 # make lint   ruff, mypy, clang-format
-# make lut    measure the shipped latency table again (after a change to firmware/engine)
+# make lut    measure the shipped latency tables again (after a change to firmware/engine)
 
 PY := .venv/bin/python
 C_FILES = $(shell git ls-files 'firmware/*.c' 'firmware/*.h')
@@ -20,8 +20,8 @@ lint: setup-all
 	$(PY) -m mypy
 	.venv/bin/clang-format --dry-run -Werror $(C_FILES)
 
-lut: setup
-	.venv/bin/edgenas profile --board qemu-cortex-m4
+lut: setup-all
+	.venv/bin/edgenas profile --board qemu-cortex-m4 --board qemu-cortex-m7 --board qemu-rv32 --board qemu-cortex-a53
 
 setup:
 	@tools/setup.sh
