@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing: Debian/Ubuntu packages (compilers, QEMU, Verilator, CMake, Ninja) and a virtual
+# Installs what is missing: Debian/Ubuntu packages (compilers, QEMU, CMake, Ninja) and a virtual
 # environment in .venv with the pinned Python packages. Does nothing when all is in place.
 #
 #   tools/setup.sh          what the demo needs
@@ -21,9 +21,6 @@ needs=(
     arm-none-eabi-gcc:gcc-arm-none-eabi
     riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf
     gcc:gcc
-    g++:g++
-    make:make
-    verilator:verilator
     cmake:cmake
     ninja:ninja-build
     python3:python3
