@@ -9,6 +9,8 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
+_AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
+
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
@@ -20,6 +22,7 @@ class SearchConfig:
     `penalty_cap`. `gradient` is the estimator of d(validation loss)/d(architecture parameters), see
     docs/search.md. `candidates` feasible architectures are ranked with shared weights, `semifinalists` of
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
+    `population` and `tournament` are evolution's.
     """
 
     method: str = "edgenas"
@@ -43,6 +46,8 @@ class SearchConfig:
     semifinal_steps: int = 60
     finalists: int = 3
     proxy_steps: int = 250
+    population: int = 8
+    tournament: int = 3
     threads: int | None = None
     checkpoint_seconds: float = 20.0
 
@@ -55,7 +60,7 @@ class SearchConfig:
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if kind == "float" and not (real and value > 0):
                 raise ConfigError(f"search.{field.name} must be a number > 0, not {value!r}")
-        for name in ("candidates", "ranking_images", "semifinalists", "finalists"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"search.{name} must be at least 1")
         if self.batch_size < 2 or self.validation_batch_size < 2:

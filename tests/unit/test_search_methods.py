@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from search_standins import DATA, SMALL, TINY, MacCost
 
-from pipeline.search import SearchResult, search
+from pipeline.search import SearchResult, names, search
 from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
 from pipeline.space.search_space import SearchSpace
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("method", ["edgenas", "random"])
+@pytest.mark.parametrize("method", names())
 def test_budgets_hold_for_random_budgets(seed, method):
     rng = np.random.default_rng(seed)
     cost = MacCost()
@@ -73,7 +73,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize(
-    "method, gradient", [("edgenas", "score"), ("edgenas", "straight-through"), ("random", "score")]
+    "method, gradient", [("edgenas", "straight-through"), *((name, "score") for name in names())]
 )
 def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
     config = replace(TINY, method=method, gradient=gradient, checkpoint_seconds=1e-9)

@@ -1,0 +1,32 @@
+"""What a search costs, in one unit for every method: images that pass forward through one architecture.
+
+A training image counts three times (forward, and twice that for the gradients).
+"""
+
+from __future__ import annotations
+
+from pipeline.search.config import SearchConfig
+
+TRAINING = 3
+
+
+def training_passes(config: SearchConfig, steps: int) -> int:
+    """Passes of `steps` weight steps."""
+    return TRAINING * config.batch_size * steps
+
+
+def edgenas_passes(config: SearchConfig, validation_images: int) -> int:
+    """Passes of a whole EdgeNAS search whose validation split has `validation_images`."""
+    weight_steps = config.warmup_steps + config.steps
+    weight_steps += config.semifinalists * config.semifinal_steps + config.finalists * config.proxy_steps
+    paths = config.paths if config.gradient == "score" else TRAINING
+    looks = config.steps * paths * config.validation_batch_size
+    looks += config.candidates * min(config.ranking_images, validation_images)
+    looks += (config.semifinalists + config.finalists) * validation_images
+    return training_passes(config, weight_steps) + looks
+
+
+def affordable_trainings(config: SearchConfig, validation_images: int) -> int:
+    """Architectures that can be trained from scratch for `proxy_steps` at EdgeNAS' cost; at least one."""
+    each = training_passes(config, config.proxy_steps) + validation_images
+    return max(1, edgenas_passes(config, validation_images) // each)

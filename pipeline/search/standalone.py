@@ -1,0 +1,102 @@
+"""Architectures trained alone from scratch: what the baselines share, at the cost of one EdgeNAS search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, repair
+from pipeline.search.checkpoint import Checkpoint, fingerprint
+from pipeline.search.effort import affordable_trainings
+from pipeline.search.methods import Task
+from pipeline.search.result import SearchResult
+from pipeline.search.selection import Selection
+from pipeline.search.supernet import Supernet
+from pipeline.search.trainer import Validation, train_path
+
+# Random streams (see Task.rng).
+_STARTS, _TRAINING = 100, 101
+_ATTEMPTS = 50
+
+
+class Standalone:
+    """Trains one path after another for `proxy_steps` on the same batches; finished ones are kept on disk.
+
+    `wanted` is how many EdgeNAS' cost pays for. A resumed search asks for the same paths in the same order and
+    gets those that were finished from the checkpoint.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.judge = Judge(task.tables, task.cost, task.budgets)
+        self.wanted = affordable_trainings(task.config, len(task.data.x_val))
+        self.impossible = impossible_budgets(self.judge)
+        self.selection = Selection()
+        identity = fingerprint(task.tables, task.data, task.budgets, task.config, task.seed)
+        self._checkpoint = Checkpoint(task.checkpoint, identity, task.config.checkpoint_seconds)
+        self._validation = Validation.of(task.data, len(task.data.x_val), task.seed)
+        self._finished: dict[ExactPath, float] = {}
+        state = None if self.impossible else self._checkpoint.load()
+        if state is not None:
+            self._finished = Selection.from_state(state).scored
+
+    def accuracy(self, path: ExactPath) -> float:
+        """Validation accuracy of `path` after its training; trained at most once."""
+        if path not in self.selection.scored:
+            known = self._finished.get(path)
+            value = self._train(path) if known is None else known
+            self.selection.scored[path] = self.selection.proxied[path] = value
+            if known is None:
+                self._finished[path] = value
+                self._checkpoint.save(self.selection.state())
+        return self.selection.scored[path]
+
+    def _train(self, path: ExactPath) -> float:
+        task, config = self.task, self.task.config
+        net = Supernet(task.space, task.seed)
+        start, total = len(self.selection.scored) * config.proxy_steps, self.wanted * config.proxy_steps
+        train_path(
+            net,
+            path,
+            task.data,
+            steps=config.proxy_steps,
+            batch_size=config.batch_size,
+            lr=config.weight_lr,
+            rng=task.rng(_TRAINING),
+            on_step=lambda step: task.report(config.method, start + step, total),
+        )
+        return self._validation.accuracy(net, path)
+
+    def draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
+        """Distinct feasible paths, uniform with near misses repaired, and the least infeasible one seen."""
+        space, rng = self.task.space, self.task.rng(_STARTS)
+        found: dict[ExactPath, None] = {}
+        nearest: ExactPath | None = None
+        for _ in range(wanted * _ATTEMPTS):
+            path = self.mend(self.judge.path(space.random(rng)))
+            if self.judge.feasible(path):
+                found[path] = None
+            elif nearest is None or self.judge.violation(path) < self.judge.violation(nearest):
+                nearest = path
+            if len(found) >= wanted:
+                break
+        return list(found), nearest if nearest is not None else next(iter(found))
+
+    def mend(self, path: ExactPath) -> ExactPath:
+        """`path` repaired with no preference among choices; it may still be infeasible."""
+        space = self.task.space
+        even_ops = np.zeros((len(space.strides), len(space.ops)))
+        return repair(self.judge, path, even_ops, np.zeros((len(space.strides), len(space.channels))))
+
+    def result(self, reason: str = "") -> SearchResult:
+        """The best of what was trained; `reason` where nothing was."""
+        candidates = self.selection.candidates(self.judge, self.task.config)
+        best = candidates[0] if candidates else None
+        return SearchResult(
+            architecture=best.architecture if best else None,
+            cost=best.cost if best else None,
+            feasible=best is not None,
+            reason=reason,
+            method=self.task.config.method,
+            seed=self.task.seed,
+            candidates=candidates,
+        )
