@@ -213,3 +213,23 @@ def test_a_fault_where_it_cannot_restart(
         with pytest.raises(LinkError) as caught:
             client.run_op(OP, seed=WILD)
     assert "exit code 139" in caught.value.hint and "signal 11" in caught.value.hint
+
+
+# -- its clock --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return build(render_bench(HOST, tmp_path_factory.mktemp("clock")), HOST)
+
+
+def test_what_takes_less_than_a_tick(bench: Build) -> None:
+    """It never comes out negative, which 32 bits would make 2^32; and many together have the right length."""
+    tiny = OpSpec("logistic", 1, 1, 16, 1, 1, 16)
+    for _ in range(10):  # the empty region is measured anew at each start
+        with open_link(HOST, bench.elf) as link:
+            client = Client(link)
+            client.hello()
+            assert all(client.run_op(tiny, seed=seed).ticks < 10**6 for seed in range(1, 40))
+            many = client.run_op(tiny, repetitions=1000).ticks
+    assert 0 < many < 1000 * 1000
