@@ -13,9 +13,11 @@ class Link(ABC):
     `read` and `write` raise LinkError once the target is gone.
 
     `slowness`: how many times longer than a microcontroller this target may compute before it counts as hung.
+    `patience_s`: how long it may stay silent where there is nothing to compute.
     """
 
     slowness: float = 1.0
+    patience_s: float = 3.0
 
     @abstractmethod
     def write(self, data: bytes) -> None:

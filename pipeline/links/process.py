@@ -46,6 +46,8 @@ class ProcessLink(Link):
     Raises ToolError where the program cannot be started, with `hint`.
     """
 
+    patience_s = 15.0  # it shares this machine's processors with whatever else runs here
+
     def __init__(
         self, command: Callable[[int], Sequence[str]], *, name: str, hint: str = "", over_stdio: bool = False
     ) -> None:

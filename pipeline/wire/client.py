@@ -95,10 +95,16 @@ class Client:
     """
 
     def __init__(
-        self, link: ByteStream, *, patience_s: float = 3.0, explain: Callable[[FaultReply], str] = registers
+        self,
+        link: ByteStream,
+        *,
+        patience_s: float | None = None,
+        explain: Callable[[FaultReply], str] = registers,
     ) -> None:
-        """`patience_s`: how long a device may stay silent over a request that needs no computing.
+        """`patience_s`: how long a device may stay silent over a request that needs no computing; the link's own
+        where it is left out.
         `explain`: puts a fault's registers into words (`pipeline.firmware.symbolize`)."""
+        patience_s = patience_s if patience_s is not None else getattr(link, "patience_s", 3.0)
         self._line = Exchange(link, patience_s=patience_s, explain=explain)
         self._name = link.describe()
         self._slowness: float = getattr(link, "slowness", 1.0)
