@@ -16,7 +16,7 @@ FLOORS = {
     "report": 2, "validate": 2, "check": 2, "profiler": 2, "search": 2, "train": 2, "export": 2, "tflm": 2, "doctor": 2,
     "firmware": 3, "engine": 3, "flashers": 3,
     "latency": 4, "memory": 4, "wire": 4, "links": 4,
-    "space": 5, "data": 5, "boards": 5,
+    "space": 5, "data": 5, "boards": 5, "frontend": 5,
     "fleet": 6, "figures": 6, "assets": 6, "errors": 6, "tomltable": 6, "progress": 6, "storage": 6, "runstate": 6,
     "__init__": 6,
 }  # fmt: skip
