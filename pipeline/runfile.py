@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.boards import Board, load_board
+from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
@@ -62,6 +63,7 @@ class RunFile:
     board: Board
     seed: int
     data: DataConfig
+    data_options: Any  # the rest of [data]: what can be chosen about that data set (pipeline.data.options)
     budgets: Budgets
     space: SpaceConfig
     search: SearchConfig
@@ -105,6 +107,7 @@ def load_runfile(path: Path) -> RunFile:
         board=board,
         seed=seed,
         data=data,
+        data_options=fill(table.sub("data", required=False), default_options(data.name)),
         budgets=_budgets(table.sub("budgets"), board),
         space=fill(table.sub("space", required=False), SpaceConfig()),
         search=fill(table.sub("search", required=False), SearchConfig()),

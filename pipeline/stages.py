@@ -65,6 +65,7 @@ def load_data(run: RunFile, path: Path | None) -> DataSet:
         seed=run.seed,
         validation=run.data.validation,
         limit=run.data.limit or None,
+        options=run.data_options,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.frontend import FrontEnd
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -38,6 +39,7 @@ class DataSet:
     source: str
     warnings: tuple[str, ...] = field(default=())
     mirror: bool = True  # a mirrored image keeps its class, so training may mirror
+    front_end: FrontEnd | None = None  # what made the images out of sound
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -48,7 +50,11 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrays:
-    """What a loader finds: training and test images before the validation split, in any order."""
+    """What a loader finds: training and test images before the validation split, in any order.
+
+    x_val, y_val: where the data set has a validation split of its own. groups_train: a number per training
+    image; images of one group (one speaker, say) never lie on both sides of the validation split.
+    """
 
     x_train: Images
     y_train: Labels
@@ -58,10 +64,17 @@ class Arrays:
     source: str
     warnings: tuple[str, ...] = ()
     mirror: bool = True
+    x_val: Images | None = None
+    y_val: Labels | None = None
+    groups_train: Indices | None = None
+    front_end: FrontEnd | None = None
 
     def __post_init__(self) -> None:
         """Raises DataError for arrays that do not fit together."""
-        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+        parts = [("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)]
+        if self.x_val is not None and self.y_val is not None:
+            parts.append(("validation", self.x_val, self.y_val))
+        for part, x, y in parts:
             where = f"{self.source}: the {part} split"
             if x.ndim != 4 or x.dtype != np.uint8:
                 raise DataError(f"{where} holds {x.dtype} images of shape {x.shape}, not uint8 (n, h, w, c)")
@@ -71,11 +84,18 @@ class Arrays:
                 raise DataError(
                     f"{where} has labels {y.min()}..{y.max()}, but there are {len(self.class_names)} classes"
                 )
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise DataError(
-                f"{self.source}: training images are {self.x_train.shape[1:]}, "
-                f"test images {self.x_test.shape[1:]}"
-            )
+            missing = np.setdiff1d(np.arange(len(self.class_names)), y)
+            if len(missing):
+                named = ", ".join(self.class_names[label] for label in missing)
+                raise DataError(
+                    f"{where} has no image of: {named}",
+                    hint="every split needs every class: add images, or remove the class",
+                )
+            if x.shape[1:] != self.x_train.shape[1:]:
+                raise DataError(
+                    f"{self.source}: training images are {self.x_train.shape[1:]}, "
+                    f"{part} images {x.shape[1:]}"
+                )
 
 
 def stratified_split(labels: Labels, held_out: float, seed: int) -> tuple[Indices, Indices]:
@@ -93,6 +113,22 @@ def stratified_split(labels: Labels, held_out: float, seed: int) -> tuple[Indice
     return rng.permutation(np.concatenate(kept)), rng.permutation(np.concatenate(held))
 
 
+def grouped_split(groups: Indices, held_out: float, seed: int) -> tuple[Indices, Indices]:
+    """Indices (kept, held out), both shuffled, with whole groups held out: about `held_out` (0..1) of all.
+
+    At least one group is held out and at least one is kept. Raises DataError for a single group.
+    """
+    rng = np.random.default_rng(seed)
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < 2:
+        raise DataError("one group alone cannot be split", hint="add other speakers, or use split = 'clip'")
+    order = rng.permutation(len(names))
+    totals = np.cumsum(counts[order])[:-1]
+    chosen = names[order[: int(np.abs(totals - held_out * len(groups)).argmin()) + 1]]
+    held = np.isin(groups, chosen)
+    return rng.permutation(np.flatnonzero(~held)), rng.permutation(np.flatnonzero(held))
+
+
 def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, limit: int | None) -> DataSet:
     """Split off the validation images (stratified, seeded), shuffle, and cut each split to `limit` images.
 
@@ -105,18 +141,30 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
         )
     if limit is not None and limit < 1:
         raise DataError(f"limit = {limit} leaves no images", hint="leave it out, or use at least 1")
-    train, val = stratified_split(arrays.y_train, validation, seed)
+    x_val, y_val = arrays.x_val, arrays.y_val
+    if x_val is not None and y_val is not None:
+        rng = np.random.default_rng(seed)
+        train, val = rng.permutation(len(arrays.y_train)), rng.permutation(len(y_val))
+    else:
+        x_val, y_val = arrays.x_train, arrays.y_train
+        if arrays.groups_train is not None:
+            train, val = grouped_split(arrays.groups_train, validation, seed)
+        else:
+            train, val = stratified_split(arrays.y_train, validation, seed)
     if len(val) == 0:
         count = len(arrays.y_train)
-        raise DataError(f"{count} training images are too few to hold out {validation:.0%} of each class")
+        raise DataError(
+            f"{count} training images are too few to hold out {validation:.0%} of each class",
+            hint="add images, or hold out a larger part",
+        )
     test = np.random.default_rng(_TEST_ORDER_SEED).permutation(len(arrays.y_test))
     train, val, test = train[:limit], val[:limit], test[:limit]
     return DataSet(
         name=name,
         x_train=arrays.x_train[train],
         y_train=arrays.y_train[train],
-        x_val=arrays.x_train[val],
-        y_val=arrays.y_train[val],
+        x_val=x_val[val],
+        y_val=y_val[val],
         x_test=arrays.x_test[test],
         y_test=arrays.y_test[test],
         classes=len(arrays.class_names),
@@ -124,4 +172,5 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
         source=arrays.source,
         warnings=arrays.warnings,
         mirror=arrays.mirror,
+        front_end=arrays.front_end,
     )

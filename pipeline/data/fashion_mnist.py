@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,11 +14,11 @@ import numpy as np
 from pipeline.data.dataset import Arrays
 from pipeline.data.digits import digits
 from pipeline.data.idx import read_idx
+from pipeline.data.places import ENVIRONMENT, cache_dir, download, usual_places
 from pipeline.data.registry import register
 from pipeline.errors import DataError
 
 NAME = "fashion_mnist"
-ENVIRONMENT = "EDGENAS_DATA"
 CLASS_NAMES = (
     "T-shirt/top",
     "Trouser",
@@ -43,7 +40,6 @@ IDX_FILES = {
     "y_test": ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
 }
 _TIMEOUT_S = 20.0
-_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @register(NAME)
@@ -56,7 +52,7 @@ def fashion_mnist(path: Path | None) -> Arrays:
     """
     if path is not None:
         return read_place(path)
-    for place in _usual_places():
+    for place in usual_places():
         if _find(place) is not None:
             return read_place(place)
     reasons: list[str] = []
@@ -72,11 +68,6 @@ def fashion_mnist(path: Path | None) -> Arrays:
         f"To use the real data, pass --data FILE or set ${ENVIRONMENT} to the folder of {NAME}.npz."
     )
     return replace(digits(None), warnings=(warning,))
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME/edgenas, else ~/.cache/edgenas."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgenas"
 
 
 def read_place(place: Path) -> Arrays:
@@ -113,11 +104,6 @@ def read_npz(file: Path) -> Arrays:
     return _arrays(arrays, str(file))
 
 
-def _usual_places() -> list[Path]:
-    places = [Path(os.environ[ENVIRONMENT])] if os.environ.get(ENVIRONMENT) else []
-    return [*places, _CHECKOUT.parent / "shared" / "data", Path.cwd().parent / "shared" / "data"]
-
-
 def _find(place: Path) -> Path | None:
     """The .npz file, or the folder of IDX files, that `place` leads to."""
     if place.is_file():
@@ -138,25 +124,10 @@ def _read_idx_file(folder: Path, name: str) -> bytes:
 
 def _from_keras(cache: Path) -> Arrays:
     def fetch(name: str) -> bytes:
-        file = cache / NAME / name
-        if file.is_file() and _md5(file.read_bytes()) == checksums[name]:
-            return file.read_bytes()
-        with urllib.request.urlopen(KERAS_URL + name, timeout=_TIMEOUT_S) as response:
-            raw: bytes = response.read()
-        if _md5(raw) != checksums[name]:
-            raise DataError(f"{KERAS_URL}{name} has another checksum than Fashion-MNIST's")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".part")
-        partial.write_bytes(raw)
-        partial.replace(file)
-        return raw
+        return download(KERAS_URL + name, checksums[name], cache / NAME / name, timeout_s=_TIMEOUT_S)
 
     checksums = dict(IDX_FILES.values())
     return _from_idx(fetch, KERAS_URL)
-
-
-def _md5(raw: bytes) -> str:
-    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
 
 
 def _from_idx(read: Callable[[str], bytes], origin: str) -> Arrays:

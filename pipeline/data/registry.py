@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.data.dataset import Arrays, DataSet, make_dataset
+from pipeline.data.options import NoOptions
 from pipeline.errors import DataError
 
 Loader = Callable[[Path | None], Arrays]
-_LOADERS: dict[str, Loader] = {}
+Options = TypeVar("Options")
+_LOADERS: dict[str, Callable[[Path | None, Any], Arrays]] = {}
+_OPTIONS: dict[str, Any] = {}
 
 
 def register(name: str) -> Callable[[Loader], Loader]:
     """Decorator: make a loader available as `load(name)`. The loader gets the user's path, or None."""
 
     def add(loader: Loader) -> Loader:
-        _LOADERS[name] = loader
+        _LOADERS[name], _OPTIONS[name] = lambda path, _: loader(path), NoOptions()
+        return loader
+
+    return add
+
+
+def register_with(
+    name: str, options: Options
+) -> Callable[[Callable[[Path | None, Options], Arrays]], Callable[[Path | None, Options], Arrays]]:
+    """Decorator for a loader that also gets options: a dataclass whose defaults are `options`."""
+
+    def add(
+        loader: Callable[[Path | None, Options], Arrays],
+    ) -> Callable[[Path | None, Options], Arrays]:
+        _LOADERS[name], _OPTIONS[name] = loader, options
         return loader
 
     return add
@@ -27,6 +45,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_LOADERS))
 
 
+def default_options(name: str) -> Any:
+    """A dataclass with the options of a data set and their defaults. Raises DataError for an unknown name."""
+    _known(name)
+    return _OPTIONS[name]
+
+
 def load(
     name: str = "fashion_mnist",
     *,
@@ -34,14 +58,22 @@ def load(
     seed: int = 0,
     validation: float = 0.1,
     limit: int | None = None,
+    options: Any = None,
 ) -> DataSet:
     """Load a data set and split it.
 
     path: a file or folder to read (then nothing else is tried); None searches the usual places.
     seed: of the train/validation split. validation: fraction of the training images held out.
-    limit: at most so many images per split.
-    Raises DataError for an unknown name, and for data that is missing or damaged.
+    limit: at most so many images per split. options: of the type of `default_options(name)`; None: those.
+    Raises DataError for an unknown name or foreign options, and for data that is missing or damaged.
     """
+    _known(name)
+    options = _OPTIONS[name] if options is None else options
+    if type(options) is not type(_OPTIONS[name]):
+        raise DataError(f"{type(options).__name__} are not options of the data set {name!r}")
+    return make_dataset(name, _LOADERS[name](path, options), seed=seed, validation=validation, limit=limit)
+
+
+def _known(name: str) -> None:
     if name not in _LOADERS:
         raise DataError(f"unknown data set {name!r}", hint=f"known data sets: {', '.join(names())}")
-    return make_dataset(name, _LOADERS[name](path), seed=seed, validation=validation, limit=limit)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data import fashion_mnist, load, names, register
+from pipeline.data import fashion_mnist, load, names, places, register
 from pipeline.data.dataset import Arrays, stratified_split
 from pipeline.data.idx import read_idx
 from pipeline.errors import DataError
@@ -47,11 +47,11 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.delenv(fashion_mnist.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(places.ENVIRONMENT, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
-    monkeypatch.setattr(fashion_mnist, "_CHECKOUT", tmp_path / "a" / "b")
+    monkeypatch.setattr(places, "_CHECKOUT", tmp_path / "a" / "b")
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
@@ -115,12 +115,12 @@ def test_environment_comes_before_neighbours(
     neighbour.mkdir(parents=True)
     (neighbour / npz.name).write_bytes(npz.read_bytes())
     assert load().source == str(neighbour / npz.name)
-    monkeypatch.setenv(fashion_mnist.ENVIRONMENT, str(npz.parent))
+    monkeypatch.setenv(places.ENVIRONMENT, str(npz.parent))
     assert load().source == str(npz)
 
 
 def test_stand_in_says_so(nowhere: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(fashion_mnist.ENVIRONMENT, str(tmp_path / "empty"))
+    monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path / "empty"))
     data = load()
     assert data.source == "scikit-learn's bundled digits"
     assert data.input_shape == (28, 28, 1) and data.classes == 10 and not data.mirror
