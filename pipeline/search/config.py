@@ -9,7 +9,10 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
-_AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
+_AT_LEAST_ONE = (
+    "candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament", "hyper_hidden",
+    "family",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class SearchConfig:
     `penalty_cap`. `gradient` is the estimator of d(validation loss)/d(architecture parameters), see
     docs/search.md. `candidates` feasible architectures are ranked with shared weights, `semifinalists` of
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
-    `population` and `tournament` are evolution's.
+    `population` and `tournament` are evolution's; `kappa`,
+    `condition_weight`, `hyper_lr`, `hyper_hidden` and `family` (conditions swept) the hypernetwork's.
     """
 
     method: str = "edgenas"
@@ -48,6 +52,11 @@ class SearchConfig:
     proxy_steps: int = 250
     population: int = 8
     tournament: int = 3
+    kappa: float = 0.1
+    condition_weight: float = 5.0
+    hyper_lr: float = 0.005
+    hyper_hidden: int = 64
+    family: int = 16
     threads: int | None = None
     checkpoint_seconds: float = 20.0
 

@@ -89,4 +89,4 @@ def names() -> list[str]:
 
 def _load() -> None:
     """Import the modules that register methods; late, because they need torch."""
-    from pipeline.search import edgenas, evolution, mobilenet, random_search  # noqa: F401
+    from pipeline.search import edgenas, evolution, hypersearch, mobilenet, random_search  # noqa: F401

@@ -89,6 +89,16 @@ class Relaxation(nn.Module):
     def expected(self, temperature: float) -> Expected:
         return self.expected_from(*self.probabilities(temperature))
 
+    def latency_by_operator(self, ops: Tensor, widths: Tensor) -> Tensor:
+        """Expected latency (ms) spent in each operator of the space, over all blocks; stem and head left out."""
+        state, total = self._start, torch.zeros(ops.shape[1])
+        for block in range(ops.shape[0]):
+            chance = torch.einsum("s,o,c->soc", state, ops[block], widths[block])
+            total = total + (chance * self._latency[block]).sum((0, 2))
+            stay = ops[block, self._skip] if self._skip is not None else torch.zeros(())
+            state = stay * state + (1 - stay) * (widths[block] @ self._place)
+        return total
+
     def expected_from(self, ops: Tensor, widths: Tensor) -> Expected:
         """Expected cost of independent choices with probabilities `ops`, `widths`; exact when one-hot.
 
