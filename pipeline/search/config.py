@@ -26,7 +26,7 @@ class SearchConfig:
     docs/search.md. `candidates` feasible architectures are ranked with shared weights, `semifinalists` of
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     `population` and `tournament` are evolution's; `kappa`,
-    `condition_weight`, `hyper_lr`, `hyper_hidden` and `family` (conditions swept) the hypernetwork's.
+    `condition_weight`, `entropy_weight`, `hyper_lr`, `hyper_hidden` and `family` (conditions swept) the hypernetwork's.
     """
 
     method: str = "edgenas"
@@ -54,6 +54,7 @@ class SearchConfig:
     tournament: int = 3
     kappa: float = 0.1
     condition_weight: float = 5.0
+    entropy_weight: float = 0.05
     hyper_lr: float = 0.005
     hyper_hidden: int = 64
     family: int = 16

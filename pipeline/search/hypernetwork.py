@@ -130,6 +130,13 @@ class Conditioned(Relaxation):
     def log_probability(self, path: IndexPath, temperature: float) -> Tensor:
         return super().log_probability(path, 1.0)
 
+    def undecided(self) -> Tensor:
+        """Sum of the choices' entropies (nats), differentiable."""
+        total = torch.zeros(())
+        for chances in self.probabilities(1.0):
+            total = total - (chances * chances.clamp_min(1e-9).log()).sum()
+        return total
+
     def gamma(self, temperature: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """A Gumbel-Softmax sample: (blocks, ops) and (blocks, channels), rows sum to 1."""
         soft = []

@@ -85,7 +85,9 @@ class HyperSearch(EdgeNas):
         weights = torch.tensor(condition.complexity) * len(condition.complexity)
         complexity = task.config.kappa * (weights * by_operator).sum() / self.ranges.high[0]
         excess = task.config.condition_weight * excess_over(expected, condition.budgets)
-        (surrogate + complexity + excess).backward()
+        # Without it every condition has settled on one architecture before the conditions are told apart.
+        openness = task.config.entropy_weight * temperature * relaxation.undecided()
+        (surrogate + complexity + excess - openness).backward()
         self.architecture.step()
         return {
             "path_loss": loss,

@@ -1,0 +1,114 @@
+"""The hypernetwork: its conditions, its gradients, its family."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from search_standins import DATA, SMALL, TINY, MacCost
+
+from pipeline.search import search
+from pipeline.search.candidates import Judge
+from pipeline.search.costs import build_tables
+from pipeline.search.hypernetwork import Condition, Conditioned, Ranges
+from pipeline.search.hypersearch import HyperSearch, spread
+from pipeline.search.hypervolume import family
+from pipeline.search.methods import Task
+from pipeline.space import Budgets
+
+CONFIG = replace(TINY, method="hypernetwork", temperature_end=0.2)
+BUDGETS = Budgets(latency_ms=3.0, parameters=3000)
+TABLES = build_tables(SMALL, MacCost())
+
+
+def ranges(budgets: Budgets = BUDGETS) -> Ranges:
+    return Ranges.of(Judge(TABLES, MacCost(), budgets), seed=0)
+
+
+def test_ranges_are_inverted_and_end_at_the_budgets():
+    both = ranges()
+    assert both.high[0] == 3.0 and all(low < high for low, high in zip(both.low, both.high, strict=True))
+    for shares in [(0.0, 0.5, 1.0), (1.0, 0.25, 0.75)]:
+        assert both.normalize(both.at(shares)) == pytest.approx(shares, abs=1e-3)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        drawn = both.draw(rng)
+        assert drawn.parameters == 3000 and both.low[0] <= drawn.latency_ms <= 3.0 + 1e-9
+
+
+def test_the_logits_depend_on_complexity_and_budgets_once_trained():
+    relaxation = Conditioned(TABLES, ranges(), hidden=8, seed=0)
+    assert relaxation.entropy(1.0) == pytest.approx(1.0)
+    torch.nn.init.normal_(relaxation.hyper[-1].weight)
+    ops, seen = len(SMALL.ops), []
+    for corner, share in [(0, 1.0), (1, 1.0), (0, 0.0)]:
+        complexity = tuple(float(i == corner) for i in range(ops))
+        relaxation.ask(Condition(complexity, relaxation.ranges.at((share, 1.0, 1.0))))
+        seen.append(relaxation.ops.detach().clone())
+    assert not torch.allclose(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
+
+
+def test_gumbel_softmax_is_smooth_when_hot_and_its_hard_draws_ignore_the_temperature():
+    relaxation = Conditioned(TABLES, ranges(), hidden=8, seed=0)
+    rng = np.random.default_rng(0)
+    hot, cold = (relaxation.gamma(t, rng)[0].max(-1).values.mean().item() for t in (5.0, 0.05))
+    assert hot < 0.5 < cold
+    paths = [relaxation.sample(t, np.random.default_rng(3))[0] for t in (1.0, 0.2)]
+    assert paths[0] == paths[1]
+
+
+def test_latency_by_operator_adds_up():
+    relaxation = Conditioned(TABLES, ranges(), hidden=8, seed=0)
+    soft = relaxation.probabilities(1.0)
+    path = Judge(TABLES, MacCost(), Budgets()).path(SMALL.build([("ir2", 8), ("skip", 0), ("dw3", 16)]))
+    hard = torch.zeros_like(soft[0]), torch.zeros_like(soft[1])
+    for block, (op, width) in enumerate(path):
+        hard[0][block, op] = hard[1][block, width] = 1.0
+    parts = relaxation.latency_by_operator(*hard)
+    outside = TABLES.latency_fixed + TABLES.latency_head[SMALL.widths.index(16)]
+    assert parts.sum().item() + outside == pytest.approx(TABLES.path_latency_ms(path), rel=1e-5)
+    assert {SMALL.ops[int(i)] for i in parts.nonzero()} == {"ir2", "skip", "dw3"}  # a skip of stride 2 pools
+
+
+def test_a_large_complexity_component_drives_its_operator_out():
+    config = replace(CONFIG, warmup_steps=0, steps=250, kappa=5.0, entropy_weight=0.25, batch_size=4)
+    task = Task.prepare(SMALL, DATA, MacCost(), Budgets(), config, 0, None, None)
+    hyper = HyperSearch(task)
+    hyper._train()
+    odds = {}
+    for name in ("ir6", "dw7"):
+        spikes = tuple(0.8 if op == name else 0.2 / (len(SMALL.ops) - 1) for op in SMALL.ops)
+        hyper.relaxation.ask(Condition(spikes, hyper.ranges.at((1.0, 1.0, 1.0))))
+        logits = hyper.relaxation.ops.detach().mean(0)
+        odds[name] = (logits[SMALL.ops.index("ir6")] - logits[SMALL.ops.index("dw7")]).item()
+    assert odds["ir6"] < odds["dw7"], odds
+
+
+def test_one_run_gives_a_family_within_the_budgets():
+    config = replace(CONFIG, candidates=24, semifinalists=6)
+    result = search(SMALL, DATA, MacCost(), BUDGETS, config, seed=1)
+    trained = [c for c in result.candidates if c.proxy_accuracy is not None]
+    assert len(trained) == 6 and len({c.proxy_steps for c in trained}) == 1
+    assert all(not BUDGETS.violations(c.cost) for c in result.candidates)
+    latencies = [c.cost.latency_ms for c in trained]
+    assert max(latencies) > 1.5 * min(latencies)
+    members = family(result.candidates)
+    assert [c.cost.latency_ms for c in members] == sorted(c.cost.latency_ms for c in members)
+    assert result.history[-1]["temperature"] == pytest.approx(0.2)
+    middle = (result.history[2]["temperature"] - result.history[3]["temperature"]) * 5
+    assert middle == pytest.approx(0.8)  # linear
+
+
+def test_the_sweep_keeps_to_each_condition():
+    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, CONFIG, 0, None, None)
+    hyper = HyperSearch(task)
+    conditions = hyper.conditions(8)
+    assert [c.budgets.latency_ms for c in conditions] == sorted(
+        (c.budgets.latency_ms for c in conditions), reverse=True
+    )
+    assert all(sum(c.complexity) == pytest.approx(1.0) for c in conditions)
+    found, _ = hyper.sweep(30)
+    assert all(hyper.judge.feasible(path) for path in found)
+    assert len(spread(dict.fromkeys(found, 0.5), hyper.judge, 5)) == 5
