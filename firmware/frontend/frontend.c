@@ -5,7 +5,9 @@ _Static_assert((-3 >> 1) == -2, "shifts of negative numbers must round down");
 enum { HALF = FRONTEND_WINDOW / 2 };
 
 /* value / 2^bits, rounded half up */
-static inline int64_t shifted(int64_t value, int bits) { return (value + ((int64_t)1 << (bits - 1))) >> bits; }
+static inline int64_t shifted(int64_t value, int bits) {
+    return (value + ((int64_t)1 << (bits - 1))) >> bits;
+}
 
 /* Complex transform of length HALF in place, radix 2, without scaling: values stay below 2^30. */
 static void transform(int32_t *real, int32_t *imaginary) {
@@ -54,7 +56,8 @@ static int32_t log_of(uint64_t energy) {
     }
     const uint32_t fraction = (uint32_t)(value >> (exponent - 16)) & 0xFFFFu;
     const uint32_t index = fraction >> INNER, between = fraction & ((1u << INNER) - 1u);
-    const uint32_t mixed = frontend_log[index] * ((1u << INNER) - between) + frontend_log[index + 1] * between;
+    const uint32_t mixed =
+        frontend_log[index] * ((1u << INNER) - between) + frontend_log[index + 1] * between;
     enum { DROPPED = INNER + FRONTEND_LOG_ENTRY_BITS - FRONTEND_LOG_BITS };
     return (exponent << FRONTEND_LOG_BITS) + (int32_t)((mixed + (1u << (DROPPED - 1))) >> DROPPED);
 }
@@ -95,7 +98,8 @@ void frontend_finish(frontend_work_t *work, int8_t *features) {
 #else
             const int64_t level = work->levels[row][column] - reference;
 #endif
-            int64_t value = shifted(level * frontend_gain[column], FRONTEND_GAIN_BITS) + frontend_bias[column];
+            int64_t value =
+                shifted(level * frontend_gain[column], FRONTEND_GAIN_BITS) + frontend_bias[column];
             value = value > 127 ? 127 : value < -128 ? -128 : value;
             *features++ = (int8_t)value;
         }

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,24 @@ def _reader(place: Path) -> Callable[[], Arrays] | None:
     for folder in (place / name for name in _SUBFOLDERS):
         for suffix in ("", ".bin"):
             if (folder / f"{_TEST}{suffix}").is_file():
-                return lambda f=folder, s=suffix: _from_batches(lambda name: _read(f / f"{name}{s}"), str(f), s)
+                return partial(_from_folder, folder, suffix)
     for name in (ARCHIVE, "cifar-10-binary.tar.gz", _JPEG_FILE, f"{NAME}.npz"):
         if (place / name).is_file():
             return _reader(place / name)
     return None
 
 
+def _from_folder(folder: Path, suffix: str) -> Arrays:
+    return _from_batches(lambda name: _read(folder / f"{name}{suffix}"), str(folder), suffix)
+
+
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}", hint="all six batches are needed") from error
+        raise DataError(
+            f"{file} cannot be read: {error.strerror}", hint="all six batches are needed"
+        ) from error
 
 
 def _from_npz(file: Path) -> Arrays:
@@ -104,7 +111,9 @@ def _from_npz(file: Path) -> Arrays:
             images[part] = arrays[f"x_{part}"]
     labels = {part: arrays[f"y_{part}"].squeeze() for part in images}
     names = tuple(str(name) for name in arrays.get("class_names", np.array(CLASS_NAMES)))
-    warnings = ("The images are JPEG copies: accuracies lie slightly below the original's.",) * ("jpeg" in kinds)
+    warnings = ("The images are JPEG copies: accuracies lie slightly below the original's.",) * (
+        "jpeg" in kinds
+    )
     return _arrays(images, labels, str(file), names, warnings)
 
 
@@ -147,7 +156,12 @@ def _python_batch(raw: bytes, origin: str) -> tuple[np.ndarray, np.ndarray]:
         data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(f"{origin} is not a CIFAR-10 batch: {error!r}", hint=_HINT) from error
-    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _RECORD - 1 or labels.dtype.kind not in "iu":
+    if (
+        data.dtype != np.uint8
+        or data.ndim != 2
+        or data.shape[1] != _RECORD - 1
+        or labels.dtype.kind not in "iu"
+    ):
         raise DataError(f"{origin} holds {data.dtype} {data.shape}, not uint8 (n, {_RECORD - 1})", hint=_HINT)
     return _planar(data), labels.astype(np.int64)
 
@@ -156,10 +170,14 @@ class _ArraysOnly(pickle.Unpickler):
     """Unpickles NumPy arrays and plain values: a batch from the net must not be able to run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        numpy_parts = {("ndarray", "numpy"), ("dtype", "numpy"), ("_reconstruct", "multiarray"), ("_frombuffer", "numeric")}
-        if module == "_codecs" and name == "encode" or any(
-            name == n and module.split(".")[0] == "numpy" and module.endswith(m) for n, m in numpy_parts
-        ):
+        parts = {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("multiarray", "_reconstruct"),
+            ("numeric", "_frombuffer"),
+        }
+        of_numpy = module.split(".")[0] == "numpy" and (module.split(".")[-1], name) in parts
+        if of_numpy or (module, name) == ("_codecs", "encode"):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR-10 batch")
 

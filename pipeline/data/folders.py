@@ -113,7 +113,9 @@ def _listing(folder: Path, classes: tuple[str, ...], suffixes: Sequence[str]) ->
     labels: list[int] = []
     for label, name in enumerate(classes):
         members = sorted(
-            f for f in (folder / name).rglob("*") if f.suffix.lower() in suffixes and not f.name.startswith(".")
+            f
+            for f in (folder / name).rglob("*")
+            if f.suffix.lower() in suffixes and not f.name.startswith(".")
         )
         if not members:
             raise DataError(

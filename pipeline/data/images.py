@@ -6,7 +6,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from pipeline.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _THREADS = 4  # Pillow works outside the interpreter's lock
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # that decoders raise
+_STRETCH = 64  # images per task
 
 
 def read_files(files: Sequence[Path], options: ImageOptions) -> NDArray[np.uint8]:
@@ -29,8 +31,7 @@ def read_files(files: Sequence[Path], options: ImageOptions) -> NDArray[np.uint8
     def one(index: int) -> None:
         images[index] = fitted(_open(files[index], str(files[index])), options)
 
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        list(pool.map(one, range(len(files))))
+    _in_parallel(one, len(files))
     return images
 
 
@@ -60,9 +61,23 @@ def decode_many(content: NDArray[np.uint8], offsets: NDArray[np.int64], origin: 
             raise DataError(f"{origin}: image {index} is {image.shape}, the first one {first.shape}")
         images[index] = image
 
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        list(pool.map(one, range(count), chunksize=256))
+    _in_parallel(one, count)
     return images
+
+
+def _in_parallel(one: Callable[[int], None], count: int) -> None:
+    """one(0) ... one(count - 1) on a few threads; the first error ends it."""
+
+    def stretch(start: int) -> None:
+        for index in range(start, min(start + _STRETCH, count)):
+            one(index)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            list(pool.map(stretch, range(0, count, _STRETCH)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def fitted(image: Any, options: ImageOptions) -> NDArray[np.uint8]:
@@ -109,8 +124,6 @@ def _open(source: Path | io.BytesIO, name: str) -> Any:
     try:
         with Image.open(source) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{name} cannot be read as an image: {error}", hint="replace or remove it"
-        ) from error
+            return ImageOps.exif_transpose(image) if image.getexif() else image
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} cannot be read as an image: {error}", hint="replace or remove it") from error

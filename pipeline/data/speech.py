@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.dataset import Arrays, Indices, Labels, stratified_split
+from pipeline.data.dataset import Arrays, Images, Indices, Labels, stratified_split
 from pipeline.data.folders import TEST_FRACTION, list_splits
 from pipeline.data.options import AudioOptions
 from pipeline.data.places import ENVIRONMENT, usual_places
@@ -24,7 +25,9 @@ from pipeline.frontend import features
 NAME = "spoken_digits"
 NPZ_FILE = "fsdd.npz"
 RECORDINGS = "recordings"  # the folder of the Free Spoken Digit Dataset that holds the clips
-_TEST_SPEAKER = "theo"  # of the digits, where nobody is named: a quiet voice, so that loudness must not matter
+_TEST_SPEAKER = (
+    "theo"  # of the digits, where nobody is named: a quiet voice, so that loudness must not matter
+)
 _TEST_INDICES = 5  # split "clip": the data set's usual test clips are each speaker's first five of a digit
 _SPLIT_SEED = 1952
 _KEYS = ("pcm", "offset", "y", "speaker", "index", "sample_rate")
@@ -109,12 +112,17 @@ def _arrays(clips: Clips, options: AudioOptions) -> Arrays:
     val = np.zeros_like(test) if clips.val is None else clips.val & ~test
     train = ~test & ~val
     # int8 feature f is stored as the pixel f + 128, which is the network's int8 input f again
-    images = (features(front_end, fitted(clips.samples, front_end.samples)).view(np.uint8) ^ 0x80)
+    images: Images = features(front_end, fitted(clips.samples, front_end.samples)).view(np.uint8) ^ np.uint8(
+        0x80
+    )
     known = options.split == "speaker" and bool((clips.speakers != "").all())
     groups: Indices = np.unique(clips.speakers[train], return_inverse=True)[1].astype(np.int64)
     too_few = known and groups.max(initial=0) == 0
     if too_few and not val.any():
-        warnings = (*warnings, "One speaker is left for training: validation uses other clips of the same voice.")
+        warnings = (
+            *warnings,
+            "One speaker is left for training: validation uses other clips of the same voice.",
+        )
     return Arrays(
         x_train=images[train],
         y_train=clips.labels[train],
@@ -166,7 +174,9 @@ def _from_npz(file: Path, sample_rate: int) -> Clips:
         with np.load(file, allow_pickle=False) as archive:
             a = {key: archive[key] for key in _KEYS}
     except KeyError as error:
-        raise DataError(f"{file} lacks an array: {error.args[0]}", hint=f"needed: {', '.join(_KEYS)}") from error
+        raise DataError(
+            f"{file} lacks an array: {error.args[0]}", hint=f"needed: {', '.join(_KEYS)}"
+        ) from error
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file} is not a readable .npz file: {error}", hint=hint) from error
     offset, count = a["offset"].astype(np.int64), len(a["y"])
@@ -182,7 +192,7 @@ def _from_npz(file: Path, sample_rate: int) -> Clips:
             hint=f"set data.sample_rate = {rate}",
         )
     return Clips(
-        samples=[a["pcm"][start:end] for start, end in zip(offset, offset[1:], strict=False)],
+        samples=[a["pcm"][start:end] for start, end in itertools.pairwise(offset)],
         labels=a["y"].astype(np.int64),
         speakers=a["speaker"].astype(str),
         class_names=tuple("0123456789"),

@@ -12,8 +12,8 @@ from pipeline.data.dataset import Arrays
 from pipeline.data.folders import Listing, list_splits, read_splits
 from pipeline.data.images import SUFFIXES
 from pipeline.data.options import WakeWordOptions
-from pipeline.data.registry import register_with
 from pipeline.data.places import usual_places
+from pipeline.data.registry import register_with
 from pipeline.errors import DataError
 
 NAME = "visual_wake_words"
@@ -36,9 +36,7 @@ def visual_wake_words(path: Path | None, options: WakeWordOptions) -> Arrays:
             hint=f"give data.path or --data: MLPerf Tiny's folder {MLPERF_FOLDER}, or a COCO folder",
         )
     classes = (f"non_{options.category}", options.category)
-    year = next(
-        (y for y in _YEARS if (folder / "annotations" / f"instances_train{y}.json").is_file()), None
-    )
+    year = next((y for y in _YEARS if (folder / "annotations" / f"instances_train{y}.json").is_file()), None)
     if year is None:
         _, splits = list_splits(folder, SUFFIXES, classes)
     else:

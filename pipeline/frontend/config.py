@@ -56,7 +56,7 @@ class FrontEnd:
         self._require(self.sample_rate >= 1000, "sample_rate", "at least 1000 Hz")
         self._require(self.window in WINDOWS, "window", f"one of {', '.join(map(str, WINDOWS))} samples")
         self._require(self.samples >= self.window, "samples", f"at least one window ({self.window})")
-        self._require(1 <= self.hop, "hop", "at least 1 sample")
+        self._require(self.hop >= 1, "hop", "at least 1 sample")
         self._require(2 <= self.bands <= 128, "bands", "2 to 128")
         self._require(0 <= self.coefficients <= self.bands, "coefficients", "at most the number of bands")
         self._require(

@@ -16,9 +16,7 @@ _A_LINE = 12
 def frontend_sources(front_end: FrontEnd) -> dict[str, str]:
     """{file name: text}: frontend.h, frontend.c and the rendered frontend_config.h and frontend_tables.c."""
     folder = asset_dir("firmware") / "frontend"
-    files = {
-        path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[ch]"))
-    }
+    files = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.[ch]"))}
     environment = Environment(
         loader=FileSystemLoader(folder), undefined=StrictUndefined, keep_trailing_newline=True,
         trim_blocks=True, lstrip_blocks=True, autoescape=False,

@@ -82,9 +82,7 @@ def power(front_end: FrontEnd, frames: Ints) -> Ints:
 
 def energies(front_end: FrontEnd, spectrum: Ints) -> Ints:
     """Mel band energies (..., bands), Q12, of a power spectrum."""
-    bands = [
-        spectrum[..., first : first + len(weights)] @ weights for first, weights in front_end.filters
-    ]
+    bands = [spectrum[..., first : first + len(weights)] @ weights for first, weights in front_end.filters]
     return np.stack(bands, axis=-1)
 
 
@@ -115,7 +113,8 @@ def _transform(front_end: FrontEnd, real: Ints, imaginary: Ints) -> tuple[Ints, 
     size = 2
     while size <= len(order):
         shape = (*real.shape[:-1], len(order) // size, 2, size // 2)
-        re, im = real.reshape(shape), imaginary.reshape(shape)
+        re: Ints = real.reshape(shape)
+        im: Ints = imaginary.reshape(shape)
         step = front_end.window // size
         c, s = cos[::step][: size // 2], sin[::step][: size // 2]
         turned_re = _shifted(re[..., 1, :] * c + im[..., 1, :] * s, TWIDDLE_BITS)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.train.config import TrainConfig
 
-_SHUFFLE, _AUGMENT = 1, 2  # separate random streams
+_SHUFFLE, _AUGMENT, _CUT, _MIX = 1, 2, 3, 4  # separate random streams
 
 
 def to_input(images: Tensor | NDArray[np.uint8]) -> Tensor:
@@ -26,7 +26,13 @@ class Batches:
     """Training batches by step number; the last, incomplete batch of each epoch is left out."""
 
     def __init__(
-        self, x: NDArray[np.uint8], y: NDArray[np.int64], config: TrainConfig, *, seed: int, mirror: bool
+        self,
+        x: NDArray[np.uint8],
+        y: NDArray[np.int64],
+        config: TrainConfig,
+        *,
+        seed: int,
+        mirror: bool,
     ):
         self.x = torch.from_numpy(np.ascontiguousarray(x))
         self.y = torch.from_numpy(np.ascontiguousarray(y))
@@ -34,19 +40,48 @@ class Batches:
         self.per_epoch = len(x) // self.size
         self.shift = config.shift
         self.mirror = mirror and config.mirror
+        self.cutout = config.cutout
+        self.mixup = config.mixup
+        self.classes = int(y.max()) + 1
         self.seed = seed
+        self._blank = int(np.rint(x.mean())) if self.cutout else 0  # what says least: the mean pixel
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(images (n, c, h, w) float32, labels (n,) int64) of global step `step`."""
+        """(images (n, c, h, w) float32, labels (n,) int64) of global step `step`.
+
+        With mixup the labels are probabilities (n, classes) float32.
+        """
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng((self.seed, _SHUFFLE, epoch)).permutation(len(self.x))
             self._order, self._epoch = torch.from_numpy(order), epoch
         chosen = self._order[position * self.size : (position + 1) * self.size]
         rng = np.random.default_rng((self.seed, _AUGMENT, step))
-        return to_input(self._augment(self.x[chosen], rng)), self.y[chosen]
+        images = self._augment(self.x[chosen], rng)
+        if self.cutout:
+            images = self._cut(images, np.random.default_rng((self.seed, _CUT, step)))
+        if self.mixup:
+            return self._mix(to_input(images), self.y[chosen], np.random.default_rng((self.seed, _MIX, step)))
+        return to_input(images), self.y[chosen]
+
+    def _cut(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Blanks one square per image; its centre lies anywhere, so it may stick out."""
+        n, height, width, _ = x.shape
+        top = torch.from_numpy(rng.integers(0, height, (n, 1)) - self.cutout // 2)
+        left = torch.from_numpy(rng.integers(0, width, (n, 1)) - self.cutout // 2)
+        rows, columns = torch.arange(height)[None], torch.arange(width)[None]
+        inside_rows = (rows >= top) & (rows < top + self.cutout)
+        inside_columns = (columns >= left) & (columns < left + self.cutout)
+        return x.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[..., None], self._blank)
+
+    def _mix(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Blends each image and its label with another one of the batch, all by the same share."""
+        share = float(rng.beta(self.mixup, self.mixup))
+        other = torch.from_numpy(rng.permutation(len(x)))
+        labels = F.one_hot(y, self.classes).float()
+        return torch.lerp(x[other], x, share), torch.lerp(labels[other], labels, share)
 
     def _augment(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         n, height, width, _ = x.shape

@@ -25,6 +25,8 @@ class TrainConfig:
     label_smoothing: float = 0.05
     shift: int = 1  # random translation by up to so many pixels
     mirror: bool = True  # random mirroring, where the data set allows it
+    cutout: int = 0  # side of a square that is blanked at a random place, in pixels; 0: none
+    mixup: float = 0.0  # alpha of the Beta distribution by which pairs of images are blended; 0: none
     calibration_batches: int = 30  # that set the activation ranges before fine-tuning
     threads: int = 2
     checkpoint_s: float = 20.0  # at most so much work is lost by an interruption
@@ -36,7 +38,7 @@ class TrainConfig:
         for name in ("learning_rate", "qat_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be positive")
-        for name in ("weight_decay", "shift", "checkpoint_s"):
+        for name in ("weight_decay", "shift", "cutout", "mixup", "checkpoint_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must not be negative")
         for name in ("label_smoothing", "momentum"):

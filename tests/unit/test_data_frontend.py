@@ -40,7 +40,16 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fsdd.npz"
 def in_c(front_end: FrontEnd, clips: np.ndarray, folder: Path) -> np.ndarray:
     for name, text in {**frontend_sources(front_end), "main.c": _MAIN}.items():
         (folder / name).write_text(text)
-    command = ["gcc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
+    command = [
+        "gcc",
+        "-std=c11",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Wno-sign-conversion",
+        "-Werror",
+    ]
     command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", "run"]
     sources = ["main.c", "frontend.c", "frontend_tables.c"]
     subprocess.run([*command, *sources], cwd=folder, check=True, timeout=120)

@@ -1,0 +1,398 @@
+"""CIFAR-10 in all its forms, image folders, Visual Wake Words: on small files made here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import tarfile
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data import cifar10, load, places
+from pipeline.data.images import fitted
+from pipeline.data.options import ImageOptions, WakeWordOptions
+from pipeline.errors import ConfigError, DataError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_jpeg.npz"
+BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No local copy, no cache, no network."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.delenv(places.ENVIRONMENT, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    monkeypatch.setattr(places, "_CHECKOUT", tmp_path / "a" / "b")
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """20 images (n, 32, 32, 3), two of each class."""
+    return np.random.default_rng(seed).integers(0, 256, (20, 32, 32, 3), np.uint8), np.arange(20) % 10
+
+
+def planes(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
+
+def write_python(folder: Path, protocol: int = 2) -> None:
+    folder.mkdir(exist_ok=True)
+    for seed, name in enumerate(BATCHES):
+        x, y = batch(seed)
+        raw = {b"data": planes(x), b"labels": y.tolist(), b"batch_label": b"x", b"filenames": [b"f"] * 20}
+        (folder / name).write_bytes(pickle.dumps(raw, protocol=protocol))
+
+
+def write_binary(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for seed, name in enumerate(BATCHES):
+        x, y = batch(seed)
+        rows = np.concatenate([y.astype(np.uint8)[:, None], planes(x)], axis=1)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+
+
+def archive(folder: Path, top: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.add(folder, arcname=top)
+    return buffer.getvalue()
+
+
+def encoded(x: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(x).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def jpeg_arrays() -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {"class_names": np.array(cifar10.CLASS_NAMES)}
+    for seed, part in enumerate(("train", "test")):
+        x, y = batch(seed)
+        files = [encoded(image) for image in x]  # PNG is as good, and keeps every pixel
+        arrays[f"jpeg_{part}"] = np.frombuffer(b"".join(files), np.uint8)
+        arrays[f"offset_{part}"] = np.cumsum([0, *map(len, files)])
+        arrays[f"y_{part}"] = y.astype(np.uint8)
+    return arrays
+
+
+def same_images(data: Any) -> None:
+    expected = {
+        image.tobytes(): label for seed in range(5) for image, label in zip(*batch(seed), strict=True)
+    }
+    got = {x.tobytes(): y for x, y in zip(data.x_train, data.y_train, strict=True)}
+    got |= {x.tobytes(): y for x, y in zip(data.x_val, data.y_val, strict=True)}
+    assert got == expected
+    x, y = batch(5)
+    assert {i.tobytes(): c for i, c in zip(data.x_test, data.y_test, strict=True)} == {
+        i.tobytes(): c for i, c in zip(x, y, strict=True)
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_python_batches(tmp_path: Path, protocol: int) -> None:
+    write_python(tmp_path / "cifar-10-batches-py", protocol)
+    same_images(load("cifar10", path=tmp_path))
+    same_images(load("cifar10", path=tmp_path / "cifar-10-batches-py"))
+
+
+def test_binary_batches_and_archives(tmp_path: Path) -> None:
+    write_binary(tmp_path / "cifar-10-batches-bin")
+    same_images(load("cifar10", path=tmp_path))
+    file = tmp_path / "cifar-10-binary.tar.gz"
+    file.write_bytes(archive(tmp_path / "cifar-10-batches-bin", "cifar-10-batches-bin"))
+    same_images(load("cifar10", path=file))
+    write_python(tmp_path / "py")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / cifar10.ARCHIVE).write_bytes(archive(tmp_path / "py", "cifar-10-batches-py"))
+    same_images(load("cifar10", path=tmp_path / "other"))
+
+
+def test_images_in_an_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "cifar10_jpeg.npz", **jpeg_arrays())
+    data = load("cifar10", path=tmp_path, validation=0.5)
+    assert {i.tobytes() for i in data.x_test} == {i.tobytes() for i in batch(1)[0]}
+    assert "JPEG" in data.warnings[0]
+    x, y = batch(3)
+    np.savez(
+        tmp_path / "plain.npz", x_train=x, y_train=y[:, None], x_test=x, y_test=y[:, None]
+    )  # Keras' labels
+    assert load("cifar10", path=tmp_path / "plain.npz", validation=0.5).class_names[3] == "cat"
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="no CIFAR-10 here")
+def test_real_images() -> None:
+    data = load("cifar10", path=SHARED, limit=200)
+    assert data.input_shape == (32, 32, 3) and data.mirror and data.classes == 10
+    assert 100 < data.x_test.mean() < 140
+
+
+def test_download(nowhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no route to host") as error:
+        load("cifar10")
+    assert "--data" in error.value.hint
+    write_python(tmp_path / "py")
+    raw = archive(tmp_path / "py", "cifar-10-batches-py")
+    asked: list[str] = []
+
+    def serve(url: str, timeout: float) -> io.BytesIO:
+        asked.append(url)
+        return io.BytesIO(raw)
+
+    monkeypatch.setattr("urllib.request.urlopen", serve)
+    with pytest.raises(DataError, match="checksum"):
+        load("cifar10")
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(raw).hexdigest())
+    same_images(load("cifar10"))
+    same_images(load("cifar10"))
+    assert asked == [cifar10.URL] * 2  # the second time from the cache
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (eval, ("1/0",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data_batch_3", None, "data_batch_3 cannot be read"),
+        ("data_batch_3", b"junk", "not a CIFAR-10 batch"),
+        ("data_batch_3", pickle.dumps({b"data": Evil(), b"labels": [1]}), "no place in a CIFAR-10 batch"),
+        ("data_batch_3", pickle.dumps({b"data": np.zeros((2, 5), np.uint8), b"labels": [1, 2]}), r"\(2, 5\)"),
+        ("test_batch", pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1]}), "no image of: airplane"),
+        ("test_batch", pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1, 2]}), "labels of shape"),
+    ],
+)  # fmt: skip
+def test_damaged_batches(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    write_python(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        load("cifar10", path=tmp_path)
+    assert error.value.hint or "labels" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jpeg_train": None}, "lacks an array"),
+        ({"offset_train": np.arange(21) * 10}, "image 0 cannot be read"),
+        ({"offset_train": np.arange(21)[::-1]}, "offsets do not fit"),
+        ({"offset_train": np.arange(21) * 10**6}, "offsets do not fit"),
+        ({"y_train": np.full(20, 0.5)}, "float64"),
+    ],
+)
+def test_damaged_npz(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    kept = {key: value for key, value in {**jpeg_arrays(), **change}.items() if value is not None}
+    np.savez(tmp_path / "x.npz", **kept)
+    with pytest.raises(DataError, match=message):
+        load("cifar10", path=tmp_path / "x.npz")
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    write_binary(tmp_path / "bin")
+    raw = archive(tmp_path / "bin", "x")
+    for name, content in (("short.tar.gz", raw[: len(raw) // 2]), ("text.tar.gz", b"text")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="not a readable archive"):
+            load("cifar10", path=tmp_path / name)
+    (tmp_path / "bin" / "data_batch_1.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match="not whole records"):
+        load("cifar10", path=tmp_path / "bin")
+    with pytest.raises(DataError, match="no CIFAR-10 at"):
+        load("cifar10", path=tmp_path / "none")
+
+
+def picture(folder: Path, name: str, colour: tuple[int, int, int], size: tuple[int, int] = (40, 20)) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(folder / name)
+
+
+def colours(top: Path, count: int = 10) -> None:
+    for label, colour in {"red": (200, 0, 0), "blue": (0, 0, 200)}.items():
+        for index in range(count):
+            picture(top / label, f"{index}.{'png' if index % 2 else 'jpg'}", colour)
+
+
+SMALL = ImageOptions(shape=(8, 8, 3))
+
+
+def test_folder_of_classes(tmp_path: Path) -> None:
+    colours(tmp_path)
+    (tmp_path / "red" / "notes.txt").write_text("not an image")
+    data = load("image_folder", path=tmp_path, options=SMALL, validation=0.25)
+    assert data.class_names == ("blue", "red") and data.input_shape == (8, 8, 3)
+    assert [len(y) for y in (data.y_train, data.y_val, data.y_test)] == [12, 4, 4]
+    assert "no test split" in data.warnings[0]
+    red = data.x_train[data.y_train == 1].reshape(-1, 3).mean(axis=0)
+    assert red[0] > 190 and red[1:].max() < 10
+    again = load("image_folder", path=tmp_path, options=SMALL, validation=0.25, seed=9)
+    np.testing.assert_array_equal(data.y_test, again.y_test)
+    grey = load("image_folder", path=tmp_path, options=ImageOptions(shape=(8, 12, 1)))
+    assert grey.x_train.shape[1:] == (8, 12, 1)
+
+
+def test_splits_of_its_own(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("validation", 3), ("test", 4)):
+        colours(tmp_path / split, count)
+    data = load("image_folder", path=tmp_path, options=SMALL)
+    assert [len(y) for y in (data.y_train, data.y_val, data.y_test)] == [12, 6, 8]
+    assert not data.warnings
+
+
+def test_fits() -> None:
+    """A wide image: left third red, middle green, right blue."""
+    wide = np.zeros((30, 90, 3), np.uint8)
+    for third in range(3):
+        wide[:, 30 * third : 30 * third + 30, third] = 255
+    image = Image.fromarray(wide)
+    cropped = fitted(image, ImageOptions(shape=(10, 10, 3), fit="crop"))
+    assert (cropped[:, 1:-1] == (0, 255, 0)).all()
+    padded = fitted(image, ImageOptions(shape=(9, 9, 3), fit="pad"))
+    assert not padded[:3].any() and not padded[6:].any() and padded[4, 0, 0] > 200 and padded[4, 8, 2] > 200
+    squashed = fitted(image, ImageOptions(shape=(9, 9, 3), fit="squash"))
+    assert squashed[0, 0, 0] > 200 and squashed[0, 4, 1] > 200 and squashed[8, 8, 2] > 200
+    same = fitted(image, ImageOptions(shape=(30, 90, 3)))
+    np.testing.assert_array_equal(same, wide)
+
+
+def test_unusual_modes() -> None:
+    options = ImageOptions(shape=(4, 4, 3))
+    half = np.full((4, 4, 4), (200, 100, 50, 128), np.uint8)
+    assert abs(int(fitted(Image.fromarray(half), options)[0, 0, 0]) - 100) <= 1
+    deep = Image.fromarray(np.full((4, 4), 0x8080, np.uint16))
+    assert (fitted(deep, options) == 128).all()
+    assert (fitted(Image.fromarray(half[..., 0]), options) == 200).all()
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs a path"):
+        load("image_folder")
+    with pytest.raises(DataError, match="is not a folder"):
+        load("image_folder", path=tmp_path / "none")
+    with pytest.raises(DataError, match="0 folders"):
+        load("image_folder", path=tmp_path)
+    colours(tmp_path / "a" / "test")
+    with pytest.raises(DataError, match="no folder train"):
+        load("image_folder", path=tmp_path / "a")
+    colours(tmp_path / "a" / "train")
+    picture(tmp_path / "a" / "test" / "green", "x.png", (0, 200, 0))
+    with pytest.raises(DataError, match="class green, which the training files lack"):
+        load("image_folder", path=tmp_path / "a", options=SMALL)
+    picture(tmp_path / "a" / "train" / "green", "x.png", (0, 200, 0))
+    (tmp_path / "a" / "test" / "green" / "x.png").unlink()
+    with pytest.raises(DataError, match="green holds no files") as error:
+        load("image_folder", path=tmp_path / "a", options=SMALL)
+    assert "every class" in error.value.hint
+    colours(tmp_path / "b")
+    whole = (tmp_path / "b" / "red" / "1.png").read_bytes()
+    for damage in (b"", b"text", whole[:60]):
+        (tmp_path / "b" / "red" / "1.png").write_bytes(damage)
+        with pytest.raises(DataError, match=r"red/1\.png cannot be read") as error:
+            load("image_folder", path=tmp_path / "b", options=SMALL)
+        assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shape": (0, 8, 3)}, {"shape": (8, 8)}, {"shape": (8, 8, 2)}, {"fit": "stretch"}, {"min_area": 1.0}],
+)
+def test_wrong_options(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        WakeWordOptions(**wrong)
+
+
+def test_foreign_options() -> None:
+    with pytest.raises(DataError, match="not options of the data set"):
+        load("digits", options=SMALL)
+
+
+WAKE = WakeWordOptions(shape=(8, 8, 3))
+
+
+def test_mlperf_tiny_folders(nowhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for label, value in (("person", 250), ("non_person", 20)):
+        for index in range(10):
+            picture(tmp_path / "vw_coco2014_96" / label, f"COCO_{index:012}.jpg", (value,) * 3, (96, 96))
+    with pytest.raises(DataError, match="was not found"):
+        load("visual_wake_words")
+    monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path))
+    data = load("visual_wake_words", validation=0.2)
+    assert data.class_names == ("non_person", "person") and data.input_shape == (96, 96, 3)
+    assert (data.x_train[data.y_train == 1] > 200).all() and (data.x_test[data.y_test == 0] < 60).all()
+    (tmp_path / "vw_coco2014_96" / "person").rename(tmp_path / "vw_coco2014_96" / "people")
+    with pytest.raises(DataError, match="people"):
+        load("visual_wake_words")
+
+
+def coco(top: Path, split: str, count: int = 8, **change: Any) -> None:
+    """Images of 100x50; even ones hold a person of 0.6 % of the area, odd ones of 0.4 %, and a large dog."""
+    images, objects = [], []
+    for number in range(count):
+        name = f"COCO_{split}_{number:012}.jpg"
+        picture(top / split, name, (250 if number % 2 == 0 else 20,) * 3, (100, 50))
+        images.append({"id": 100 + number, "file_name": name, "width": 100, "height": 50})
+        objects.append(
+            {"image_id": 100 + number, "category_id": 1, "area": 30.0 if number % 2 == 0 else 20.0}
+        )
+        objects.append({"image_id": 100 + number, "category_id": 18, "area": 2000.0})
+    document = {
+        "images": images, "annotations": objects,
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}], **change,
+    }  # fmt: skip
+    (top / "annotations").mkdir(exist_ok=True)
+    (top / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+
+
+def test_coco_annotations(tmp_path: Path) -> None:
+    coco(tmp_path, "train2014")
+    coco(tmp_path, "val2014", 4)
+    data = load("visual_wake_words", path=tmp_path, options=WAKE, validation=0.25)
+    assert [len(y) for y in (data.y_train, data.y_val, data.y_test)] == [6, 2, 4]
+    assert (data.x_train[data.y_train == 1] > 200).all() and (data.x_train[data.y_train == 0] < 60).all()
+    with pytest.raises(DataError, match="no image of: person"):
+        load("visual_wake_words", path=tmp_path, options=WakeWordOptions(shape=(8, 8, 3), min_area=0.01))
+    with pytest.raises(DataError, match="no image of: non_dog"):  # every image has one
+        load("visual_wake_words", path=tmp_path, options=WakeWordOptions(shape=(8, 8, 3), category="dog"))
+    with pytest.raises(DataError, match="no category 'cat'") as error:
+        load("visual_wake_words", path=tmp_path, options=WakeWordOptions(category="cat"))
+    assert "dog, person" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": None},
+        {"images": [{"id": 1}]},
+        {"annotations": [{"image_id": 7, "category_id": 1, "area": 1}]},
+    ],
+)
+def test_damaged_annotations(tmp_path: Path, change: dict[str, Any]) -> None:
+    coco(tmp_path, "train2014", **change)
+    with pytest.raises(DataError, match="not a COCO annotation file"):
+        load("visual_wake_words", path=tmp_path, options=WAKE)
+
+
+def test_coco_without_images(tmp_path: Path) -> None:
+    coco(tmp_path, "train2017")
+    next((tmp_path / "train2017").iterdir()).unlink()
+    with pytest.raises(DataError, match="1 of 8 images") as error:
+        load("visual_wake_words", path=tmp_path, options=WAKE)
+    assert "train2017" in error.value.hint
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
+    with pytest.raises(DataError, match="not a COCO annotation file"):
+        load("visual_wake_words", path=tmp_path, options=WAKE)
