@@ -87,6 +87,7 @@ def core_document(
         "reasons": reasons,
         "warnings": [board.notes] if board.notes else [],
         "checks": held,
+        "observed": {"name": where, "provenance": board.latency_provenance},
         "board": {"name": board.name, "description": board.description, "clock_hz": board.clock_hz},
         "accuracy": {"device": _device_accuracy(validation)},
         "budgets": budget_figures(budgets),

@@ -58,14 +58,18 @@ def render_html(document: dict[str, Any]) -> str:
     budgets = {name: figure["value"] for name, figure in document["budgets"].items()}
     search = document.get("search") or {}
     training = document.get("training") or {}
+    # reports of before boards other than emulated ones do not say
+    observed = document.get("observed", {"name": "emulated", "provenance": "modelled"})
     drawings = {
         "search": plots.search_progress(search["history"], budgets) if search.get("history") else "",
         "training": plots.training_progress(training["history"]) if training.get("history") else "",
         "arena": plots.arena_map(memory["buffers"], memory["arena_bytes"], len(document["layers"])),
-        "layers": plots.layer_latency(document["layers"]),
+        "layers": plots.layer_latency(document["layers"], observed),
     }
     peak = max((layer["predicted_cycles"] for layer in document["layers"]), default=1) or 1
-    return environment.get_template("report.html.j2").render(r=document, plots=drawings, peak_cycles=peak)
+    return environment.get_template("report.html.j2").render(
+        r=document, plots=drawings, peak_cycles=peak, observed=observed
+    )
 
 
 def _number(value: float | None) -> str:

@@ -142,8 +142,8 @@ def arena_map(buffers: Sequence[dict[str, Any]], arena_bytes: int, layers: int) 
     return _svg(figure)
 
 
-def layer_latency(layers: Sequence[dict[str, Any]]) -> str:
-    """Predicted beside emulated cycles per layer."""
+def layer_latency(layers: Sequence[dict[str, Any]], observed: dict[str, str]) -> str:
+    """Predicted beside observed cycles per layer; `observed` says how these came about."""
     figure, axis = plt.subplots(figsize=(13, 2.6))
     index = [layer["index"] for layer in layers]
     axis.bar(
@@ -160,10 +160,10 @@ def layer_latency(layers: Sequence[dict[str, Any]]) -> str:
             [(value or 0) / 1e3 for value in emulated],
             width=0.4,
             color=ORANGE,
-            label="emulated",
+            label=" ".join(dict.fromkeys((observed["name"], observed["provenance"]))),
         )
     axis.set_xlabel("layer")
-    axis.set_ylabel("kilocycles (modelled)")
+    axis.set_ylabel("kilocycles")
     axis.legend(frameon=False)
     axis.margins(x=0.01)
     figure.tight_layout()
