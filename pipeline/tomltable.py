@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,9 @@ class Table:
 def fill(table: Table, config: Any) -> Any:
     """A copy of the dataclass instance `config` with every field that `table` gives.
 
-    Types come from the annotations (as text, so `int | None` reads an integer). A ConfigError of the
-    dataclass itself is passed on with the file and line of the field it names.
+    A field that holds a dataclass is a table of its own, `[section.field]`. Types come from the annotations
+    (as text, so `int | None` reads an integer). A ConfigError of the dataclass itself is passed on with the
+    file and line of the field it names.
     """
     readers: dict[str, Callable[..., Any]] = {
         "bool": table.flag,
@@ -157,12 +158,15 @@ def fill(table: Table, config: Any) -> Any:
         "tuple[str, ...]": table.strings,
         "tuple[int, ...]": table.integers,
     }
-    values = {
-        field.name: readers[str(field.type).removesuffix(" | None")](field.name, getattr(config, field.name))
-        for field in fields(config)
-    }
+    values, nested = {}, {}
+    for field in fields(config):
+        default = getattr(config, field.name)
+        if is_dataclass(default):
+            nested[field.name] = fill(table.sub(field.name, required=False), default)
+        else:
+            values[field.name] = readers[str(field.type).removesuffix(" | None")](field.name, default)
     try:
-        return replace(config, **values)
+        return replace(config, **values, **nested)
     except ConfigError as error:
         named = next((name for name in values if re.search(rf"\b{name}\b", error.message)), "")
         raise ConfigError(f"{table.where(named)}: {error.message}", hint=error.hint) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.runfile import load_runfile
 from pipeline.runstate import RunState, fingerprint
+from pipeline.tomltable import Table, fill
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GOOD = """\
@@ -108,3 +110,27 @@ def test_damaged_state_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="damaged") as caught:
         RunState(tmp_path)
     assert "delete" in caught.value.hint
+
+
+@dataclass(frozen=True)
+class _Inner:
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Outer:
+    steps: int = 3
+    inner: _Inner = field(default_factory=_Inner)
+
+
+def test_a_dataclass_in_a_dataclass_is_a_table_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("steps = 5\n[inner]\nrate = 2.5\n")
+    table = Table.read(path)
+    assert fill(table, _Outer()) == _Outer(5, _Inner(2.5))
+    table.close()
+    path.write_text("[inner]\nrat = 2.5\n")
+    table = Table.read(path)
+    fill(table, _Outer())
+    with pytest.raises(ConfigError, match=r"a\.toml:2: 'inner\.rat'"):
+        table.close()
