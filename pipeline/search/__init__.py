@@ -37,16 +37,22 @@ def search(
     `config.checkpoint_seconds`; a search with the same arguments continues from it exactly, one with others
     starts afresh. `on_step` gets {"phase", "done", "total", ...} after every step.
 
-    Raises ConfigError for an unknown method, DataError for data that does not fit the space. An impossible
-    budget is no error: the result says which (`feasible` false, `reason`).
+    Raises ConfigError for an unknown method, a device that is not there, a checkpoint of another search and a
+    search that diverges (its last good checkpoint is kept), DataError for data that does not fit the space or
+    of which one split lacks a class, LutError where `cost` knows nothing of an operator of the space. An
+    impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
     import torch
+
+    from pipeline.search.device import precision
 
     method = find(config.method)
     check_data(data, space)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        return method(Task.prepare(space, data, cost, budgets, config, seed, checkpoint, on_step))
+        task = Task.prepare(space, data, cost, budgets, config, seed, checkpoint, on_step)
+        with precision(task.device, config.mixed_precision):
+            return method(task)
     finally:
         torch.set_num_threads(threads)

@@ -9,53 +9,84 @@ import pickle
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
 from pipeline.space.budgets import Budgets
 
-_FORMAT = 1
+_FORMAT = 2
+
+Identity: TypeAlias = dict[str, str]
+
+
+# What changes at most the last bits, or when something is written.
+_WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device")
 
 
 def fingerprint(
     tables: CostTables, data: SearchData, budgets: Budgets, config: SearchConfig, seed: int
-) -> str:
-    """Changes with whatever changes the outcome: space, costs, data, budgets, settings, seed."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("checkpoint_seconds", "threads")}
-    head = [_FORMAT, tables.space.to_json(), asdict(budgets), settings, seed, tables.flash_fit]
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    digest.update(repr((tables.latency_fixed, tables.sram_offset)).encode())
-    digest.update(tables.latency_ms.tobytes())
-    for array in (data.x_train, data.x_val):
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 64)]).tobytes())
-    for labels in (data.y_train, data.y_val):
-        digest.update(np.ascontiguousarray(labels).tobytes())
-    return digest.hexdigest()
+) -> Identity:
+    """A hash of each thing that changes the outcome, by the name an error calls it."""
+    settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
+    table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
+    images = [torch.as_tensor(x[:: max(1, len(x) // 64)]).cpu().numpy() for x in (data.x_train, data.x_val)]
+    labels = [torch.as_tensor(y).cpu().numpy() for y in (data.y_train, data.y_val)]
+    return {
+        "format": str(_FORMAT),
+        "search space": _hash(tables.space.to_json()),
+        "latency table": _hash(repr(table)),
+        "data": _hash([[array.shape, _hash(array.tobytes().hex())] for array in (*images, *labels)]),
+        "budgets": _hash(asdict(budgets)),
+        "settings": _hash(settings),
+        "seed": str(seed),
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
 
 
 class Checkpoint:
     """A file that holds the latest state; `path` None keeps nothing."""
 
-    def __init__(self, path: Path | None, identity: str, every_seconds: float) -> None:
+    def __init__(self, path: Path | None, identity: Identity, every_seconds: float) -> None:
         self.path, self.identity, self.every_seconds = path, identity, every_seconds
         self._saved_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The stored state; None where there is none, or one of another search or of a torn file."""
+        """The stored state; None where there is none (or a torn file).
+
+        Raises ConfigError for a checkpoint of another search, naming what differs: it may be worth keeping.
+        """
         if self.path is None or not self.path.is_file():
             return None
         try:
             stored = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
             return None
-        if not isinstance(stored, dict) or stored.get("identity") != self.identity:
+        if not isinstance(stored, dict) or "state" not in stored:
             return None
+        theirs = stored.get("identity")
+        if theirs != self.identity:
+            theirs = theirs if isinstance(theirs, dict) else {}
+            differing = [name for name, value in self.identity.items() if theirs.get(name) != value]
+            raise ConfigError(
+                f"{self.path} is the checkpoint of another search: {', '.join(differing)} differ",
+                hint="search with what it was made for, give another file, or delete it",
+            )
         state: dict[str, Any] = stored["state"]
         return state
 
@@ -63,7 +94,8 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self._saved_at >= self.every_seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        if self.path is None:
+        """Replace the file atomically. A state with values that are not finite does not replace a good one."""
+        if self.path is None or not _finite(state):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(self.path.name + ".part")

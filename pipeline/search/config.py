@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,6 +26,8 @@ class SearchConfig:
     `penalty_cap`. `gradient` is the estimator of d(validation loss)/d(architecture parameters), see
     docs/search.md. `candidates` feasible architectures are ranked with shared weights, `semifinalists` of
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
+    `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
+    one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
     `population` and `tournament` are evolution's; `kappa`,
     `condition_weight`, `entropy_weight`, `hyper_lr`, `hyper_hidden` and `family` (conditions swept) the hypernetwork's.
     """
@@ -59,6 +62,9 @@ class SearchConfig:
     hyper_hidden: int = 64
     family: int = 16
     threads: int | None = None
+    workers: int = 1
+    device: str = "auto"
+    mixed_precision: bool = True
     checkpoint_seconds: float = 20.0
 
     def __post_init__(self) -> None:
@@ -81,6 +87,10 @@ class SearchConfig:
             raise ConfigError("search.paths must be at least 2 with gradient 'score': paths are compared")
         if self.penalty_growth < 1:
             raise ConfigError("search.penalty_growth must be at least 1")
+        if self.workers < 1:
+            raise ConfigError("search.workers must be at least 1")
+        if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d+)?", self.device):
+            raise ConfigError(f"search.device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not {self.device!r}")
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise ConfigError(f"search.threads must be a whole number >= 1, not {self.threads!r}")
 

@@ -25,7 +25,7 @@ class SearchData(Protocol):
 
 
 def check_data(data: SearchData, space: SearchSpace) -> None:
-    """Raises DataError where images or labels do not fit the space."""
+    """Raises DataError where images or labels do not fit the space, or one split alone lacks a class."""
     for split in ("train", "val"):
         x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
         if x.ndim != 4 or x.shape[1:] != space.input_shape or x.dtype != np.uint8:
@@ -36,3 +36,15 @@ def check_data(data: SearchData, space: SearchSpace) -> None:
             raise DataError(f"{len(x)} {split} images with {len(y)} labels")
         if int(y.min()) < 0 or int(y.max()) >= space.classes:
             raise DataError(f"{split} labels go from {y.min()} to {y.max()}, not 0 to {space.classes - 1}")
+    counts = {
+        split: np.bincount(getattr(data, f"y_{split}"), minlength=space.classes) for split in ("train", "val")
+    }
+    for split, other in (("train", "val"), ("val", "train")):
+        missing = np.flatnonzero((counts[split] == 0) & (counts[other] > 0))
+        if len(missing):
+            named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            raise DataError(
+                f"the {split} split has no image of class {named}, of which the {other} split has "
+                f"{int(counts[other][missing].sum())}",
+                hint="take more images (data.limit), or another share for validation (data.validation)",
+            )

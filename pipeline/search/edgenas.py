@@ -44,7 +44,7 @@ class EdgeNas:
         self.task = task
         config = task.config
         self.judge = Judge(task.tables, task.cost, task.budgets)
-        self.net = Supernet(task.space, task.seed)
+        self.net = Supernet(task.space, task.seed).to(task.device)
         self.relaxation = Relaxation(task.tables)
         self.weights = weight_optimizer(self.net, config.weight_lr)
         # Short memories: the penalty's gradient is large while a budget is broken, and must not keep the

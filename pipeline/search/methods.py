@@ -35,6 +35,7 @@ class Task:
     seed: int
     checkpoint: Path | None
     on_step: OnStep | None
+    device: Any = "cpu"  # a torch.device; torch is imported late here
 
     @classmethod
     def prepare(
@@ -48,8 +49,12 @@ class Task:
         checkpoint: Path | None,
         on_step: OnStep | None,
     ) -> Task:
+        from pipeline.search import device
+
+        where = device.choose(config.device)
         tables = build_tables(space, cost)
-        return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step)
+        data = device.resident(data, where)
+        return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step, where)
 
     def rng(self, phase: int, step: int = 0) -> np.random.Generator:
         """The random stream of one step: a function of seed, phase and step, so resuming needs no state."""

@@ -52,7 +52,7 @@ class Standalone:
 
     def _train(self, path: ExactPath) -> float:
         task, config = self.task, self.task.config
-        net = Supernet(task.space, task.seed)
+        net = Supernet(task.space, task.seed).to(task.device)
         start, total = len(self.selection.scored) * config.proxy_steps, self.wanted * config.proxy_steps
         train_path(
             net,

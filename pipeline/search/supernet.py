@@ -147,6 +147,22 @@ class Supernet(nn.Module):
         operator = gates[0][block, op]
         if self.space.ops[op] == "skip":
             return operator.reshape(1, 1, 1, 1)
-        widths = torch.tensor(self.space.channels)
-        included = (torch.arange(x.shape[1])[:, None] < widths[None, :]).to(x.dtype)
+        widths = torch.tensor(self.space.channels, device=x.device)
+        included = (torch.arange(x.shape[1], device=x.device)[:, None] < widths[None, :]).to(x.dtype)
         return (operator * (included @ gates[1][block])).reshape(1, -1, 1, 1)
+
+    def first_nonfinite(self, x: Tensor, path: Path) -> str:
+        """Where the first value that is not a number appears on the way of `x`; empty where there is none."""
+        space = self.space
+        with torch.no_grad():
+            if not torch.isfinite(x).all():
+                return "the images"
+            x = F.relu6(self.stem_norm(convolve(x, self.stem, space.stem_stride), 0))
+            if not torch.isfinite(x).all():
+                return "the stem"
+            for i, (op, out) in enumerate(path):
+                x = self.blocks[i](x, space.ops[op], space.channels[out])
+                if not torch.isfinite(x).all():
+                    return f"block {i + 1} ({space.ops[op]}, {space.channels[out]} channels)"
+            x = F.linear(x.mean((2, 3)), self.classifier[:, : x.shape[1]], self.classifier_bias)
+        return "" if torch.isfinite(x).all() else "the classifier"

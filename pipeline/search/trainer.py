@@ -1,10 +1,11 @@
-"""Batches, training steps and accuracies of single paths through the supernet."""
+"""Batches, training steps and accuracies of single paths through the supernet, on a CPU or a GPU."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,24 +13,26 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.search.data import SearchData
 from pipeline.search.supernet import Path, Supernet
+
+Images: TypeAlias = NDArray[np.uint8] | Tensor
+Labels: TypeAlias = NDArray[np.int64] | Tensor
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 GRADIENT_NORM = 5.0
 
 
-def tensors(x: NDArray[np.uint8], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Images as (n, c, h, w) float 0..1 in channels-last memory, labels as int64."""
-    images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float().div_(255.0)
-    images = images.contiguous(memory_format=torch.channels_last)
-    return images, torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))
+def tensors(x: Images, y: Labels) -> tuple[Tensor, Tensor]:
+    """Images as (n, c, h, w) float 0..1 in channels-last memory, labels as int64; where `x` is."""
+    images = torch.as_tensor(x).permute(0, 3, 1, 2).float().div_(255.0)
+    return images.contiguous(memory_format=torch.channels_last), torch.as_tensor(y).long()
 
 
-def draw_batch(
-    x: NDArray[np.uint8], y: NDArray[np.int64], size: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def draw_batch(x: Images, y: Labels, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A batch of different images. Which ones depends on `rng` alone, not on the device."""
     index = rng.choice(len(x), size=min(size, len(x)), replace=False, shuffle=False)
     return tensors(x[index], y[index])
 
@@ -47,11 +50,26 @@ def weight_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(net(batch[0], path), batch[1])
+    loss = F.cross_entropy(net(batch[0], path).float(), batch[1])
+    value = loss.item()
+    if not math.isfinite(value):
+        raise diverged(net, path, batch[0], f"the loss is {value}")
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+    if not torch.isfinite(norm):
+        # Not applied: the weights stay as the last checkpoint could have them.
+        raise diverged(net, path, batch[0], f"the gradient's norm is {norm.item()}")
     optimizer.step()
-    return loss.item()
+    return value
+
+
+def diverged(net: Supernet, path: Path, images: Tensor, what: str) -> ConfigError:
+    """The error of a step that cannot be taken, with the first layer that is to blame."""
+    where = net.first_nonfinite(images, path) or "the backward pass"
+    return ConfigError(
+        f"the search diverged: {what}; first in {where}",
+        hint="lower search.weight_lr; the last good checkpoint is kept",
+    )
 
 
 def cosine(lr: float, done: int, total: int) -> float:

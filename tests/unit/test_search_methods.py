@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from search_standins import DATA, SMALL, TINY, MacCost
 
+from pipeline.errors import ConfigError, DataError
 from pipeline.search import SearchResult, names, search
 from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
 from pipeline.space.search_space import SearchSpace
@@ -102,9 +104,48 @@ def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
     again: list[dict] = []
     search(SMALL, DATA, MacCost(), budgets, config, seed=7, checkpoint=path, on_step=again.append)
     assert again == []
-    # Another seed does not pick up this checkpoint.
-    other = search(SMALL, DATA, MacCost(), budgets, config, seed=8, checkpoint=path)
-    assert other.to_json() == search(SMALL, DATA, MacCost(), budgets, config, seed=8).to_json()
+    # Another search neither picks this checkpoint up nor writes over it, and says why.
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="another search: seed differ"):
+        search(SMALL, DATA, MacCost(), budgets, config, seed=8, checkpoint=path)
+    with pytest.raises(ConfigError, match="another search: latency table, settings differ"):
+        faster = MacCost(layer_overhead_ms=0.002)
+        search(SMALL, DATA, faster, budgets, replace(config, mu=0.2), seed=7, checkpoint=path)
+    with pytest.raises(ConfigError, match="another search: search space"):
+        narrow = replace(SMALL, channels=(8,))
+        search(narrow, DATA, MacCost(), budgets, config, seed=7, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("method", ["edgenas", "random"])
+def test_a_search_that_diverges_says_where_and_keeps_its_checkpoint(tmp_path, method):
+    path = tmp_path / "search.pt"
+    config = replace(TINY, method=method, steps=40, proxy_steps=40, checkpoint_seconds=1e-9)
+    wild = replace(config, weight_lr=1e35)
+    with pytest.raises(
+        ConfigError, match=r"diverged: .*; first in (the stem|block \d|the classifier|the back)"
+    ):
+        search(SMALL, DATA, MacCost(), Budgets(latency_ms=3.0), wild, seed=0, checkpoint=path)
+    if method == "edgenas":
+        weights = torch.load(path, weights_only=True)["state"]["net"]
+        assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_class_that_one_split_lacks_is_named():
+    data = SimpleNamespace(**{f"{a}_{s}": getattr(DATA, f"{a}_{s}") for a in "xy" for s in ("train", "val")})
+    keep = data.y_val != 2
+    data.x_val, data.y_val = data.x_val[keep], data.y_val[keep]
+    with pytest.raises(DataError, match="val split has no image of class 2"):
+        search(SMALL, data, MacCost(), Budgets(), TINY, seed=0)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="0 CUDA devices"):
+        search(SMALL, DATA, MacCost(), Budgets(), replace(TINY, device="cuda"), seed=0)
+    with pytest.raises(ConfigError, match=r"search\.device"):
+        replace(TINY, device="gpu")
 
 
 def test_a_damaged_checkpoint_is_ignored(tmp_path):

@@ -1,0 +1,54 @@
+"""Where a search computes: the CPU, or one GPU with the images on it.
+
+Random numbers always come from NumPy on the CPU, so the course of a search is the same on both up to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.search.data import SearchData
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Resident:
+    """Both splits as tensors on one device, in the types and layouts of `SearchData`."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_val: Tensor
+    y_val: Tensor
+
+
+def choose(name: str) -> torch.device:
+    """The device that `search.device` names; raises ConfigError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"search.device is '{name}', and this machine has {torch.cuda.device_count()} CUDA devices",
+            hint='use "auto" or "cpu"; torch from PyPI may also be a build without CUDA',
+        )
+    return device
+
+
+def resident(data: SearchData, device: torch.device) -> SearchData:
+    """`data` with its images on `device`, copied once: a step then waits for no transfer."""
+    if device.type == "cpu":
+        return data
+    arrays = (data.x_train, data.y_train, data.x_val, data.y_val)
+    return cast(SearchData, _Resident(*(torch.as_tensor(array).to(device) for array in arrays)))
+
+
+def precision(device: torch.device, mixed: bool) -> torch.autocast:
+    """Context in which convolutions run in bfloat16 on a GPU, if `mixed`; on the CPU all stays float32."""
+    # Weights change between steps of one context, so none of their casts may be kept.
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=mixed and device.type == "cuda", cache_enabled=False
+    )
