@@ -88,12 +88,20 @@ class Table:
         """Raise ConfigError for any key that nobody asked for: most often a misspelling."""
         for key in self._raw:
             if key not in self._seen:
-                close = difflib.get_close_matches(key, self._seen, n=1)
-                known = ", ".join(sorted(self._seen)) or "none"
-                hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {known}"
-                raise self.error(key, "is not a known key", hint=hint)
+                raise self.error(key, "is not a known key", hint=self._instead_of(key))
         for child in self._children.values():
             child.close()
+
+    def _instead_of(self, key: str) -> str:
+        """What may have been meant by the unknown `key`."""
+        for name, child in self._children.items():
+            # `rate` or `inner_rate` for a key of [inner]
+            for own in (key, key.removeprefix(f"{name}_")):
+                if own in child._seen:
+                    return f"it is the key '{own}' of [{child._section}]"
+        close = difflib.get_close_matches(key, self._seen, n=1)
+        known = ", ".join(sorted(self._seen)) or "none"
+        return f"did you mean '{close[0]}'?" if close else f"known keys here: {known}"
 
     def error(self, key: str, what: str, *, hint: str = "") -> ConfigError:
         """A ConfigError about `key` with its line."""

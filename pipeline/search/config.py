@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.search.hyperconfig import HyperConfig
 
-_AT_LEAST_ONE = (
-    "candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament", "hyper_hidden",
-    "family",
-)  # fmt: skip
+_AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +26,7 @@ class SearchConfig:
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
-    `population` and `tournament` are evolution's; `kappa`,
-    `condition_weight`, `entropy_weight`, `hyper_lr`, `hyper_hidden` and `family` (conditions swept) the hypernetwork's.
+    `population` and `tournament` are evolution's, `hyper` is the hypernetwork's.
     """
 
     method: str = "edgenas"
@@ -55,12 +52,7 @@ class SearchConfig:
     proxy_steps: int = 250
     population: int = 8
     tournament: int = 3
-    kappa: float = 0.1
-    condition_weight: float = 5.0
-    entropy_weight: float = 0.05
-    hyper_lr: float = 0.005
-    hyper_hidden: int = 64
-    family: int = 16
+    hyper: HyperConfig = field(default_factory=HyperConfig)
     threads: int | None = None
     workers: int = 1
     device: str = "auto"
@@ -68,14 +60,14 @@ class SearchConfig:
     checkpoint_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = field.type
+        for key in fields(self):
+            value = getattr(self, key.name)
+            kind = key.type
             if kind == "int" and (type(value) is not int or value < 0):
-                raise ConfigError(f"search.{field.name} must be a whole number >= 0, not {value!r}")
+                raise ConfigError(f"search.{key.name} must be a whole number >= 0, not {value!r}")
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if kind == "float" and not (real and value > 0):
-                raise ConfigError(f"search.{field.name} must be a number > 0, not {value!r}")
+                raise ConfigError(f"search.{key.name} must be a number > 0, not {value!r}")
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"search.{name} must be at least 1")
@@ -97,7 +89,7 @@ class SearchConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> SearchConfig:
         """From a run file's table; raises ConfigError on an unknown key."""
-        known = [field.name for field in fields(cls)]
+        known = [key.name for key in fields(cls)]
         for key in raw:
             if key not in known:
                 raise ConfigError(f"unknown key search.{key}", hint=f"known: {', '.join(known)}")

@@ -36,10 +36,10 @@ class HyperSearch(EdgeNas):
         config = task.config
         self.ranges = Ranges.of(self.judge, task.seed)
         self.relaxation = Conditioned(
-            task.tables, self.ranges, hidden=config.hyper_hidden, seed=task.seed + 1
+            task.tables, self.ranges, hidden=config.hyper.hidden, seed=task.seed + 1
         )
         self.architecture = torch.optim.Adam(
-            self.relaxation.parameters(), lr=config.hyper_lr, betas=(0.5, 0.98)
+            self.relaxation.parameters(), lr=config.hyper.lr, betas=(0.5, 0.98)
         )
 
     @property
@@ -83,10 +83,10 @@ class HyperSearch(EdgeNas):
         expected = relaxation.expected_from(*gamma)
         by_operator = relaxation.latency_by_operator(*gamma)
         weights = torch.tensor(condition.complexity) * len(condition.complexity)
-        complexity = task.config.kappa * (weights * by_operator).sum() / self.ranges.high[0]
-        excess = task.config.condition_weight * excess_over(expected, condition.budgets)
+        complexity = task.config.hyper.kappa * (weights * by_operator).sum() / self.ranges.high[0]
+        excess = task.config.hyper.condition_weight * excess_over(expected, condition.budgets)
         # Without it every condition has settled on one architecture before the conditions are told apart.
-        openness = task.config.entropy_weight * temperature * relaxation.undecided()
+        openness = task.config.hyper.entropy_weight * temperature * relaxation.undecided()
         (surrogate + complexity + excess - openness).backward()
         self.architecture.step()
         return {
@@ -137,7 +137,7 @@ class HyperSearch(EdgeNas):
         task, rng = self.task, self.task.rng(_STARTS)
         found: dict[ExactPath, None] = {}
         nearest: ExactPath | None = None
-        conditions = self.conditions(task.config.family)
+        conditions = self.conditions(task.config.hyper.family)
         for attempt in range(4 * max(wanted, len(conditions))):
             if len(found) >= wanted:
                 break

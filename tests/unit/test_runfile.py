@@ -134,3 +134,14 @@ def test_a_dataclass_in_a_dataclass_is_a_table_of_its_own(tmp_path: Path) -> Non
     fill(table, _Outer())
     with pytest.raises(ConfigError, match=r"a\.toml:2: 'inner\.rat'"):
         table.close()
+
+
+@pytest.mark.parametrize("old", ["rate", "inner_rate"])
+def test_a_key_of_an_inner_table_that_is_given_outside_is_told_its_place(tmp_path: Path, old: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f"{old} = 2.0\n")
+    table = Table.read(path)
+    fill(table, _Outer())
+    with pytest.raises(ConfigError, match=f"'{old}' is not a known key") as caught:
+        table.close()
+    assert "'rate' of [inner]" in caught.value.hint

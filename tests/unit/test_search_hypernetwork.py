@@ -12,6 +12,7 @@ from search_standins import DATA, SMALL, TINY, MacCost
 from pipeline.search import search
 from pipeline.search.candidates import Judge
 from pipeline.search.costs import build_tables
+from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.hypernetwork import Condition, Conditioned, Ranges
 from pipeline.search.hypersearch import HyperSearch, spread
 from pipeline.search.hypervolume import family
@@ -73,15 +74,16 @@ def test_latency_by_operator_adds_up():
 
 
 def test_a_large_complexity_component_drives_its_operator_out():
-    config = replace(CONFIG, warmup_steps=0, steps=250, kappa=5.0, entropy_weight=0.25, batch_size=4)
+    hyper = HyperConfig(kappa=5.0, entropy_weight=0.25)
+    config = replace(CONFIG, warmup_steps=0, steps=250, hyper=hyper, batch_size=4)
     task = Task.prepare(SMALL, DATA, MacCost(), Budgets(), config, 0, None, None)
-    hyper = HyperSearch(task)
-    hyper._train()
+    trained = HyperSearch(task)
+    trained._train()
     odds = {}
     for name in ("ir6", "dw7"):
         spikes = tuple(0.8 if op == name else 0.2 / (len(SMALL.ops) - 1) for op in SMALL.ops)
-        hyper.relaxation.ask(Condition(spikes, hyper.ranges.at((1.0, 1.0, 1.0))))
-        logits = hyper.relaxation.ops.detach().mean(0)
+        trained.relaxation.ask(Condition(spikes, trained.ranges.at((1.0, 1.0, 1.0))))
+        logits = trained.relaxation.ops.detach().mean(0)
         odds[name] = (logits[SMALL.ops.index("ir6")] - logits[SMALL.ops.index("dw7")]).item()
     assert odds["ir6"] < odds["dw7"], odds
 
