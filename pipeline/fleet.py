@@ -124,7 +124,7 @@ class Fleet:
         if ray is None:
             self.workers: list[Worker] = [ThreadWorker(factory(i)) for i in range(count)]
             return
-        self._ray = _connect(ray, f"board:{board}", count)
+        self._ray = connect(ray, f"board:{board}", count)
         self.workers = [RayWorker(self._ray, factory(i), f"board:{board}") for i in range(count)]
 
     def close(self) -> None:
@@ -155,7 +155,13 @@ def _require_listener(address: str) -> None:
         ) from error
 
 
-def _connect(address: str, resource: str, count: int) -> Any:
+def connect(address: str, resource: str | None, count: int, store_bytes: int = 10**8) -> Any:
+    """Ray itself, connected to `address` ("local": one of this machine alone, with `count` processors).
+
+    store_bytes: memory that a local one keeps for what its workers share. resource: what `count` workers
+    will claim one each of; None where processors will do. Raises ToolError (not installed, no cluster there)
+    and ConfigError (the cluster offers less).
+    """
     try:
         import ray
     except ImportError as error:
@@ -163,7 +169,8 @@ def _connect(address: str, resource: str, count: int) -> Any:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         ray.init(
-            num_cpus=count, resources={resource: count}, include_dashboard=False, object_store_memory=10**8, **quiet
+            num_cpus=count, resources={resource: count} if resource else None, include_dashboard=False,
+            object_store_memory=store_bytes, **quiet,
         )  # fmt: skip
         return ray
     _require_listener(address)
@@ -173,7 +180,7 @@ def _connect(address: str, resource: str, count: int) -> Any:
         raise ToolError(
             f"no Ray cluster at {address}: {error}", hint="ray start --head on one host"
         ) from error
-    offered = int(ray.cluster_resources().get(resource, 0))
+    offered = count if resource is None else int(ray.cluster_resources().get(resource, 0))
     if offered < count:
         ray.shutdown()
         raise ConfigError(

@@ -10,7 +10,20 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import boards, deploy, doctor, export, flash, lut, profile, report, run, search, validate
+from pipeline.cli import (
+    boards,
+    deploy,
+    doctor,
+    export,
+    flash,
+    lut,
+    profile,
+    report,
+    run,
+    search,
+    sweep,
+    validate,
+)
 from pipeline.errors import EdgeNasError
 
 # Read by the OpenMP library when torch is loaded: threads that spin while they wait stall the search as soon
@@ -25,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (doctor, boards, flash, profile, lut, search, export, deploy, validate, run, report):
+for command in (doctor, boards, flash, profile, lut, search, sweep, export, deploy, validate, run, report):
     command.register(app)
 
 

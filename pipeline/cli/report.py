@@ -8,18 +8,22 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import Json, example, print_json, stdout
-from pipeline.report import read_document, write_report
+from pipeline.report import read_document, read_sweep, write_report, write_sweep
 
 
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas report runs/fashion_mnist_cortex_m4"))
     def report(
-        folder: Annotated[Path, typer.Argument(help="A run's folder, or that of a validated model.")],
+        folder: Annotated[Path, typer.Argument(help="The folder of a run, a validated model or a sweep.")],
         json: Json = False,
     ) -> None:
-        """Render report.html again from report.json."""
-        document = read_document(folder)
-        page = write_report(folder, document)
+        """Render report.html again from report.json, or sweep.html from sweep.json."""
+        if (folder / "sweep.json").is_file():
+            document = read_sweep(folder)
+            page = write_sweep(folder, document)
+        else:
+            document = read_document(folder)
+            page = write_report(folder, document)
         if json:
             print_json(document)
         else:

@@ -1,5 +1,6 @@
-"""Tables, plots and the HTML report of a run."""
+"""Tables, plots and the HTML reports of a run and of a sweep."""
 
 from pipeline.report.html import read_document, render_html, write_report
+from pipeline.report.sweep import read_sweep, render_sweep, write_sweep
 
-__all__ = ["read_document", "render_html", "write_report"]
+__all__ = ["read_document", "read_sweep", "render_html", "render_sweep", "write_report", "write_sweep"]

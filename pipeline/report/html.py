@@ -44,16 +44,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 def render_html(document: dict[str, Any]) -> str:
     """The report as one self-contained HTML page (no script, no outside resource)."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["family"] = _family
-    environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    environment = templates()
     memory = document["memory_map"]
     budgets = {name: figure["value"] for name, figure in document["budgets"].items()}
     search = document.get("search") or {}
@@ -70,6 +61,21 @@ def render_html(document: dict[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(
         r=document, plots=drawings, peak_cycles=peak, observed=observed
     )
+
+
+def templates() -> jinja2.Environment:
+    """The pages' templates with their filters."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["family"] = _family
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    return environment
 
 
 def _number(value: float | None) -> str:

@@ -34,7 +34,8 @@ mpl.rcParams.update(
 )
 
 
-def _svg(figure: Canvas) -> str:
+def svg(figure: Canvas) -> str:
+    """The figure as an <svg> element; closes it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
@@ -76,7 +77,7 @@ def search_progress(history: Sequence[dict[str, Any]], budgets: dict[str, float]
     for axis in axes:
         axis.set_xlabel("step")
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 def training_progress(history: Sequence[dict[str, Any]]) -> str:
@@ -98,7 +99,7 @@ def training_progress(history: Sequence[dict[str, Any]]) -> str:
             0.98, 0.04, "shaded: quantization-aware", transform=axes[1].transAxes, ha="right", color=ORANGE
         )
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 def arena_map(buffers: Sequence[dict[str, Any]], arena_bytes: int, layers: int) -> str:
@@ -139,7 +140,7 @@ def arena_map(buffers: Sequence[dict[str, Any]], arena_bytes: int, layers: int) 
     axis.set_xlabel("layer")
     axis.set_ylabel("offset (bytes)")
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 def layer_latency(layers: Sequence[dict[str, Any]], observed: dict[str, str]) -> str:
@@ -167,4 +168,4 @@ def layer_latency(layers: Sequence[dict[str, Any]], observed: dict[str, str]) ->
     axis.legend(frameon=False)
     axis.margins(x=0.01)
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)

@@ -16,7 +16,19 @@ import numpy as np
 import pytest
 from one_operator import Builder, options, quantization
 
-COMMANDS = ("boards", "deploy", "doctor", "export", "flash", "profile", "report", "run", "search", "validate")
+COMMANDS = (
+    "boards",
+    "deploy",
+    "doctor",
+    "export",
+    "flash",
+    "profile",
+    "report",
+    "run",
+    "search",
+    "sweep",
+    "validate",
+)
 RUNFILE = 'name = "bad"\nboard = "qemu-cortex-m4"\n\n[budgets]\nlatency_ms = 50.0\n'
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("arm-none-eabi-gcc") and shutil.which("cmake") and shutil.which("ninja")),

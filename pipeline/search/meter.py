@@ -1,0 +1,48 @@
+"""Meter: what a search really costs, in the unit of `effort`, whatever its method does."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from pipeline.search.effort import TRAINING
+
+
+class Meter:
+    """Counts images through networks while it is entered; a pass that will be differentiated counts thrice.
+
+    Only the outermost module of a call counts, and only where it takes images (n, c, h, w). `passes` may
+    start from what was counted before an interruption.
+    """
+
+    def __init__(self, passes: int = 0) -> None:
+        self.passes = passes
+        self._depth = 0
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._handles = [
+            register_module_forward_pre_hook(self._before),
+            register_module_forward_hook(self._after, always_call=True),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        self._depth += 1
+
+    def _after(self, module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+        self._depth -= 1
+        images = given[0] if given else None
+        if self._depth == 0 and isinstance(images, torch.Tensor) and images.ndim == 4:
+            trained = isinstance(out, torch.Tensor) and out.requires_grad
+            self.passes += len(images) * (TRAINING if trained else 1)

@@ -1,0 +1,50 @@
+"""One and the same training from scratch for the winners of every method, so that they compare."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.search.data import SearchData
+from pipeline.search.supernet import Supernet
+from pipeline.search.trainer import Validation, train_path
+from pipeline.space.architecture import Architecture
+from pipeline.space.search_space import SearchSpace
+
+_BATCH, _RATE = 96, 0.2
+_STREAM = 77
+
+
+def held_out_accuracy(
+    space: SearchSpace, data: Any, architecture: Architecture, *, steps: int, seed: int, threads: int
+) -> float:
+    """Fraction of the test split that `architecture` classifies correctly after `steps` from scratch.
+
+    Initial weights and batches depend on `seed` alone; no method's settings enter. `data` is a SearchData
+    with a test split, which no search looks at.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        net, path = Supernet(space, 1000 + seed), path_of(space, architecture)
+        train_path(
+            net, path, data, steps=steps, batch_size=_BATCH, lr=_RATE,
+            rng=np.random.default_rng([seed, _STREAM]), on_step=lambda _: None,
+        )  # fmt: skip
+        held_out: SearchData = SimpleNamespace(
+            x_train=data.x_train, y_train=data.y_train, x_val=data.x_test, y_val=data.y_test
+        )
+        return Validation.of(held_out, len(data.x_test), seed).accuracy(net, path)
+    finally:
+        torch.set_num_threads(before)
+
+
+def path_of(space: SearchSpace, architecture: Architecture) -> list[tuple[int, int]]:
+    """(operator index, width index) of each block; a skip's width is 0."""
+    return [
+        (space.ops.index(b.op), 0 if b.op == "skip" else space.channels.index(b.channels))
+        for b in architecture.blocks
+    ]

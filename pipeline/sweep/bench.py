@@ -1,0 +1,189 @@
+"""Bench: what all searches of a sweep share; Job: what tells one from another; and how one is done."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import __version__
+from pipeline.runstate import fingerprint
+from pipeline.search import SearchConfig, SearchResult, search
+from pipeline.search.costs import CostModel
+from pipeline.space.budgets import Budgets
+from pipeline.space.search_space import SearchSpace
+from pipeline.storage import write_text
+from pipeline.train.config import TrainConfig
+
+_PROGRESS_EVERY_S = 1.0
+_SPLITS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One search."""
+
+    method: str
+    seed: int
+    latency_ms: float
+
+    @property
+    def name(self) -> str:
+        """Also names its files."""
+        return f"{self.method}-{self.latency_ms:g}ms-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """Shared by all jobs, sent to every worker whole: workers need no data set and no table of their own.
+
+    `data` has uint8 images and labels of three splits (x_train ... y_test). `judge_steps`: weight steps of the
+    training from scratch by which winners are compared on the test split (0: none). `train`: the full training of
+    every winner in its place. `cost_identity` changes with whatever changes `cost`.
+    """
+
+    space: SearchSpace
+    data: Any
+    cost: CostModel
+    cost_identity: str
+    budgets: Budgets
+    config: SearchConfig
+    judge_steps: int = 1000
+    train: TrainConfig | None = None
+    latency_provenance: str = "modelled"
+
+    def data_key(self) -> str:
+        return fingerprint(*(np.ascontiguousarray(getattr(self.data, name)).tobytes() for name in _SPLITS))
+
+    def data_bytes(self) -> int:
+        return sum(int(getattr(self.data, name).nbytes) for name in _SPLITS)
+
+    def key(self, job: Job, data_key: str) -> str:
+        """Changes with whatever changes a job's outcome."""
+        settings = {
+            k: v
+            for k, v in asdict(self.config_of(job, 1)).items()
+            if k not in ("threads", "checkpoint_seconds")
+        }
+        train = asdict(self.train) | {"threads": 0, "checkpoint_s": 0} if self.train else None
+        return fingerprint(
+            __version__, data_key, self.cost_identity, self.space.to_json(), settings,
+            asdict(self.budgets_of(job)), job.seed, self.judge_steps, train,
+        )  # fmt: skip
+
+    def budgets_of(self, job: Job) -> Budgets:
+        return replace(self.budgets, latency_ms=job.latency_ms)
+
+    def config_of(self, job: Job, threads: int) -> SearchConfig:
+        return replace(self.config, method=job.method, threads=threads)
+
+
+def perform(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dict[str, Any]:
+    """Do `job`, with checkpoints and `progress.json` in `folder`; where these are of `key`, go on from them.
+
+    Returns what the journal keeps. Raises what search and training raise.
+    """
+    from pipeline.search.meter import Meter
+
+    started = time.monotonic()
+    progress = Progress(folder / "progress.json", key)
+    with Meter(progress.passes) as meter:
+
+        def on_step(step: dict[str, Any]) -> None:
+            progress.update(int(step["done"]), int(step["total"]), str(step["phase"]), meter.passes)
+
+        found = search(
+            bench.space, bench.data, bench.cost, bench.budgets_of(job), bench.config_of(job, threads),
+            seed=job.seed, checkpoint=folder / f"search-{key}.pt", on_step=on_step,
+        )  # fmt: skip
+    progress.searched(meter.passes)
+    accuracy = _judge(bench, job, found, folder / f"train-{key}.pt", threads, progress)
+    return {
+        "job": asdict(job),
+        "key": key,
+        "result": found.to_json(),
+        "accuracy": accuracy,
+        "passes": progress.passes,
+        "cpu_seconds": round(progress.cpu_seconds, 2),
+        "seconds": round(time.monotonic() - started, 2),
+        "threads": threads,
+        "host": platform.node(),
+    }
+
+
+def _judge(
+    bench: Bench, job: Job, found: SearchResult, checkpoint: Path, threads: int, progress: Progress
+) -> float | None:
+    """The winner's accuracy on the test split, by a recipe that is the same for every method."""
+    if found.architecture is None:
+        return None
+    if bench.train is not None:
+        from pipeline.train import train_qat
+
+        config = replace(bench.train, threads=threads)
+
+        def on_step(step: Any) -> None:
+            progress.update(step.step, step.total_steps, "training")
+
+        trained = train_qat(
+            found.architecture, bench.data, config, seed=job.seed, checkpoint=checkpoint, on_step=on_step
+        )
+        return trained.fake_quant_accuracy
+    if not bench.judge_steps:
+        return None
+    from pipeline.search.retrain import held_out_accuracy
+
+    return held_out_accuracy(
+        bench.space, bench.data, found.architecture, steps=bench.judge_steps, seed=job.seed, threads=threads
+    )
+
+
+class Progress:
+    """`progress.json` of a running job: how far it is and what its search has cost, interruptions included."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        known = read(path)
+        same = known.get("key") == key
+        self.passes = int(known["passes"]) if same else 0
+        self._cpu_before = float(known["cpu_seconds"]) if same else 0.0
+        self._cpu_start = time.process_time()
+        self._cpu_search: float | None = None
+        self._written = -_PROGRESS_EVERY_S
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of the search alone."""
+        if self._cpu_search is not None:
+            return self._cpu_search
+        return self._cpu_before + time.process_time() - self._cpu_start
+
+    def searched(self, passes: int) -> None:
+        """The search is over: what follows costs the same for every method and is not counted."""
+        self.passes, self._cpu_search = passes, self.cpu_seconds
+        self._write(1, 1, "judging")
+
+    def update(self, done: int, total: int, phase: str, passes: int | None = None) -> None:
+        """Called after every step; writes now and then."""
+        self.passes = self.passes if passes is None else passes
+        if time.monotonic() - self._written >= _PROGRESS_EVERY_S:
+            self._write(done, total, phase)
+
+    def _write(self, done: int, total: int, phase: str) -> None:
+        state = {"key": self._key, "done": done, "total": total, "phase": phase, "passes": self.passes}
+        write_text(self._path, json.dumps({**state, "cpu_seconds": self.cpu_seconds}))
+        self._written = time.monotonic()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none or it is torn."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

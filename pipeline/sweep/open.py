@@ -1,0 +1,54 @@
+"""A sweep over a run file's data set, board, space and settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import stages
+from pipeline.errors import ConfigError
+from pipeline.latency.cost import CostModel
+from pipeline.progress import Reporter
+from pipeline.runfile import RunFile
+from pipeline.sweep.bench import Bench
+from pipeline.sweep.grid import grid, method_list, numbers, seed_list
+from pipeline.sweep.sweep import Sweep
+
+
+def open_sweep(
+    settings: RunFile,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    methods: str,
+    seeds: str,
+    latency_ms: str = "",
+    data: Path | None = None,
+    judge_steps: int = 1000,
+    train: bool = False,
+) -> Sweep:
+    """`methods`, `seeds` and `latency_ms` as on the command line; without the last the run file's limit.
+
+    Loads the data set (with the run file's seed, the same for all) and gets the latency table ready. Raises
+    ConfigError for an option that has no meaning, and what loading and profiling raise.
+    """
+    limits = numbers(latency_ms, "--latency-ms") if latency_ms else [settings.budgets.latency_ms or 0.0]
+    if not limits[0]:
+        raise ConfigError("the run file has no latency limit", hint="give --latency-ms")
+    jobs = grid(method_list(methods), seed_list(seeds), limits)
+    arrays = stages.load_data(settings, data)
+    for warning in arrays.warnings:
+        reporter.warn(warning)
+    space = settings.space.build(arrays.input_shape, arrays.classes)
+    lut = stages.obtain_lut(settings.board, space.operators(), folder / "lut", reporter)
+    bench = Bench(
+        space=space,
+        data=arrays,
+        cost=CostModel(settings.board, lut),
+        cost_identity=f"{settings.board.name}, table {lut.identity.hash} ({lut.provenance})",
+        budgets=settings.budgets,
+        config=settings.search,
+        judge_steps=judge_steps,
+        train=settings.train if train else None,
+        latency_provenance=lut.provenance,
+    )
+    return Sweep(bench, jobs, folder, reporter)

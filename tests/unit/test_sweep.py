@@ -1,0 +1,319 @@
+"""Sweeps: each search once, whatever happens meanwhile, and what is made of the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
+from search_standins import DATA, SMALL, TINY, MacCost
+
+from pipeline.errors import ConfigError
+from pipeline.progress import Reporter
+from pipeline.report import read_sweep, render_sweep, write_sweep
+from pipeline.search import search
+from pipeline.search.effort import affordable_trainings, edgenas_passes, training_passes
+from pipeline.search.meter import Meter
+from pipeline.space import Budgets, Cost, OpGraph
+from pipeline.sweep import Bench, Job, Sweep, grid, summarize
+from pipeline.sweep.bench import perform
+from pipeline.sweep.grid import method_list, numbers, seed_list
+from pipeline.sweep.workers import LocalWorkers
+
+ARRAYS = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
+BENCH = Bench(SMALL, ARRAYS, MacCost(), "stand-in", Budgets(), TINY, judge_steps=3)
+QUIET = Reporter(quiet=True)
+
+
+def planned(job: Job) -> int:
+    images = len(DATA.x_val)
+    if job.method == "edgenas":
+        return edgenas_passes(TINY, images)
+    return affordable_trainings(TINY, images) * (training_passes(TINY, TINY.proxy_steps) + images)
+
+
+# -- the grid ------------------------------------------------------------------------------------------------
+
+
+def test_short_forms_of_the_command_line() -> None:
+    assert seed_list("0-2, 7,1") == [0, 1, 2, 7]
+    assert numbers("35,20,35", "--latency-ms") == [20.0, 35.0]
+    assert method_list("random,edgenas,random") == ["random", "edgenas"]
+    assert grid(["a", "b"], [0, 1], [5.0])[:2] == [Job("a", 0, 5.0), Job("b", 0, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "named"),
+    [
+        (seed_list, "4-0", "4-0"),
+        (seed_list, "x", "'x'"),
+        (seed_list, ",", "--seeds is empty"),
+        (seed_list, "0-99999999999", "0-99999999999"),
+        (method_list, "edgenas,nonsense", "nonsense"),
+        (lambda text: numbers(text, "--latency-ms"), "20,0", "'0'"),
+        (lambda text: numbers(text, "--latency-ms"), "nan", "nan"),
+        (lambda text: numbers(text, "--latency-ms"), "inf", "inf"),
+        (lambda text: grid(["a"] * 200, range(100), numbers(text, "--latency-ms")), "1", "20,000"),
+    ],
+)
+def test_what_has_no_meaning_is_named(read, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)) as caught:
+        read(text)
+    assert caught.value.hint
+
+
+# -- running -------------------------------------------------------------------------------------------------
+
+
+def test_every_job_is_the_search_it_stands_for_and_is_done_once(tmp_path: Path) -> None:
+    jobs = [Job("edgenas", 3, 2.0), Job("random", 3, 2.0), Job("random", 3, 0.001)]
+    sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
+    sweep.run(2, 1)
+    for job in jobs:
+        entry = sweep.entry(job)
+        assert entry is not None
+        alone = search(
+            SMALL, DATA, MacCost(), Budgets(job.latency_ms), replace(TINY, method=job.method), seed=3
+        )
+        assert entry["result"] == json.loads(json.dumps(alone.to_json()))
+        if job.latency_ms > 1:
+            assert entry["passes"] == planned(job)
+            assert 0 < entry["accuracy"] <= 1
+        else:
+            assert not entry["result"]["feasible"]
+            assert "latency" in entry["result"]["reason"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    assert len(before) == 3
+    assert not list((tmp_path / "jobs").iterdir())
+    Sweep(BENCH, jobs, tmp_path, QUIET).run(2, 1)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
+    job = Job("random", 0, 2.0)
+    Sweep(BENCH, [job], tmp_path, QUIET).run(1, 1)
+    changes = [
+        {"judge_steps": 4},
+        {"budgets": Budgets(parameters=5000)},
+        {"config": replace(TINY, proxy_steps=4)},
+        {"cost_identity": "another table"},
+        {"data": SimpleNamespace(**{**vars(ARRAYS), "y_test": ARRAYS.y_test[::-1]})},
+    ]
+    for change in changes:
+        assert Sweep(replace(BENCH, **change), [job], tmp_path, QUIET).entry(job) is None, change
+    # how it is run changes nothing
+    same = replace(BENCH, config=replace(TINY, threads=2, checkpoint_seconds=1.0))
+    assert Sweep(same, [job], tmp_path, QUIET).entry(job) is not None
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    job = Job("edgenas", 1, 2.0)
+    longer = replace(BENCH, config=replace(TINY, steps=150, checkpoint_seconds=0.01))
+    sweep = Sweep(longer, [job], tmp_path, QUIET)
+    folder = tmp_path / "jobs" / job.name
+    running = LocalWorkers(longer, 1).start(job, sweep._keys[job], folder)
+    deadline = time.monotonic() + 60
+    while not (list(folder.glob("search-*.pt")) and (folder / "progress.json").exists()):
+        assert time.monotonic() < deadline and not running.done()
+        time.sleep(0.01)
+    running.stop()
+    counted = json.loads((folder / "progress.json").read_text())["passes"]
+    sweep.run(1, 1)
+    entry = sweep.entry(job)
+    whole = search(SMALL, DATA, MacCost(), Budgets(2.0), replace(longer.config, method="edgenas"), seed=1)
+    assert entry is not None and entry["result"] == json.loads(json.dumps(whole.to_json()))
+    # what the first attempt spent is not forgotten, and only what followed its checkpoint is spent twice
+    full = edgenas_passes(longer.config, len(DATA.x_val))
+    assert counted > 0
+    assert 0.5 * full < entry["passes"] < 1.5 * full
+
+
+@dataclass(frozen=True)
+class Deadly(MacCost):
+    """Ends its process in the way of the out-of-memory killer."""
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Broken(MacCost):
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        raise KeyError("no such row")
+
+
+@pytest.mark.parametrize(("cost", "said"), [(Deadly(), "SIGKILL"), (Broken(), "KeyError: 'no such row'")])
+def test_a_failure_has_a_reason_and_is_tried_again(cost: MacCost, said: str, tmp_path: Path) -> None:
+    job = Job("random", 0, 2.0)
+    bench = replace(BENCH, cost=cost)
+    sweep = Sweep(bench, [job], tmp_path, QUIET)
+    sweep.run(1, 1)
+    assert sweep.entry(job) is None
+    assert said in (sweep.failure(job) or "")
+    document = summarize(sweep, "broken", "stand-in")
+    assert document["failures"][0]["kind"] == "failed"
+    assert said.split(":")[0] in render_sweep(document)
+    mended = Sweep(BENCH, [job], tmp_path, QUIET)
+    mended.run(1, 1)
+    assert mended.entry(job) is not None
+    assert mended.failure(job) is None
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path: Path) -> None:
+    sweep = Sweep(BENCH, [Job("random", 0, 2.0)], tmp_path, QUIET)
+    with sweep._alone(), pytest.raises(ConfigError, match="another sweep"):
+        Sweep(BENCH, [Job("random", 0, 2.0)], tmp_path, QUIET).run(1, 1)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_search_behind(tmp_path: Path) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            from dataclasses import replace
+            from pathlib import Path
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            from test_sweep import BENCH, QUIET, Job, Sweep, TINY
+            if __name__ == "__main__":
+                bench = replace(BENCH, config=replace(TINY, steps=10**6))
+                Sweep(bench, [Job("edgenas", 0, 2.0)], Path({str(tmp_path / "out")!r}), QUIET).run(1, 1)
+            """
+        )
+    )
+    root = str(Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root})
+    progress = tmp_path / "out" / "jobs" / "edgenas-2ms-seed0" / "progress.json"
+    try:
+        deadline = time.monotonic() + 100
+        while not progress.exists():
+            assert time.monotonic() < deadline and parent.poll() is None
+            time.sleep(0.05)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert children
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_ray_finds_the_same(tmp_path: Path) -> None:
+    cloudpickle = pytest.importorskip("ray").cloudpickle
+    import search_standins
+
+    cloudpickle.register_pickle_by_value(search_standins)
+    jobs = grid(["random"], [0], [0.001, 2.0])
+    try:
+        sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
+        sweep.run(2, 1, "local")
+    finally:
+        cloudpickle.unregister_pickle_by_value(search_standins)
+    for job in jobs:
+        entry = sweep.entry(job)
+        assert entry is not None, sweep.failure(job)
+        alone = perform(BENCH, job, sweep._keys[job], tmp_path / "alone" / job.name, 1)
+        assert entry["result"] == json.loads(json.dumps(alone["result"]))
+        assert entry["accuracy"] == alone["accuracy"]
+
+
+# -- what is made of it --------------------------------------------------------------------------------------
+
+
+def journal(sweep: Sweep, job: Job, latency_ms: float, accuracy: float) -> None:
+    """A finished search as the journal has it."""
+    architecture = SMALL.random(np.random.default_rng(0)).to_json()
+    cost = asdict(Cost(latency_ms, 1000, 2000, 300))
+    candidate = {
+        "architecture": architecture, "cost": cost, "shared_accuracy": 0.2, "proxy_accuracy": 0.3, "proxy_steps": 3
+    }  # fmt: skip
+    result = {
+        "feasible": True, "reason": "", "method": job.method, "seed": job.seed, "history": [],
+        "architecture": architecture, "cost": cost, "candidates": [candidate],
+    }  # fmt: skip
+    entry = {
+        "job": asdict(job), "key": sweep._keys[job], "result": result, "accuracy": accuracy, "passes": 10,
+        "cpu_seconds": 1.0, "seconds": 2.0, "threads": 1, "host": "h",
+    }  # fmt: skip
+    sweep.folder.joinpath("results").mkdir(exist_ok=True)
+    sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
+
+
+def test_hypervolumes_are_areas_of_whole_seeds(tmp_path: Path) -> None:
+    jobs = grid(["edgenas", "random"], [0, 1], [10.0, 20.0])
+    sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
+    for seed, gain in ((0, 0.0), (1, 0.1)):
+        journal(sweep, Job("edgenas", seed, 10.0), 8.0, 0.55 + gain)
+        journal(sweep, Job("edgenas", seed, 20.0), 18.0, 0.75 + gain)
+        journal(sweep, Job("random", seed, 10.0), 8.0, 0.45)
+    journal(sweep, Job("random", 0, 20.0), 18.0, 0.45)  # dominated; the one of seed 1 is missing
+    document = summarize(sweep, "areas", "stand-in")
+    found = document["hypervolume"]
+    assert found["reference"] == (22.0, 0.25)  # four classes: guessing is right for a quarter
+    # 14 ms wide above 0.25 at 8 ms, and 4 ms wide above that at 18 ms
+    first = 14 * 0.30 + 4 * 0.20
+    assert found["methods"]["edgenas"]["seeds"] == {
+        "0": pytest.approx(first),
+        "1": pytest.approx(first + 1.4),
+    }
+    assert found["methods"]["random"]["seeds"] == {"0": pytest.approx(14 * 0.20)}
+    assert found["differences"]["random"]["n"] == 1
+    assert found["differences"]["random"]["mean"] == pytest.approx(14 * 0.20 - first)
+    assert document["fronts"]["edgenas"] == [(8.0, 0.65), (18.0, 0.85)]
+    best = document["best"][1]
+    assert best["best"]["method"] == "edgenas" and best["best"]["accuracy"] == pytest.approx(0.85)
+    assert best["methods"]["random"]["n"] == 1
+    assert [f["kind"] for f in document["failures"]] == ["not done"]
+    assert (document["searches"], document["finished"]) == (8, 7)
+    assert document["effort"]["methods"]["random"] == {
+        "n": 3, "passes": {"mean": 10, "min": 10, "max": 10},
+        "share_of_planned": 10 / edgenas_passes(TINY, len(DATA.x_val)), "cpu_seconds": 1.0,
+    }  # fmt: skip
+
+
+def test_the_page_is_whole_and_can_be_rendered_again(tmp_path: Path) -> None:
+    jobs = grid(["edgenas", "random"], [0], [10.0])
+    sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
+    journal(sweep, jobs[0], 8.0, 0.5)
+    page = write_sweep(tmp_path, summarize(sweep, "a <name>", "stand-in")).read_text()
+    assert "a &lt;name&gt;" in page and page.count("<svg") == 2
+    assert not re.search(r"<script|src=|@import", page)
+    assert "interrupted or not begun" in page
+    assert render_sweep(read_sweep(tmp_path)) == page
+
+
+def test_a_sweep_that_found_nothing_has_a_page(tmp_path: Path) -> None:
+    sweep = Sweep(BENCH, grid(["random"], [0], [10.0]), tmp_path, QUIET)
+    assert "no search has found anything yet" in render_sweep(summarize(sweep, "none", "stand-in"))
+
+
+def test_the_meter_counts_images_once_and_training_images_thrice() -> None:
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2 * 36, 4))
+    with Meter(5) as meter:
+        net(torch.zeros(7, 1, 8, 8))
+        with torch.no_grad():
+            net(torch.zeros(11, 1, 8, 8))
+        net[2](torch.zeros(3, 72))  # no images
+    net(torch.zeros(13, 1, 8, 8))
+    assert meter.passes == 5 + 3 * 7 + 11
