@@ -26,6 +26,7 @@ from pipeline.profiler.identity import current_identity
 from pipeline.progress import Reporter
 from pipeline.report import write_report
 from pipeline.report.document import core_document
+from pipeline.report.searched import search_section
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runstate import RunState, fingerprint
 from pipeline.search import SearchResult
@@ -201,14 +202,9 @@ class Run:
         document["accuracy"] |= trained["accuracy"]
         document["architecture"] = chosen(result).to_json()
         document["warnings"] += list(self.data.warnings)
-        document["search"] = {
-            "method": result.method,
-            "seed": result.seed,
-            "seconds": self._state.seconds("search"),
-            "space_size": self.space.count(),
-            "history": result.history,
-            "candidates": len(result.candidates),
-        }
+        document["search"] = search_section(
+            result, seconds=self._state.seconds("search"), space_size=self.space.count()
+        )
         document["training"] = {
             "history": trained["history"],
             "seconds": self._state.seconds("train and export"),

@@ -98,10 +98,11 @@ def volumes(found: dict[str, Any], names: Sequence[str]) -> str:
     return svg(figure)
 
 
-def candidates(points: Sequence[dict[str, Any]], budgets: dict[str, float]) -> str:
+def candidates(points: Sequence[dict[str, Any]], budgets: dict[str, float], provenance: str) -> str:
     """A run's candidates by how long they trained, one panel a limited cost, the chosen one marked.
 
-    `points` hold the costs, `accuracy` (validation split), `proxy_steps` (0: shared weights) and `chosen`.
+    `points` hold the costs, `accuracy` (validation split), `proxy_steps` (0: shared weights) and `chosen`;
+    `provenance` is that of their latencies.
     Accuracies after different amounts of training do not compare, so each has a front of its own.
     """
     shown = [cost for cost in _COSTS if cost[0] == "latency_ms" or cost[0] in budgets]
@@ -125,7 +126,7 @@ def candidates(points: Sequence[dict[str, Any]], budgets: dict[str, float]) -> s
                     zorder=4, label="chosen",
                 )  # fmt: skip
         _limit(axis, budgets.get(name), divisor, max(p[name] for p in points))
-        axis.set_xlabel(label)
+        axis.set_xlabel(f"latency (ms, {provenance})" if name == "latency_ms" else label)
     grid[0][0].set_ylabel("accuracy, validation (%)")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from pipeline.errors import ConfigError
-from pipeline.report import plots
+from pipeline.report import course, fronts, picture, plots
 from pipeline.report.junit import junit_xml
 from pipeline.storage import write_text
 
@@ -20,7 +20,8 @@ _FAMILIES = {"dw": "depthwise separable", "ir": "inverted residual", "se": "sque
 def write_report(folder: Path, document: dict[str, Any]) -> Path:
     """Write `report.json`, `junit.xml` and `report.html` into `folder`; returns the path of the page."""
     write_text(folder / "report.json", json.dumps(document, indent=2) + "\n")
-    write_text(folder / "junit.xml", junit_xml(document))
+    if "checks" in document:  # the oldest reports have none
+        write_text(folder / "junit.xml", junit_xml(document))
     page = folder / "report.html"
     write_text(page, render_html(document))
     return page
@@ -51,8 +52,12 @@ def render_html(document: dict[str, Any]) -> str:
     training = document.get("training") or {}
     # reports of before boards other than emulated ones do not say
     observed = document.get("observed", {"name": "emulated", "provenance": "modelled"})
+    predicted = document["latency_ms"]["predicted"]["provenance"]
     drawings = {
-        "search": plots.search_progress(search["history"], budgets) if search.get("history") else "",
+        "architecture": picture.architecture(document["layers"]) if document.get("architecture") else "",
+        "search": course.search_course(search["history"], budgets) if search.get("history") else "",
+        # reports of before candidates were kept have none
+        "candidates": fronts.candidates(search["points"], budgets, predicted) if search.get("points") else "",
         "training": plots.training_progress(training["history"]) if training.get("history") else "",
         "arena": plots.arena_map(memory["buffers"], memory["arena_bytes"], len(document["layers"])),
         "layers": plots.layer_latency(document["layers"], observed),

@@ -43,43 +43,6 @@ def svg(figure: Canvas) -> str:
     return text[text.index("<svg") :]
 
 
-def search_progress(history: Sequence[dict[str, Any]], budgets: dict[str, float]) -> str:
-    """Loss and accuracy, expected latency against its budget, multipliers, temperature and entropy."""
-    figure, axes = plt.subplots(1, 4, figsize=(13, 2.7))
-    steps = [row["step"] for row in history]
-
-    def column(name: str) -> list[float]:
-        return [row.get(name, float("nan")) for row in history]
-
-    axes[0].plot(steps, column("train_loss"), color=BLUE, lw=0.9, label="training split")
-    axes[0].plot(steps, column("val_loss"), color=ORANGE, lw=0.9, label="validation split")
-    axes[0].set_title("cross-entropy")
-    axes[0].legend(frameon=False)
-
-    axes[1].plot(steps, column("latency_ms"), color=BLUE, lw=1.2, label="expected")
-    if budgets.get("latency_ms"):
-        axes[1].axhline(budgets["latency_ms"], color=RED, lw=1, ls="--", label="budget")
-    axes[1].set_title("expected latency (ms, modelled)")
-    axes[1].set_ylim(bottom=0)
-    axes[1].legend(frameon=False)
-
-    axes[2].plot(steps, column("mu"), color=BLUE, lw=1.2, label="μ (latency)")
-    axes[2].plot(steps, column("nu"), color=ORANGE, lw=1.2, label="ν (memory)")
-    axes[2].set_yscale("log")
-    axes[2].set_title("penalty multipliers")
-    axes[2].legend(frameon=False)
-
-    axes[3].plot(steps, column("entropy"), color=BLUE, lw=1.2, label="entropy of the choices")
-    axes[3].plot(steps, column("temperature"), color=ORANGE, lw=1.2, label="temperature")
-    axes[3].set_title("how decided the search is")
-    axes[3].set_ylim(bottom=0)
-    axes[3].legend(frameon=False)
-    for axis in axes:
-        axis.set_xlabel("step")
-    figure.tight_layout()
-    return svg(figure)
-
-
 def training_progress(history: Sequence[dict[str, Any]]) -> str:
     """Training loss and validation accuracy per epoch; the quantization-aware epochs are shaded."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.5))

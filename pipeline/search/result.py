@@ -16,7 +16,7 @@ class Candidate:
 
     `shared_accuracy` is with the supernet's weights (noisy, good for ranking only; None where the method has
     no supernet), `proxy_accuracy` after `proxy_steps` of training of its own
-    (semifinalists and finalists).
+    (semifinalists and finalists), `short_accuracy` after the semifinal's `short_steps` (0: was not in it).
     """
 
     architecture: Architecture
@@ -24,6 +24,8 @@ class Candidate:
     shared_accuracy: float | None = None
     proxy_accuracy: float | None = None
     proxy_steps: int = 0
+    short_accuracy: float | None = None
+    short_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class SearchResult:
                     "shared_accuracy": c.shared_accuracy,
                     "proxy_accuracy": c.proxy_accuracy,
                     "proxy_steps": c.proxy_steps,
+                    "short_accuracy": c.short_accuracy,
+                    "short_steps": c.short_steps,
                 }
                 for c in self.candidates
             ],
@@ -73,6 +77,8 @@ class SearchResult:
                     c["shared_accuracy"],
                     c["proxy_accuracy"],
                     c["proxy_steps"],
+                    c.get("short_accuracy"),  # older results do not have them
+                    c.get("short_steps", 0),
                 )
                 for c in raw["candidates"]
             ]

@@ -64,10 +64,12 @@ class Selection:
     def candidates(self, judge: Judge, config: SearchConfig) -> list[Candidate]:
         out = []
         for path in self.ranked():
-            own, steps = self.tried.get(path), config.semifinal_steps if path in self.tried else 0
+            short, short_steps = self.tried.get(path), config.semifinal_steps if path in self.tried else 0
+            own, steps = short, short_steps
             if path in self.proxied:
                 own, steps = self.proxied[path], config.proxy_steps
-            out.append(Candidate(judge.architecture(path), judge.exact(path), self.scored[path], own, steps))
+            architecture, cost = judge.architecture(path), judge.exact(path)
+            out.append(Candidate(architecture, cost, self.scored[path], own, steps, short, short_steps))
         return out
 
 

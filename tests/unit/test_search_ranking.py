@@ -39,7 +39,7 @@ def test_kendall_and_spearman_are_those_of_scipy(distinct: int) -> None:
 
 
 def test_a_score_that_is_the_same_for_all_has_no_order() -> None:
-    same = agreement("a", [1.0, 1.0, 1.0], "b", [1.0, 2.0, 3.0])
+    same = agreement("a", [1.0] * 5, "b", [1.0, 2.0, 3.0, 4.0, 5.0])
     assert math.isnan(same.tau)
     assert same.to_json()["tau"] is None
 
@@ -70,9 +70,13 @@ def test_the_interval_covers_the_true_tau() -> None:
 
 def test_only_architectures_that_both_stages_scored_are_compared() -> None:
     found = agreements(
-        {"a": [1.0, 2.0, 3.0, 4.0, None], "b": [1.0, 2.0, 3.0, None, 0.0], "c": [None, None, 1.0, 2.0, 3.0]}
+        {
+            "a": [1.0, 2.0, 3.0, 4.0, 5.0, None, 7.0],
+            "b": [1.0, 2.0, 3.0, 4.0, 6.0, 0.0, None],
+            "c": [None, None, None, 1.0, 2.0, 3.0, 4.0],
+        }
     )
-    assert [(a.first, a.second, a.n, a.tau) for a in found] == [("a", "b", 3, 1.0)]
+    assert [(a.first, a.second, a.n, a.tau) for a in found] == [("a", "b", 5, 1.0)]
 
 
 def test_shape_proxies_are_those_of_the_lowered_graph() -> None:

@@ -1,0 +1,154 @@
+"""The report's pictures and the search's part of it, for records of every method and of before."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.report import course, fronts, picture
+from pipeline.report.searched import search_section, stages
+from pipeline.search.result import Candidate, SearchResult
+from pipeline.space import Cost
+from pipeline.space.architecture import lower, parameters
+from pipeline.space.search_space import SearchSpace
+
+SPACE = SearchSpace((28, 28, 1), 10)
+CHOICES = [("dw3", 32), ("ir4", 32), ("se8", 48), ("skip", 0), ("dw7", 16), ("ir2", 16), ("skip", 0)]
+
+
+def layers(choices: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Rows as the report has them; a layer takes as many cycles as it has multiply-accumulates."""
+    nodes = [node for node in lower(SPACE.build(choices)).nodes if node.op.kind != "reshape"]
+    return [
+        {
+            "name": node.name,
+            "op": node.op.key,
+            "predicted_cycles": float(node.op.macs),
+            "emulated_cycles": None,
+        }
+        for node in nodes
+    ]
+
+
+def words(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_the_picture_accounts_for_every_layer_once() -> None:
+    found = picture.stages(layers(CHOICES))
+    architecture = SPACE.build(CHOICES)
+    # a skip that keeps the image runs nothing, so it has no box
+    assert [s.name for s in found] == ["stem", "block0", "block1", "block2", "block4", "block5", "head"]
+    assert [s.op for s in found] == ["conv 3×3", "dw3", "ir4", "se8", "dw7", "ir2", "mean + dense"]
+    assert sum(s.parameters for s in found) == parameters(architecture)
+    assert sum(s.cycles for s in found) == lower(architecture).macs
+    assert [s.shape for s in found][1:3] == [(14, 14, 32), (14, 14, 32)]
+    # block1 (stride 1, 32 to 32) and block5 (16 to 16) add their input
+    assert [s.name for s in found if s.residual] == ["block1", "block5"]
+
+
+def test_the_picture_says_operators_shapes_and_shares() -> None:
+    rows = layers(CHOICES)
+    said = words(picture.architecture(rows))
+    for text in ("dw3  /2", "ir4", "se8  /2", "mean + dense", "28×28×16", "7×7×48", "block5"):
+        assert text in said
+    whole = sum(row["predicted_cycles"] for row in rows)
+    stem = 100 * rows[0]["predicted_cycles"] / whole
+    assert f"{stem:.0f}" in said
+    # the device's own cycles go before the prediction
+    for row in rows:
+        row["emulated_cycles"] = 1000.0 if row["name"] == "stem" else 0.0
+    assert "100" in words(picture.architecture(rows))
+
+
+def test_a_skip_that_halves_is_a_box_of_its_own() -> None:
+    found = picture.stages(layers([("skip", 0), ("dw3", 16), *CHOICES[2:]]))
+    assert found[1].name == "block0"
+    assert found[1].op == "skip"
+    assert found[1].parameters == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "titles"),
+    [
+        ({"train_loss": 1.0, "val_loss": 2.0, "mu": 0.1, "nu": 0.2, "latency_ms": 9.0, "entropy": 0.5},
+         ("cross-entropy", "expected latency (ms)", "penalty multipliers", "how decided the search is")),
+        ({"path_loss": 1.0, "path_accuracy": 0.5, "latency_ms": 9.0, "asked_latency_ms": 8.0, "temperature": 1.0},
+         ("cross-entropy", "accuracy on batches (%)", "asked for", "how decided the search is")),
+        ({"w_loss": 1.0, "lambda_latency": 3.0, "gradient_norm": 2.0, "note": "text"},
+         ("cross-entropy", "penalty multipliers", "gradient norm")),
+    ],
+    ids=["edgenas", "hypernetwork", "another"],
+)  # fmt: skip
+def test_whatever_a_method_records_is_drawn(record: dict[str, Any], titles: tuple[str, ...]) -> None:
+    history = [{"step": i, **record} for i in range(5)]
+    said = words(course.search_course(history, {"latency_ms": 10.0}))
+    for title in titles:
+        assert title in said
+    assert not any("text" in text for text in said)
+
+
+def test_a_limited_memory_gets_a_panel_and_an_unlimited_one_does_not() -> None:
+    history = [{"step": i, "latency_ms": 5.0, "sram_bytes": 2048.0, "flash_bytes": 4096.0} for i in range(3)]
+    said = words(course.search_course(history, {"latency_ms": 10.0, "sram_bytes": 4096}))
+    assert "expected SRAM (KiB)" in said
+    assert "expected flash (KiB)" not in said
+
+
+def result(count: int = 12) -> SearchResult:
+    """Twelve candidates, six in the semifinal, two in the final."""
+    rng = np.random.default_rng(0)
+    found = []
+    for i in range(count):
+        cost = Cost(10.0 + i, 1000 + i, 2000, 300 + i)
+        short = 0.5 + 0.01 * i if i < 6 else None
+        own = 0.7 + 0.01 * i if i < 2 else short
+        steps = 250 if i < 2 else 60 if i < 6 else 0
+        found.append(
+            Candidate(SPACE.random(rng), cost, 0.9 - 0.01 * i, own, steps, short, 60 if i < 6 else 0)
+        )
+    first = found[0]
+    return SearchResult(first.architecture, first.cost, True, "", "edgenas", 0, [], found)
+
+
+def test_candidates_show_who_was_chosen_and_which_limits_hold() -> None:
+    section = search_section(result(), seconds=1.0, space_size=10)
+    assert [p["chosen"] for p in section["points"]] == [True] + [False] * 11
+    assert [p["proxy_steps"] for p in section["points"]] == [250] * 2 + [60] * 4 + [0] * 6
+    svg = fronts.candidates(section["points"], {"latency_ms": 20.0, "flash_bytes": 10**6}, "modelled")
+    said = " ".join(words(svg))
+    assert "latency (ms, modelled)" in said and "flash (KiB)" in said and "SRAM" not in said
+    assert "limit 20" in said and "limit 976.6 →" in said
+    assert "chosen" in said and "60 steps of its own" in said
+
+
+def test_each_stage_is_compared_over_those_that_went_through_both() -> None:
+    scores = stages(result().candidates)
+    assert list(scores) == [
+        "parameters",
+        "MACs",
+        "shared weights",
+        "60 steps of its own",
+        "250 steps of its own",
+    ]
+    assert sum(value is not None for value in scores["60 steps of its own"]) == 6
+    ranks = {(a["first"], a["second"]): a for a in search_section(result(), seconds=1, space_size=1)["ranks"]}
+    pair = ranks["shared weights", "60 steps of its own"]
+    assert (pair["n"], pair["tau"]) == (6, -1.0)
+    # two finalists have no order worth a number
+    assert not any("250" in second for _, second in ranks)
+    json.dumps(list(ranks.values()), allow_nan=False)
+
+
+def test_results_of_before_the_semifinal_was_kept_are_read() -> None:
+    raw = result().to_json()
+    assert SearchResult.from_json(json.loads(json.dumps(raw))) == result()
+    for candidate in raw["candidates"]:
+        del candidate["short_accuracy"], candidate["short_steps"]
+    older = SearchResult.from_json(raw)
+    assert older.candidates[0].short_accuracy is None
+    assert list(stages(older.candidates))[-1] == "250 steps of its own"
