@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.proxyconfig import ProxyConfig
 
 _AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
 
@@ -26,7 +27,8 @@ class SearchConfig:
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
-    `population` and `tournament` are evolution's, `hyper` is the hypernetwork's.
+    `population` and `tournament` are evolution's, `hyper` is the hypernetwork's; `proxies` choose
+    what the baselines train.
     """
 
     method: str = "edgenas"
@@ -53,6 +55,7 @@ class SearchConfig:
     population: int = 8
     tournament: int = 3
     hyper: HyperConfig = field(default_factory=HyperConfig)
+    proxies: ProxyConfig = field(default_factory=ProxyConfig)
     threads: int | None = None
     workers: int = 1
     device: str = "auto"

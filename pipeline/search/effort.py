@@ -27,6 +27,11 @@ def edgenas_passes(config: SearchConfig, validation_images: int) -> int:
 
 
 def affordable_trainings(config: SearchConfig, validation_images: int) -> int:
-    """Architectures that can be trained from scratch for `proxy_steps` at EdgeNAS' cost; at least one."""
+    """Architectures that can be trained from scratch for `proxy_steps` at EdgeNAS' cost; at least one.
+
+    Where proxies choose them, each has its share of the looks at those that are not trained.
+    """
     each = training_passes(config, config.proxy_steps) + validation_images
+    if config.proxies.names:
+        each += config.proxies.pool * config.proxies.passes(config.batch_size)
     return max(1, edgenas_passes(config, validation_images) // each)

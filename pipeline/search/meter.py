@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ class Meter:
 
     def __init__(self, passes: int = 0) -> None:
         self.passes = passes
-        self._depth = 0
+        self._calls = threading.local()  # methods may train several networks at once
+        self._lock = threading.Lock()
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -38,11 +40,12 @@ class Meter:
             handle.remove()
 
     def _before(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        self._depth += 1
+        self._calls.depth = getattr(self._calls, "depth", 0) + 1
 
     def _after(self, module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-        self._depth -= 1
+        self._calls.depth -= 1
         images = given[0] if given else None
-        if self._depth == 0 and isinstance(images, torch.Tensor) and images.ndim == 4:
+        if self._calls.depth == 0 and isinstance(images, torch.Tensor) and images.ndim == 4:
             trained = isinstance(out, torch.Tensor) and out.requires_grad
-            self.passes += len(images) * (TRAINING if trained else 1)
+            with self._lock:
+                self.passes += len(images) * (TRAINING if trained else 1)

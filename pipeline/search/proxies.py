@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pipeline.errors import ConfigError
 from pipeline.search.candidates import ExactPath
+from pipeline.search.proxyconfig import ProxyConfig
 from pipeline.search.ranking import ranks
 from pipeline.search.supernet import Affine, Path, Supernet
 from pipeline.space.architecture import Architecture, lower
@@ -123,15 +123,8 @@ PROXIES: dict[str, Proxy] = {
 
 def score(names: Sequence[str], net: Supernet, path: Path, batch: Batch) -> dict[str, float]:
     """Each named proxy of `path` in an untrained `net`. Raises ConfigError for an unknown name."""
-    check_names(names)
+    ProxyConfig(tuple(names))
     return {name: PROXIES[name](net, path, batch) for name in names}
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raises ConfigError where a proxy is unknown."""
-    for name in names:
-        if name not in PROXIES:
-            raise ConfigError(f"search.proxies names '{name}'", hint=f"known: {', '.join(PROXIES)}")
 
 
 def shortlist(

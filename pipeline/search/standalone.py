@@ -8,13 +8,14 @@ from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, rep
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.effort import affordable_trainings
 from pipeline.search.methods import Task
+from pipeline.search.proxies import shortlist
 from pipeline.search.result import SearchResult
 from pipeline.search.selection import Selection
 from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, train_path
+from pipeline.search.trainer import Validation, draw_batch, train_path
 
 # Random streams (see Task.rng).
-_STARTS, _TRAINING = 100, 101
+_STARTS, _TRAINING, _PROXIES = 100, 101, 102
 _ATTEMPTS = 50
 
 
@@ -67,7 +68,21 @@ class Standalone:
         return self._validation.accuracy(net, path)
 
     def draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
-        """Distinct feasible paths, uniform with near misses repaired, and the least infeasible one seen."""
+        """Distinct feasible paths, uniform with near misses repaired, and the least infeasible one seen.
+
+        With `[search.proxies]` these are the best of `pool` times as many by the named proxies.
+        """
+        chosen, config = self.task.config.proxies, self.task.config
+        if not chosen.names:
+            return self._draw(wanted)
+        found, nearest = self._draw(wanted * chosen.pool)
+        batch = draw_batch(
+            self.task.data.x_train, self.task.data.y_train, config.batch_size, self.task.rng(_PROXIES)
+        )
+        net = Supernet(self.task.space, self.task.seed)
+        return shortlist(found, wanted, chosen.names, net, batch), nearest
+
+    def _draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
         space, rng = self.task.space, self.task.rng(_STARTS)
         found: dict[ExactPath, None] = {}
         nearest: ExactPath | None = None

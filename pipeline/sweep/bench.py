@@ -21,6 +21,7 @@ from pipeline.storage import write_text
 from pipeline.train.config import TrainConfig
 
 _PROGRESS_EVERY_S = 1.0
+_WITHOUT_EFFECT = ("threads", "workers", "device", "checkpoint_seconds")  # on a search's outcome
 _SPLITS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
 
 
@@ -65,11 +66,7 @@ class Bench:
 
     def key(self, job: Job, data_key: str) -> str:
         """Changes with whatever changes a job's outcome."""
-        settings = {
-            k: v
-            for k, v in asdict(self.config_of(job, 1)).items()
-            if k not in ("threads", "checkpoint_seconds")
-        }
+        settings = {k: v for k, v in asdict(self.config_of(job, 1)).items() if k not in _WITHOUT_EFFECT}
         train = asdict(self.train) | {"threads": 0, "checkpoint_s": 0} if self.train else None
         return fingerprint(
             __version__, data_key, self.cost_identity, self.space.to_json(), settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ torch = pytest.importorskip("torch")
 stats = pytest.importorskip("scipy.stats")
 
 import torch.nn.functional as F  # noqa: E402
-from search_standins import DATA, SMALL  # noqa: E402
+from search_standins import DATA, SMALL, TINY, MacCost  # noqa: E402
 
 from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.search import proxies  # noqa: E402
+from pipeline.search import proxies, proxyconfig, search  # noqa: E402
+from pipeline.search.effort import affordable_trainings, edgenas_passes  # noqa: E402
+from pipeline.search.meter import Meter  # noqa: E402
 from pipeline.search.ranking import agreement, agreements, kendall, ranks, spearman  # noqa: E402
 from pipeline.search.supernet import Supernet, convolve  # noqa: E402
 from pipeline.search.trainer import draw_batch  # noqa: E402
+from pipeline.space import Budgets  # noqa: E402
 from pipeline.space.architecture import Architecture  # noqa: E402
 from pipeline.space.search_space import SearchSpace  # noqa: E402
 
@@ -161,3 +165,34 @@ def test_an_unknown_proxy_is_named() -> None:
 def test_the_path_names_the_architecture() -> None:
     net = Supernet(SMALL, 0)
     assert isinstance(proxies.architecture_of(net, [(DW3, WIDE)] * 3), Architecture)
+
+
+def test_the_named_proxies_are_those_there_are() -> None:
+    assert tuple(proxies.PROXIES) == proxyconfig.NAMES
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"names": ("macs", "nonsense")}, "nonsense"), ({"pool": 0}, "pool"), ({"pool": 1.5}, "pool")],
+)
+def test_settings_of_proxies_are_checked(fields, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        proxyconfig.ProxyConfig(**fields)
+
+
+@pytest.mark.parametrize("names", [("parameters",), ("synflow", "naswot", "gradient_norm")])
+def test_proxies_choose_what_random_search_trains_at_the_same_cost(names: tuple[str, ...]) -> None:
+    config = replace(TINY, method="random", proxies=proxyconfig.ProxyConfig(names, 4))
+    plain = replace(TINY, method="random")
+    budgets = Budgets(latency_ms=2.0)
+    with Meter() as spent:
+        found = search(SMALL, DATA, MacCost(), budgets, config, seed=5)
+    anyhow = search(SMALL, DATA, MacCost(), budgets, plain, seed=5)
+    planned = edgenas_passes(TINY, len(DATA.x_val))
+    assert 0.5 * planned < spent.passes <= planned
+    assert len(found.candidates) == affordable_trainings(config, len(DATA.x_val)) <= len(anyhow.candidates)
+    if names == ("parameters",):
+        sizes = [[c.cost.parameters for c in r.candidates] for r in (found, anyhow)]
+        assert min(sizes[0]) > np.mean(sizes[1])
+    again = search(SMALL, DATA, MacCost(), budgets, config, seed=5)
+    assert again.to_json() == found.to_json()
