@@ -149,10 +149,10 @@ static uint64_t run_convolution(const request_t *r, tensors_t *t) {
         MEASURE(edgenas_depthwise(&p, t->input, t->output));
         break;
     case KERNEL_edgenas_depthwise_3x3:
-        MEASURE(edgenas_depthwise_3x3(&p, t->input, t->output));
+        MEASURE(edgenas_depthwise_3x3(&p, t->input, t->output, t->scratch));
         break;
     case KERNEL_edgenas_depthwise_plain:
-        MEASURE(edgenas_depthwise_plain(&p, t->input, t->output));
+        MEASURE(edgenas_depthwise_plain(&p, t->input, t->output, t->scratch));
         break;
     default:
         MEASURE(edgenas_fully_connected(&p, t->input, t->output));

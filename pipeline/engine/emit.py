@@ -19,7 +19,12 @@ _STRUCTS = {
     "softmax": "edgenas_softmax_t",
 }
 # kernels that take scratch memory, and the pointer type they take it as
-SCRATCH_TYPES = {"edgenas_conv": "int8_t", "edgenas_mean": "int32_t"}
+SCRATCH_TYPES = {
+    "edgenas_conv": "int8_t",
+    "edgenas_depthwise_3x3": "int32_t",
+    "edgenas_depthwise_plain": "int32_t",
+    "edgenas_mean": "int32_t",
+}
 _WIDTH = 100
 
 

@@ -166,51 +166,63 @@ def _fully_connected(op: OpSpec) -> Sequence[float]:
 
 
 def _depthwise(op: OpSpec) -> Sequence[float]:
-    inside = sum(_axis(op, 0)) * sum(_axis(op, 1)) * op.out_c
-    pixels = op.out_h * op.out_w
-    return 1, op.out_h, pixels, op.out_bytes, op.out_bytes * op.kernel_h, op.macs, inside
-
-
-def _depthwise_fast(op: OpSpec) -> Sequence[float]:
-    """Pixels whose window lies inside the input, alone and in pairs, and those on the border."""
+    """Any multiplier: channels of the input, outputs, and rows and taps inside the input and in the padding."""
     rows, columns = _axis(op, 0), _axis(op, 1)
-    full = [n == op.kernel_w for n in columns]
-    inner_rows = sum(n == op.kernel_h for n in rows)
-    inner = inner_rows * sum(full)
-    pairs = inner_rows * _pairs(op, full)
-    singles = inner - 2 * pairs
-    border = op.out_h * op.out_w - inner
-    border_rows = sum(rows) * op.out_w - inner * op.kernel_h
-    inside = sum(rows) * sum(columns) - inner * op.kernel_h * op.kernel_w
-    partial_rows = sum(rows) * sum(not f for f in full)
-    depth, height, taps = op.out_c, op.kernel_h, op.kernel_h * op.kernel_w
+    pixels, channels = op.out_h * op.out_w, op.out_c
+    inside_rows, inside = sum(rows) * op.out_w, sum(rows) * sum(columns)
+    beside = sum(rows) * (op.out_w * op.kernel_w - sum(columns))
+    empty_rows = op.out_h * op.kernel_h * op.out_w - inside_rows
     return (
-        1, op.out_h, singles, singles * depth, pairs, pairs * depth, singles * depth * height,
-        singles * depth * taps, border, border * depth, border_rows * depth, inside * depth,
-        partial_rows * depth, (border * height - border_rows) * depth, (border * taps - inside) * depth,
+        1, op.out_h, pixels, pixels * op.in_c, pixels * channels, inside_rows * channels, inside * channels,
+        beside * channels, empty_rows * channels, empty_rows * op.kernel_w * channels,
     )  # fmt: skip
 
 
+def _planes(op: OpSpec, width: int) -> Sequence[float]:
+    """edgenas_depthwise_planes, and the row function of kernels `width` wide where `op` has one (else none).
+
+    Rows of inputs are copied by fours of channels; outputs come in groups of four, two and one, whose cost
+    depends on the stride.
+    """
+    fours, rest = divmod(op.out_c, 4)
+    passes = fours + (rest > 0)
+    # rows that are copied into the ring, and those of the padding
+    reach = (op.out_h - 1) * op.stride_h + op.kernel_h
+    copied = max(0, min(op.in_h, reach - op.pad_top))
+    row_width = (op.out_w - 1) * op.stride_w + op.kernel_w
+    row_width += row_width % 2
+    columns = min(op.in_w, row_width - op.pad_left)
+    odd_start = op.pad_left % 2
+    pairs, odd_end = divmod(columns - odd_start, 2)
+    outputs, channel_rows = op.out_w * op.out_h * op.out_c, op.out_h * op.out_c
+    fast = op.kernel_w == width and op.stride_w <= 2
+    strides = [float(fast and op.stride_w == stride) for stride in (1, 2)]
+    groups = (op.out_w // 4, op.out_w // 2 % 2, op.out_w % 2)
+    trips: list[float] = [
+        1, op.kernel_h * row_width, passes, passes * op.out_h, passes * reach, passes * copied,
+        passes * (reach - copied) * row_width, fours * copied * pairs, fours * copied * (odd_start + odd_end),
+        rest * copied, rest * copied * columns, op.out_c, fast * op.out_c * op.kernel_h,
+        fast * channel_rows, fast * channel_rows * (op.out_w >= 4),
+    ]  # fmt: skip
+    for on in strides:
+        trips += [on * channel_rows * n for n in groups]
+        if width != 3:
+            trips += [on * channel_rows * n * op.kernel_h for n in groups]
+    slow = not fast
+    trips += [slow * channel_rows, slow * outputs, slow * outputs * op.kernel_h, slow * op.macs]
+    return trips
+
+
+def _depthwise_3x3(op: OpSpec) -> Sequence[float]:
+    return _planes(op, 3)
+
+
 def _depthwise_plain(op: OpSpec) -> Sequence[float]:
-    """The same, with rows of 5 and 7 taps unrolled and others not."""
-    trips = list(_depthwise_fast(op))
-    unrolled = op.kernel_w in (5, 7)
-    inner = trips[6:8]
-    return *trips, *(0.0 if unrolled else n for n in inner), 0.0 if unrolled else trips[3]
-
-
-def _pairs(op: OpSpec, full: Sequence[bool]) -> int:
-    """Output pairs in one row of the 3x3 kernel at stride 1; the other depthwise kernels have none."""
-    if op.stride_w != 1 or select(op).name != "edgenas_depthwise_3x3":
-        return 0
-    pairs, x = 0, 0
-    while x < len(full):
-        left = x - op.pad_left
-        if full[x] and left + 4 <= op.in_w and x + 1 < op.out_w:
-            pairs += 1
-            x += 1
-        x += 1
-    return pairs
+    """The wide kernels' loops, once for each width: each is a function of its own."""
+    five, seven = _planes(op, 5), _planes(op, 7)
+    common = 12  # trips of the planes, whichever the row function; the last four are those of any kernel
+    any_kernel = seven[-4:] if op.kernel_w not in (5, 7) or op.stride_w > 2 else (0.0,) * 4
+    return *five[:common], *five[common:-4], *seven[common:-4], *any_kernel
 
 
 def _elementwise(op: OpSpec) -> Sequence[float]:
@@ -218,7 +230,9 @@ def _elementwise(op: OpSpec) -> Sequence[float]:
 
 
 def _mean(op: OpSpec) -> Sequence[float]:
-    return 1, op.in_h, op.in_h * op.in_w, op.in_bytes, op.in_c
+    fours, rest = divmod(op.in_c, 4)
+    pixels = op.in_h * op.in_w
+    return 1, pixels, pixels * fours, pixels * (rest > 0), pixels * rest, op.in_c
 
 
 def _pool(op: OpSpec) -> Sequence[float]:
@@ -256,7 +270,7 @@ _TRIPS: dict[str, Callable[[OpSpec], Sequence[float]]] = {
     "edgenas_conv_1x1": _conv_1x1,
     "edgenas_fully_connected": _fully_connected,
     "edgenas_depthwise": _depthwise,
-    "edgenas_depthwise_3x3": _depthwise_fast,
+    "edgenas_depthwise_3x3": _depthwise_3x3,
     "edgenas_depthwise_plain": _depthwise_plain,
     "edgenas_add": _elementwise,
     "edgenas_mul": _elementwise,

@@ -28,6 +28,8 @@ KERNELS: tuple[str, ...] = (
 # sizeof of the parameter structs in edgenas/kernels.h on a 32-bit target; a test compiles them
 STRUCT_BYTES = {"conv": 56, "elementwise": 56, "pool": 40, "pad": 20, "table": 8, "softmax": 12}
 
+_LANES = 4  # channels that the depthwise kernels copy at a time
+
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
@@ -58,10 +60,26 @@ def _conv(op: OpSpec) -> KernelChoice:
 def _depthwise(op: OpSpec) -> KernelChoice:
     constants = _weighted(op, op.kernel_h * op.kernel_w, op.out_c)
     if op.in_c == op.out_c and (op.dilation_h, op.dilation_w) == (1, 1):
+        scratch = depthwise_scratch_bytes(op)
         if (op.kernel_h, op.kernel_w) == (3, 3):
-            return KernelChoice("edgenas_depthwise_3x3", 0, constants)
-        return KernelChoice("edgenas_depthwise_plain", 0, constants)
+            return KernelChoice("edgenas_depthwise_3x3", scratch, constants)
+        return KernelChoice("edgenas_depthwise_plain", scratch, constants)
     return KernelChoice("edgenas_depthwise", 0, constants)
+
+
+def depthwise_scratch_bytes(op: OpSpec) -> int:
+    """Scratch of the depthwise kernels with planes: as edgenas_depthwise_planes (depthwise_planes.c) lays it out.
+
+    Packed weights of four channels and a ring of kernel_h padded rows of four channels, all int16.
+    """
+    width = (op.out_w - 1) * op.stride_w + op.kernel_w
+    width += width % 2
+    packed_rows = 0
+    if op.stride_w <= 2 and op.kernel_w in (5, 7):
+        packed_rows = op.kernel_h
+    elif op.stride_w <= 2 and (op.kernel_h, op.kernel_w) == (3, 3):
+        packed_rows = 5
+    return 2 * _LANES * (packed_rows * 2 * op.kernel_w + op.kernel_h * width)
 
 
 def _fully_connected(op: OpSpec) -> KernelChoice:

@@ -179,6 +179,36 @@ def depthwise() -> bytes:
     return net.content(net.conv(y, 0, 7, depthwise=1))
 
 
+def depthwise_by_fours() -> bytes:
+    """Widths of outputs with every remainder by four, at stride 1."""
+    net = Net(9, 9, 23, 8)
+    y = net.conv(net.input, 0, 3, depthwise=1, activation=3)
+    y = net.conv(y, 0, 3, depthwise=1, same=False)
+    y = net.conv(y, 0, 5, depthwise=1)
+    y = net.conv(y, 0, 7, depthwise=1)
+    return net.content(net.conv(y, 0, 2, depthwise=1, same=False))
+
+
+def depthwise_wide_by_fours() -> bytes:
+    """The same of 5x5 and 7x7, stride 2 as well."""
+    net = Net(11, 14, 18, 12)
+    y = net.conv(net.input, 0, 7, depthwise=1, stride=2)
+    y = net.conv(y, 0, 5, depthwise=1, activation=1)
+    y = net.conv(y, 0, 5, depthwise=1, stride=2)
+    return net.content(net.conv(y, 0, 7, depthwise=1))
+
+
+def depthwise_strides_by_fours() -> bytes:
+    """Stride 2 over images of even and odd widths, and stride 3."""
+    net = Net(10, 31, 30, 4)
+    y = net.conv(net.input, 0, 3, depthwise=1, stride=2)
+    y = net.conv(y, 0, 3, depthwise=1, stride=2)
+    y = net.conv(y, 8, 1)
+    y = net.conv(y, 0, 7, depthwise=1, stride=2)
+    y = net.conv(y, 0, 5, depthwise=1, stride=2)
+    return net.content(net.conv(y, 0, 3, depthwise=1, stride=3))
+
+
 def depthwise_narrow_images() -> bytes:
     """Edges meet: images of one to three pixels under windows of three and five."""
     net = Net(4, 3, 5, 6)
@@ -218,7 +248,8 @@ def dense_and_softmax() -> bytes:
 
 
 NETWORKS: list[Callable[[], bytes]] = [
-    odd_convolutions, pointwise_of_every_remainder, depthwise, depthwise_narrow_images, squeeze_and_excitation,
+    odd_convolutions, pointwise_of_every_remainder, depthwise, depthwise_by_fours,
+    depthwise_wide_by_fours, depthwise_strides_by_fours, depthwise_narrow_images, squeeze_and_excitation,
     pools_and_classifier, dense_and_softmax,
 ]  # fmt: skip
 

@@ -316,7 +316,7 @@ def test_forty_nodes_take_milliseconds() -> None:
     graph = OpGraph(tuple(sizes), tuple(nodes), 0, len(sizes) - 1)
     plan.__wrapped__(graph)
     best = min(_seconds(graph) for _ in range(5))
-    assert plan(graph).arena_bytes == 2048 + 8192 + 8192
+    assert plan(graph).arena_bytes == 2048 + 8192 + 8192 + select(nodes[1].op).scratch_bytes
     assert best < 0.02  # about 1 ms on an idle machine; the rest is for busy ones
 
 

@@ -3,15 +3,28 @@
 /* As in TFLite: operands are widened by 20 bits, so that no precision is lost before the sum. */
 #define LEFT_SHIFT 20
 
-static inline int8_t add(const edgenas_elementwise_t *p, int8_t a, int8_t b) {
-    const int32_t wide_a = (a - p->a_zero_point) * (1 << LEFT_SHIFT);
-    const int32_t wide_b = (b - p->b_zero_point) * (1 << LEFT_SHIFT);
-    const int32_t sum = edgenas_scale_sum(wide_a, p->a_multiplier, p->a_shift) +
-                        edgenas_scale_sum(wide_b, p->b_multiplier, p->b_shift);
-    return edgenas_clamp(edgenas_scale_sum(sum, p->output_multiplier, p->output_shift) + p->output_zero_point,
-                         p->activation_min, p->activation_max);
+typedef struct {
+    edgenas_scale_t a, b, output; /* shifts are never to the left */
+    int32_t a_zero_point, b_zero_point, zero_point, low, high;
+} add_t;
+
+EDGENAS_OPERATION int8_t add(const void *constants, int32_t a, int32_t b) {
+    const add_t *k = constants;
+    const int32_t sum = edgenas_scale_by(&k->a, (a - k->a_zero_point) * (1 << LEFT_SHIFT)) +
+                        edgenas_scale_by(&k->b, (b - k->b_zero_point) * (1 << LEFT_SHIFT));
+    return edgenas_clamp(edgenas_scale_by(&k->output, sum) + k->zero_point, k->low, k->high);
 }
 
 void edgenas_add(const edgenas_elementwise_t *p, const int8_t *a, const int8_t *b, int8_t *output) {
-    edgenas_binary(p, a, b, output, add);
+    const add_t constants = {
+        .a = edgenas_scale_of(p->a_multiplier, p->a_shift),
+        .b = edgenas_scale_of(p->b_multiplier, p->b_shift),
+        .output = edgenas_scale_of(p->output_multiplier, p->output_shift),
+        .a_zero_point = p->a_zero_point,
+        .b_zero_point = p->b_zero_point,
+        .zero_point = p->output_zero_point,
+        .low = p->activation_min,
+        .high = p->activation_max,
+    };
+    edgenas_binary(p, a, b, output, add, &constants);
 }

@@ -16,6 +16,10 @@ static inline int32_t edgenas_high_mul_normal(int32_t a, int32_t b) {
     int32_t result;
     __asm__("smmlar %0, %1, %2, %1" : "=r"(result) : "r"(a), "r"((uint32_t)b << 1));
     return result;
+#elif defined(__riscv_mul) && __riscv_xlen == 32
+    /* 2b fits into 32 bits without sign: the high word, and the low word's highest bit to round it */
+    const int64_t product = (int64_t)a * (int64_t)(uint64_t)((uint32_t)b << 1);
+    return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
 #else
     return edgenas_high_mul(a, b);
 #endif
@@ -45,6 +49,30 @@ static inline int32_t edgenas_scale_sum(int32_t x, int32_t multiplier, int32_t s
     const int32_t y = edgenas_high_mul_normal(x, multiplier);
     const int32_t half = (int32_t)((uint32_t)1 << (-1 - shift));
     return (y + half + (y >> 31)) >> -shift;
+}
+
+/* The same without a shift to the left, prepared once for many values: no branch, and no constant that is
+ * computed again for each. */
+typedef struct {
+    int32_t multiplier, right;
+    int32_t half;     /* half a unit of the shift to the right */
+    int32_t negative; /* all ones where a negative product is rounded away from zero */
+} edgenas_scale_t;
+
+static inline edgenas_scale_t edgenas_scale_of(int32_t multiplier, int32_t shift) {
+    const int32_t right = shift < 0 ? -shift : 0;
+    const edgenas_scale_t s = {
+        .multiplier = multiplier,
+        .right = right,
+        .half = right > 0 ? (int32_t)((uint32_t)1 << (right - 1)) : 0,
+        .negative = right > 0 ? -1 : 0,
+    };
+    return s;
+}
+
+static inline int32_t edgenas_scale_by(const edgenas_scale_t *s, int32_t x) {
+    const int32_t y = edgenas_high_mul_normal(x, s->multiplier);
+    return (y + s->half + ((y >> 31) & s->negative)) >> s->right;
 }
 
 static inline int8_t edgenas_clamp(int32_t x, int32_t low, int32_t high) {

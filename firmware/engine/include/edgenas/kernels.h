@@ -88,11 +88,12 @@ void edgenas_conv_1x1(const edgenas_conv_t *p, const int8_t *input, int8_t *outp
 /* Any depthwise convolution. */
 void edgenas_depthwise(const edgenas_conv_t *p, const int8_t *input, int8_t *output);
 
-/* 3x3, multiplier 1, dilation 1. */
-void edgenas_depthwise_3x3(const edgenas_conv_t *p, const int8_t *input, int8_t *output);
+/* 3x3, multiplier 1, dilation 1. scratch: see depthwise_scratch_bytes in pipeline/space/kernels.py; aligned
+ * to 4. */
+void edgenas_depthwise_3x3(const edgenas_conv_t *p, const int8_t *input, int8_t *output, int32_t *scratch);
 
-/* Any size, multiplier 1, dilation 1. */
-void edgenas_depthwise_plain(const edgenas_conv_t *p, const int8_t *input, int8_t *output);
+/* Any size, multiplier 1, dilation 1. scratch: as above. */
+void edgenas_depthwise_plain(const edgenas_conv_t *p, const int8_t *input, int8_t *output, int32_t *scratch);
 
 /* in_h rows of in_c features. */
 void edgenas_fully_connected(const edgenas_conv_t *p, const int8_t *input, int8_t *output);
