@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pipeline.engine.emit_exits import exit_code, exit_decisions, exit_declarations, output_words
 from pipeline.engine.model import ARRAY_TYPES, Layer, Model
 from pipeline.space.opspec import OpSpec
 
@@ -76,9 +77,9 @@ def _header(model: Model) -> str:
 /* Where to write the input, {"x".join(map(str, model.input_shape))}, before each inference: its memory is reused. */
 int8_t *model_input(void);
 
-/* The output, {"x".join(map(str, model.output_shape))}; valid until the next input is written. */
+/* The output, {output_words(model)}; valid until the next input is written. */
 const int8_t *model_output(void);
-
+{exit_declarations(model)}
 /* One inference. Each layer lies between region markers (marker.h). */
 void model_invoke(void);
 
@@ -95,16 +96,21 @@ def _code(model: Model, annotations: Sequence[str]) -> str:
         "_Alignas(16) static uint8_t model_arena[MODEL_ARENA_BYTES];\n\n"
         "#define AT(offset) ((int8_t *)model_arena + (offset))\n\n"
         f"int8_t *model_input(void) {{ return AT({plan.offsets[graph.input]}); }}\n\n"
-        f"const int8_t *model_output(void) {{ return AT({plan.offsets[graph.output]}); }}\n\n"
+        f"{exit_code(model) or _output(plan.offsets[graph.output])}\n"
     ]
     for i, (layer, note) in enumerate(zip(model.layers, annotations, strict=True)):
         parts.append(_layer(model, i, layer, note))
+    decisions = exit_decisions(model)
     calls = "".join(
-        f"    EDGENAS_MARK_BEGIN({i});\n    layer_{i}();\n    EDGENAS_MARK_END({i});\n"
+        f"    EDGENAS_MARK_BEGIN({i});\n    layer_{i}();\n    EDGENAS_MARK_END({i});\n{decisions.get(i + 1, '')}"
         for i in range(len(model.layers))
     )
-    parts.append(f"void model_invoke(void) {{\n{calls}}}\n")
+    parts.append(f"void model_invoke(void) {{\n{decisions.get(0, '')}{calls}}}\n")
     return "".join(parts)
+
+
+def _output(offset: int) -> str:
+    return f"const int8_t *model_output(void) {{ return AT({offset}); }}\n"
 
 
 def _layer(model: Model, index: int, layer: Layer, note: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class FlatModel:
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    metadata: dict[str, bytes] = field(default_factory=dict)
 
 
 def parse(content: bytes) -> FlatModel:
@@ -88,7 +89,18 @@ def _model(raw: Any) -> FlatModel:
     ends = [tuple(int(i) for i in (end if end is not None else ())) for end in (graph.inputs, graph.outputs)]
     if any(not 0 <= i < len(tensors) for end in ends for i in end):
         raise ModelError("the model's inputs or outputs are tensors that do not exist", hint=_HINT_FILE)
-    return FlatModel(tensors, operators, *ends)
+    return FlatModel(tensors, operators, ends[0], ends[1], _metadata(raw))
+
+
+def _metadata(raw: Any) -> dict[str, bytes]:
+    """The file's metadata buffers by name; of equal names the last."""
+    found = {}
+    for entry in raw.metadata or ():
+        if not 0 <= entry.buffer < len(raw.buffers):
+            raise ModelError("the metadata refers to a buffer that does not exist", hint=_HINT_FILE)
+        content = raw.buffers[entry.buffer].data
+        found[_text(entry.name)] = b"" if content is None else np.asarray(content, np.uint8).tobytes()
+    return found
 
 
 def _text(raw: Any) -> str:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +54,10 @@ class HostModel:
         self._program = _build(emit_c(model) | {"main.c": _MAIN}, sanitize)
 
     def run(self, x: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Outputs [n, ...] of inputs [n, ...] (without the batch dimension of 1, or with it)."""
+        """Outputs [n, ...] of inputs [n, ...] (without the batch dimension of 1, or with it).
+
+        Of a model with exits: the logits of the exit taken, and its number.
+        """
         x = np.ascontiguousarray(x, np.int8)
         n = len(x)
         if x.size != n * self.model.input_bytes:
@@ -69,9 +71,7 @@ class HostModel:
         if done.returncode != 0:
             tail = done.stderr.decode("utf-8", "replace")[-2000:]
             raise ToolError(f"the model's native build failed (status {done.returncode}): {tail}")
-        shape: tuple[Any, ...] = self.model.output_shape
-        shape = shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
-        return np.frombuffer(done.stdout, np.int8).reshape(n, *shape)
+        return np.frombuffer(done.stdout, np.int8).reshape(n, *self.model.answer_shape)
 
 
 def _build(files: dict[str, str], sanitize: bool) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.engine.exits import exit_rule, find_exits
 from pipeline.engine.flatfile import FlatModel, Operator, parse
 from pipeline.engine.model import Layer, Model
 from pipeline.engine.operators import Lowered, lower_operator
@@ -15,10 +16,11 @@ from pipeline.space.kernels import select
 
 
 def load(source: Path | bytes) -> Model:
-    """Read a fully INT8 .tflite (batch 1, one input, one output).
+    """Read a fully INT8 .tflite (batch 1, one input, one output, or several with thresholds of early exits).
 
     Raises ModelError: no such file, not a .tflite, damaged, float or partly float, an operator the engine
-    does not have (named, with its layer), or shapes and scales without meaning.
+    does not have (named, with its layer), shapes and scales without meaning, or several outputs without
+    thresholds.
     """
     if isinstance(source, bytes):
         return _load(source)
@@ -38,10 +40,11 @@ def _load(content: bytes) -> Model:
     flat = parse(content)
     if not flat.operators:
         raise ModelError("the model has no operators", hint="export it again")
-    for what, tensors in (("input", flat.inputs), ("output", flat.outputs)):
-        if len(tensors) != 1:
-            raise ModelError(f"the model has {len(tensors)} {what}s", hint="one input and one output only")
-    source_tensor, result_tensor = flat.inputs[0], flat.outputs[0]
+    if len(flat.inputs) != 1 or not flat.outputs:
+        what = f"{len(flat.outputs)} outputs" if len(flat.inputs) == 1 else f"{len(flat.inputs)} inputs"
+        raise ModelError(f"the model has {what}", hint="one input and one output only")
+    rule = exit_rule(flat)
+    source_tensor, result_tensor = flat.inputs[0], flat.outputs[-1]
     lowered = [(operator, lower_operator(flat, operator)) for operator in flat.operators]
 
     # activations are numbered as in OpGraph: the input, then outputs in execution order
@@ -53,9 +56,9 @@ def _load(content: bytes) -> Model:
         if operator.outputs[0] in numbers:
             raise Source(flat, operator).error("writes a tensor that exists already")
         numbers[operator.outputs[0]] = len(numbers)
-    if result_tensor not in numbers:
+    if any(tensor not in numbers for tensor in flat.outputs):
         raise ModelError("the model's output is produced by no operator", hint="export it again")
-    graph = _graph(flat, lowered, numbers, numbers[result_tensor])
+    graph = _graph(flat, lowered, numbers)
     layers = tuple(_layer(i, node, low) for i, (node, (_, low)) in enumerate(zip(graph.nodes, lowered, strict=True))
                    if low.struct)  # fmt: skip
     first, last = Source(flat, lowered[0][0]), Source(flat, lowered[-1][0])
@@ -69,12 +72,11 @@ def _load(content: bytes) -> Model:
         output=last.quantization(flat.tensors[result_tensor]),
         parameters=sum(low.parameters for _, low in lowered),
         tflite_bytes=len(content),
+        exits=find_exits(flat, graph, layers, rule) if rule else (),
     )
 
 
-def _graph(
-    flat: FlatModel, lowered: list[tuple[Operator, Lowered]], numbers: dict[int, int], output: int
-) -> OpGraph:
+def _graph(flat: FlatModel, lowered: list[tuple[Operator, Lowered]], numbers: dict[int, int]) -> OpGraph:
     nodes = tuple(
         Node(
             low.op,
@@ -85,7 +87,8 @@ def _graph(
         for operator, low in lowered
     )
     tensor_bytes = tuple(flat.tensors[t].elements for t in numbers)
-    return OpGraph(tensor_bytes, nodes, 0, output)
+    outputs = [numbers[t] for t in flat.outputs]
+    return OpGraph(tensor_bytes, nodes, 0, outputs[-1], tuple(outputs[:-1]))
 
 
 def _layer(index: int, node: Node, low: Lowered) -> Layer:

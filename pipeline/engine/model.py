@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.quantization import Quantization
 from pipeline.memory.planner import ArenaPlan
+from pipeline.space.exits import ExitRule
 from pipeline.space.graph import OpGraph
 from pipeline.space.opspec import OpSpec
 
@@ -38,9 +39,27 @@ class Layer:
         return sum(array.nbytes for array in self.arrays.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """An output at which an inference may end early, where the margin of its logits reaches `threshold`.
+
+    `layers` are the layers executed up to there, `tensor` the logits' number in the graph.
+    """
+
+    name: str
+    tensor: int
+    layers: int
+    threshold: int
+    quantization: Quantization
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A .tflite that the engine can run; `layers` are in execution order."""
+    """A .tflite that the engine can run; `layers` are in execution order.
+
+    `output_shape` and `output` are the final output's; `exits` have the same shape. With exits the device's
+    output is the logits of the one that was taken and one byte with its number.
+    """
 
     graph: OpGraph
     layers: tuple[Layer, ...]
@@ -51,6 +70,11 @@ class Model:
     output: Quantization
     parameters: int  # weights and biases
     tflite_bytes: int
+    exits: tuple[Exit, ...] = ()
+
+    @property
+    def exit_rule(self) -> ExitRule | None:
+        return ExitRule(tuple(e.threshold for e in self.exits)) if self.exits else None
 
     @property
     def input_bytes(self) -> int:
@@ -58,4 +82,13 @@ class Model:
 
     @property
     def output_bytes(self) -> int:
-        return int(np.prod(self.output_shape))
+        """Of what the device answers."""
+        return int(np.prod(self.output_shape)) + bool(self.exits)
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Of what the device answers to one input, without the batch dimension of 1."""
+        if self.exits:
+            return (self.output_bytes,)
+        shape = self.output_shape
+        return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape

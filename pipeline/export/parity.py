@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.export.reference import Int8Array, LiteRtReference, TflmReference
 
 
 class Int8Network(Protocol):
-    """What can be compared beside the interpreters: `QatNetwork` is one."""
+    """What can be compared beside the interpreters: `QatNetwork` is one. It has the file's outputs, in its order."""
 
-    def int8_outputs(self, x: Int8Array) -> Int8Array: ...
+    def int8_each(self, x: Int8Array) -> list[Int8Array]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class Agreement:
     """Two sources of INT8 outputs on the same inputs.
 
     mismatches: output elements that differ, of `elements`; max_difference: in steps of the output grid;
-    same_class: share of images (0..1) with equal argmax.
+    same_class: share of images (0..1) with equal argmax, at each exit too where there are some.
     """
 
     first: str
@@ -56,12 +55,9 @@ def compare(model: bytes, x: Int8Array, network: Int8Network | None = None) -> P
 
     Raises ToolError where an interpreter is missing, ModelError where one refuses the file.
     """
-    outputs: dict[str, NDArray[np.int8]] = {
-        "tflm": TflmReference(model).run(x),
-        "litert": LiteRtReference(model).run(x),
-    }
+    outputs = {"tflm": TflmReference(model).run_each(x), "litert": LiteRtReference(model).run_each(x)}
     if network is not None:
-        outputs["fake_quant"] = network.int8_outputs(x)
+        outputs["fake_quant"] = network.int8_each(x)
     names = list(outputs)
     return ParityReport(
         tuple(
@@ -72,15 +68,17 @@ def compare(model: bytes, x: Int8Array, network: Int8Network | None = None) -> P
     )
 
 
-def _agreement(first: str, second: str, a: Int8Array, b: Int8Array) -> Agreement:
-    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+def _agreement(first: str, second: str, one: list[Int8Array], other: list[Int8Array]) -> Agreement:
+    images = len(one[0])
+    # outputs x images x classes
+    a, b = (np.stack([output.reshape(images, -1) for output in outputs]) for outputs in (one, other))
     difference = np.abs(a.astype(np.int16) - b.astype(np.int16))
     return Agreement(
         first=first,
         second=second,
-        images=len(a),
+        images=images,
         elements=difference.size,
         mismatches=int(np.count_nonzero(difference)),
         max_difference=int(difference.max()),
-        same_class=float((a.argmax(1) == b.argmax(1)).mean()),
+        same_class=float((a.argmax(2) == b.argmax(2)).mean()),
     )

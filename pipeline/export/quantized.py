@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
+from pipeline.space.exits import ExitRule
 from pipeline.space.graph import OpGraph
 
 _INT32_MAX = 2**31 - 1
@@ -40,15 +41,19 @@ class QuantizedNetwork:
     """An OpGraph with a grid for each tensor, and weights for the nodes (by index) that have some.
 
     `constants`: values (INT8) of tensors, by number, that are no activations: the fixed operand of an addition.
+    `exit_rule`: when to leave at the graph's exits; a file without it can be run as a whole only.
     """
 
     graph: OpGraph
     grids: tuple[Grid, ...]
     weights: dict[int, Weights]
     constants: dict[int, NDArray[np.int8]] = field(default_factory=dict)
+    exit_rule: ExitRule | None = None
 
     def check(self) -> None:
         """Raise ModelError, naming the layer, where an integer kernel would overflow or lose everything."""
+        if self.exit_rule is not None and len(self.exit_rule.thresholds) != len(self.graph.exits):
+            raise ModelError(f"{len(self.exit_rule.thresholds)} thresholds for {len(self.graph.exits)} exits")
         for index, node in enumerate(self.graph.nodes):
             where = f"layer {index} ({node.name or node.op.kind})"
             out = self.grids[node.output]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError, ToolError
@@ -47,15 +48,21 @@ class TflmReference:
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, struct.error) as error:
             raise ModelError(f"TFLite Micro refuses the model: {error}") from error
         self._shape = tuple(self._interpreter.get_input_details(0)["shape"])
+        self.outputs = output_count(model)
 
     def run(self, x: Int8Array) -> Int8Array:
-        """Outputs (n, ...) of inputs (n, ...), one after the other."""
-        outputs = []
+        """Final outputs (n, ...) of inputs (n, ...), one after the other."""
+        return self.run_each(x)[-1]
+
+    def run_each(self, x: Int8Array) -> list[Int8Array]:
+        """All outputs (n, ...), in the file's order: early exits before the final one."""
+        outputs: list[list[Int8Array]] = [[] for _ in range(self.outputs)]
         for image in _checked(x, self._shape):
             self._interpreter.set_input(image[None], 0)
             self._interpreter.invoke()
-            outputs.append(self._interpreter.get_output(0)[0])
-        return np.stack(outputs)
+            for i, found in enumerate(outputs):
+                found.append(self._interpreter.get_output(i)[0])
+        return [np.stack(found) for found in outputs]
 
 
 class LiteRtReference:
@@ -74,16 +81,21 @@ class LiteRtReference:
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"LiteRT refuses the model: {error}") from error
         self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 
     def run(self, x: Int8Array) -> Int8Array:
-        """Outputs (n, ...) of inputs (n, ...), one after the other."""
-        outputs = []
+        """Final outputs (n, ...) of inputs (n, ...), one after the other."""
+        return self.run_each(x)[-1]
+
+    def run_each(self, x: Int8Array) -> list[Int8Array]:
+        """All outputs (n, ...), in the file's order: early exits before the final one."""
+        outputs: list[list[Int8Array]] = [[] for _ in self._outputs]
         for image in _checked(x, tuple(self._input["shape"])):
             self._interpreter.set_tensor(self._input["index"], image[None])
             self._interpreter.invoke()
-            outputs.append(self._interpreter.get_tensor(self._output)[0])
-        return np.stack(outputs)
+            for found, tensor in zip(outputs, self._outputs, strict=True):
+                found.append(self._interpreter.get_tensor(tensor)[0])
+        return [np.stack(found) for found in outputs]
 
 
 def _litert() -> Any:
@@ -111,24 +123,38 @@ def to_int8(images: NDArray[np.uint8]) -> Int8Array:
 def evaluate_int8(
     model: bytes, images: NDArray[np.uint8], labels: NDArray[np.int64], *, workers: int = 2
 ) -> float:
-    """Accuracy (0..1) of an exported classifier on uint8 images (n, h, w, c).
+    """Accuracy (0..1) of an exported classifier on uint8 images (n, h, w, c), of its final output alone.
 
-    Runs the file itself on LiteRT's reference kernels, which release Python's lock, in `workers` threads.
     Ties go to the lowest class, as on the device. Raises ModelError and ToolError as `LiteRtReference`.
     """
-
-    def right(part: range) -> int:
-        reference = LiteRtReference(model)
-        count = 0
-        for start in part:
-            block = slice(start * _BLOCK, (start + 1) * _BLOCK)
-            outputs = reference.run(x[block]).reshape(len(x[block]), -1)
-            count += int((outputs.argmax(1) == labels[block]).sum())
-        return count
-
     if len(images) != len(labels):
         raise ModelError(f"{len(images)} images but {len(labels)} labels")
+    logits = int8_logits(model, images, workers=workers)[-1]
+    return int((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def int8_logits(model: bytes, images: NDArray[np.uint8], *, workers: int = 2) -> list[Int8Array]:
+    """Each output's logits (n, classes) of uint8 images (n, h, w, c), in the file's order.
+
+    Runs the file itself on LiteRT's reference kernels, which release Python's lock, in `workers` threads.
+    Raises ModelError and ToolError as `LiteRtReference`.
+    """
     x = to_int8(images)
-    blocks = -(-len(x) // _BLOCK)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(x), _BLOCK)]
+    results: list[list[Int8Array]] = [[] for _ in blocks]
+
+    def work(part: range) -> None:
+        reference = LiteRtReference(model)
+        for i in part:
+            outputs = reference.run_each(x[blocks[i]])
+            results[i] = [output.reshape(len(output), -1) for output in outputs]
+
     with ThreadPoolExecutor(workers) as pool:
-        return sum(pool.map(right, (range(first, blocks, workers) for first in range(workers)))) / len(x)
+        for _ in pool.map(work, (range(first, len(blocks), workers) for first in range(workers))):
+            pass
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+def output_count(model: bytes) -> int:
+    """How many outputs the .tflite has; the interpreter of TFLite Micro's wheel does not tell."""
+    return int(schema.Model.GetRootAs(model, 0).Subgraphs(0).OutputsLength())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.errors import ModelError
 from pipeline.export.quantized import Grid, QuantizedNetwork
+from pipeline.space.exits import METADATA
 from pipeline.space.graph import Node
 from pipeline.space.opspec import OpSpec, same_padding
 
@@ -86,7 +87,7 @@ class _Writer:
         subgraph = schema.SubGraphT(
             tensors=self.tensors,
             inputs=[graph.input],
-            outputs=[graph.output],
+            outputs=list(graph.outputs),
             operators=operators,
             name="main",
         )
@@ -95,14 +96,32 @@ class _Writer:
             name, version = _OPERATORS[kind]
             code = getattr(schema.BuiltinOperator, name)
             codes.append(schema.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code, version=version))
-        metadata = schema.MetadataT(name="edgenas_version", buffer=self._buffer(__version__.encode()))
+        metadata = [schema.MetadataT(name="edgenas_version", buffer=self._buffer(__version__.encode()))]
+        if self.network.exit_rule is not None:
+            rule = self.network.exit_rule.to_bytes()
+            metadata.append(schema.MetadataT(name=METADATA, buffer=self._buffer(rule)))
         return schema.ModelT(
             version=3,
             operatorCodes=codes,
             subgraphs=[subgraph],
             description=f"edgenas {__version__}",
             buffers=self.buffers,
-            metadata=[metadata],
+            metadata=metadata,
+            signatureDefs=[self._signature(producers)] if graph.exits else None,
+        )
+
+    def _signature(self, producers: dict[int, Node]) -> Any:
+        """Names of several outputs; their order is the graph's."""
+        graph = self.network.graph
+        names = [producers[tensor].name.partition("/")[0] for tensor in graph.outputs]
+        return schema.SignatureDefT(
+            inputs=[schema.TensorMapT(name="input", tensorIndex=graph.input)],
+            outputs=[
+                schema.TensorMapT(name=name, tensorIndex=tensor)
+                for name, tensor in zip(names, graph.outputs, strict=True)
+            ],
+            signatureKey="serving_default",
+            subgraphIndex=0,
         )
 
     def _buffer(self, raw: bytes) -> int:

@@ -11,6 +11,14 @@ from pipeline.space.budgets import Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.opspec import OpSpec
 
+# What comparing the margin of an exit's logits takes at most, in cycles: a call, and so many a logit.
+_EXIT_CYCLES, _LOGIT_CYCLES = 40, 16
+
+
+def exit_cycles(logits: int) -> int:
+    """Upper bound of the cycles between an exit's layer and the next one, for so many logits."""
+    return _EXIT_CYCLES + _LOGIT_CYCLES * logits
+
 
 class CostModel:
     """Costs from `lut`, at the clock of `board`. Raises LutError where the table has no flash model."""
@@ -46,11 +54,19 @@ class CostModel:
     def latency_ms(self, graph: OpGraph) -> float:
         """One inference: what a latency budget is held against."""
         operators = sum(self.op_latency_ms(node.op) for node in graph.nodes)
-        return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms
+        return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms + self._exits_ms(graph)
+
+    def _exits_ms(self, graph: OpGraph) -> float:
+        """What deciding at every exit takes: an upper bound, since no table has it."""
+        return self._ms(sum(exit_cycles(graph.tensor_bytes[tensor]) for tensor in graph.exits))
+
+    def exit_latencies_ms(self, graph: OpGraph) -> tuple[float, ...]:
+        """Latency of an inference that ends at each output, in execution order; the last is the worst case."""
+        return tuple(self.latency_ms(graph.until(tensor)) for tensor in graph.outputs)
 
     def sram_bytes(self, graph: OpGraph) -> int:
         """Planned arena, other static RAM and reserved stack."""
-        return self.flash.sram_bytes(plan(graph).arena_bytes, layers(graph))
+        return self.flash.sram_bytes(plan(graph).arena_bytes, layers(graph), exits=bool(graph.exits))
 
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         """All that a budget can limit. Raises LutError for a kernel that was never measured."""

@@ -13,6 +13,12 @@ from typing import Any
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
 
+# Early exits: what decides, and each call of it. Bounds of what the compilers for the four ISAs make of them
+# (tests/unit/test_flash_model.py builds the generated code); no table has them.
+EXIT_CODE_BYTES = 200
+EXIT_BYTES = 64
+EXIT_RAM_BYTES = 4  # where the last inference ended
+
 
 @dataclass(frozen=True, slots=True)
 class FlashModel:
@@ -48,11 +54,12 @@ class FlashModel:
         kernels = sorted({choice.name for choice in choices if choice.name})
         constants = sum(choice.constant_bytes for choice in choices)
         calls = self.layer_bytes * layers(graph)
-        return round(self.base_bytes + self.code_bytes(kernels) + constants + calls)
+        leaving = EXIT_CODE_BYTES + EXIT_BYTES * len(graph.exits) if graph.exits else 0
+        return round(self.base_bytes + self.code_bytes(kernels) + constants + calls) + leaving
 
-    def sram_bytes(self, arena_bytes: int, layer_count: int) -> int:
+    def sram_bytes(self, arena_bytes: int, layer_count: int, *, exits: bool = False) -> int:
         """Arena, other static RAM and reserved stack: what an SRAM budget is held against."""
-        static = self.static_ram_bytes + self.layer_ram_bytes * layer_count
+        static = self.static_ram_bytes + self.layer_ram_bytes * layer_count + EXIT_RAM_BYTES * exits
         return arena_bytes + static + self.stack_bytes
 
     def to_table(self) -> dict[str, Any]:

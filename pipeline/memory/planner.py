@@ -50,6 +50,10 @@ def plan(graph: OpGraph) -> ArenaPlan:
 
     RESHAPE is an alias, and element-wise operators write over an operand that dies with them. The graph's
     input and output lie in the arena as well; the input's memory is reused after its last reader.
+
+    Early exits: the plan is that of an inference that takes none. An exit's logits are looked at as soon as they
+    are there, so their memory is free again afterwards; where an inference ends there, nothing else is written.
+    Behind the logits of each output lies one byte for the number of the exit (pipeline.engine.emit).
     """
     best = _plan(graph, in_place=True)
     if best.arena_bytes > max(best.live_bytes, default=0):
@@ -79,8 +83,9 @@ def _plan(graph: OpGraph, *, in_place: bool) -> ArenaPlan:
     buffers: dict[int, _Buffer] = {}
     end = len(graph.nodes)
     births = [(graph.input, -1), *((node.output, i) for i, node in enumerate(graph.nodes))]
+    numbered = graph.outputs if graph.exits else ()
     for tensor, time in births:
-        size = _aligned(graph.tensor_bytes[tensor])
+        size = _aligned(graph.tensor_bytes[tensor] + (tensor in numbered))
         buffer = buffers.setdefault(owner[tensor], _Buffer(size, time, time))
         buffer.size = max(buffer.size, size)
         buffer.last = max(buffer.last, time)

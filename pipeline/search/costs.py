@@ -116,9 +116,11 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
             for o, op in enumerate(space.ops):
                 for c, c_out in enumerate(space.channels):
                     nodes = space.block_nodes(block, h, w, c_in, op, c_out)
+                    # an exit counts with its block, as if it were never taken
+                    leaving = space.exit_nodes(block, h, w, c_in, op, c_out)
                     where = (block, widths.index(c_in), o, c)
-                    latency[where] = nodes_latency(nodes)
-                    weights[where] = nodes_weights(nodes)
+                    latency[where] = nodes_latency(nodes) + nodes_latency(leaving)
+                    weights[where] = nodes_weights(nodes) + nodes_weights(leaving)
                     working[where] = working_set_bytes(nodes, h * w * c_in)
     head_latency, head_weights = np.zeros(len(widths)), np.zeros(len(widths))
     for c_in in space.head_inputs():

@@ -20,7 +20,9 @@ _FIELDS = ("input_shape", "classes", "stem_channels", "stem_stride", "blocks")
 class Architecture:
     """Stem 3x3 convolution, a chain of blocks, global average, linear classifier.
 
-    `input_shape` is (height, width, channels). Raises ConfigError where the parts do not fit together.
+    `input_shape` is (height, width, channels). `exits` are the blocks, counted from 0 and in order, after which
+    an inference may end early: each gets a head of its own. Raises ConfigError where the parts do not fit
+    together.
     """
 
     input_shape: tuple[int, int, int]
@@ -28,6 +30,7 @@ class Architecture:
     stem_channels: int
     stem_stride: int
     blocks: tuple[Block, ...]
+    exits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.input_shape) != 3:
@@ -46,10 +49,13 @@ class Architecture:
                     hint="a skip keeps the number of channels",
                 )
             channels = block.channels
+        check_exits(self.exits, len(self.blocks), self.classes)
 
     def to_json(self) -> dict[str, Any]:
         raw = asdict(self)
-        return {**raw, "input_shape": list(self.input_shape), "blocks": list(raw["blocks"])}
+        exits = raw.pop("exits")
+        raw |= {"input_shape": list(self.input_shape), "blocks": list(raw["blocks"])}
+        return {**raw, "exits": list(exits)} if exits else raw
 
     @classmethod
     def from_json(cls, raw: Any) -> Architecture:
@@ -59,14 +65,16 @@ class Architecture:
                 raw = json.loads(raw)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"architecture is not JSON: {error}") from error
-        _keys("architecture", raw, _FIELDS)
-        if not isinstance(raw["input_shape"], list | tuple) or not isinstance(raw["blocks"], list | tuple):
-            raise ConfigError("architecture: input_shape and blocks must be lists")
+        _keys("architecture", raw, _FIELDS, ("exits",))
+        exits = raw.get("exits", ())
+        if not all(isinstance(part, list | tuple) for part in (raw["input_shape"], raw["blocks"], exits)):
+            raise ConfigError("architecture: input_shape, blocks and exits must be lists")
         blocks = []
         for i, block in enumerate(raw["blocks"]):
             _keys(f"architecture: blocks[{i}]", block, ("op", "channels", "stride"))
             blocks.append(Block(**block))
-        return cls(**{**raw, "input_shape": tuple(raw["input_shape"]), "blocks": tuple(blocks)})
+        shape = tuple(raw["input_shape"])
+        return cls(**{**raw, "input_shape": shape, "blocks": tuple(blocks), "exits": tuple(exits)})
 
     def describe(self) -> str:
         """One line, e.g. `28x28x1 | stem 16/2 | dw3-24 | ir4-32/2 | skip | 10 classes` (`/2`: stride 2)."""
@@ -75,9 +83,11 @@ class Architecture:
             return f"/{value}" if value != 1 else ""
 
         parts = ["x".join(map(str, self.input_shape)), f"stem {self.stem_channels}{stride(self.stem_stride)}"]
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             width = "" if block.op == "skip" else f"-{block.channels}"
             parts.append(f"{block.op}{width}{stride(block.stride)}")
+            if i in self.exits:
+                parts.append("exit")
         return " | ".join([*parts, f"{self.classes} classes"])
 
 
@@ -86,10 +96,29 @@ def _positive(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a positive integer, not {value!r}")
 
 
-def _keys(where: str, raw: Any, expected: tuple[str, ...]) -> None:
+def check_exits(exits: Any, blocks: int, classes: int) -> None:
+    """Raises ConfigError unless `exits` are increasing numbers of blocks that others follow."""
+    for i in exits:
+        if type(i) is not int or not 0 <= i < blocks:
+            raise ConfigError(
+                f"exits: there is no block {i!r}", hint=f"blocks count from 0, there are {blocks}"
+            )
+        if i == blocks - 1:
+            raise ConfigError(
+                f"exits: after block {i}, the last one, comes the classifier itself",
+                hint="an early exit needs blocks behind it",
+            )
+    if list(exits) != sorted(set(exits)):
+        raise ConfigError(f"exits must be in increasing order, each once, not {', '.join(map(str, exits))}")
+    if exits and classes < 2:
+        raise ConfigError("exits need at least two classes: their confidence is a margin between two")
+
+
+def _keys(where: str, raw: Any, expected: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
     if not isinstance(raw, dict):
         raise ConfigError(f"{where} must be an object, not {type(raw).__name__}")
     missing = [key for key in expected if key not in raw]
+    expected = (*expected, *optional)
     unknown = [str(key) for key in raw if key not in expected]
     if missing:
         raise ConfigError(f"{where}: missing {', '.join(missing)}")
@@ -101,17 +130,20 @@ def lower_stem(build: GraphBuilder, channels: int, stride: int) -> Feature:
     return build.window("conv2d", build.input, channels, 3, stride, "relu6", "stem")
 
 
-def lower_head(build: GraphBuilder, x: Feature, classes: int) -> Feature:
-    return build.fully_connected(build.mean(x, "head/mean"), classes, "head/classifier")
+def lower_head(build: GraphBuilder, x: Feature, classes: int, name: str = "head") -> Feature:
+    return build.fully_connected(build.mean(x, f"{name}/mean"), classes, f"{name}/classifier")
 
 
 def lower(architecture: Architecture) -> OpGraph:
     """The operators of `architecture` in execution order, equal to those of its exported .tflite."""
     build = GraphBuilder(architecture.input_shape)
     x = lower_stem(build, architecture.stem_channels, architecture.stem_stride)
+    exits = []
     for i, block in enumerate(architecture.blocks):
         x = lower_block(build, x, block, f"block{i}/{block.op}")
-    return build.graph(lower_head(build, x, architecture.classes))
+        if i in architecture.exits:
+            exits.append(lower_head(build, x, architecture.classes, f"exit{i}"))
+    return build.graph(lower_head(build, x, architecture.classes), exits)
 
 
 def operator_parameters(op: OpSpec) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
@@ -67,8 +68,9 @@ class GraphBuilder:
     def input(self) -> Feature:
         return Feature(0, *self.shape)
 
-    def graph(self, output: Feature) -> OpGraph:
-        return OpGraph(tuple(self.tensor_bytes), tuple(self.nodes), 0, output.number)
+    def graph(self, output: Feature, exits: Sequence[Feature] = ()) -> OpGraph:
+        early = tuple(feature.number for feature in exits)
+        return OpGraph(tuple(self.tensor_bytes), tuple(self.nodes), 0, output.number, early)
 
     def _append(self, op: OpSpec, inputs: tuple[int, ...], name: str) -> Feature:
         self.tensor_bytes.append(op.out_bytes)

@@ -23,12 +23,29 @@ class OpGraph:
 
     The same architecture lowered by `pipeline.space` and read back from its exported .tflite by
     `pipeline.engine` gives equal graphs (names apart): that is what makes predictions exact.
+
+    `exits` are the outputs, in execution order, at which an inference may end early (pipeline.space.exits).
     """
 
     tensor_bytes: tuple[int, ...]
     nodes: tuple[Node, ...]
     input: int
     output: int
+    exits: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """All outputs in execution order, as the .tflite lists them: exits, then the final one."""
+        return (*self.exits, self.output)
+
+    def until(self, output: int) -> OpGraph:
+        """What is executed where the inference ends at `output`: the nodes up to it, and in `exits` the margins
+        that are looked at, its own among them."""
+        if output not in self.exits:
+            return self
+        last = next(i for i, node in enumerate(self.nodes) if node.output == output)
+        exits = self.exits[: self.exits.index(output) + 1]
+        return OpGraph(self.tensor_bytes, self.nodes[: last + 1], self.input, output, exits)
 
     @property
     def macs(self) -> int:

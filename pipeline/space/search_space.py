@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ConfigError
-from pipeline.space.architecture import Architecture, lower_head, lower_stem
+from pipeline.space.architecture import Architecture, check_exits, lower_head, lower_stem
 from pipeline.space.blocks import BLOCK_OPS, Block, Feature, GraphBuilder, lower_block
 from pipeline.space.graph import Node
 from pipeline.space.opspec import OpSpec, same_padding
@@ -25,7 +25,9 @@ class SearchSpace:
     `input_shape` is (height, width, channels); `strides` has one entry (1 or 2) per block; the defaults suit
     28x28 and 32x32 inputs (`for_input` chooses strides for others): most blocks work at 7x7 or 8x8, where a
     weight costs 49 or 64 multiply-accumulates. A skip has no width of its own, so a block has
-    len(ops without skip) * len(channels) + 1 options. Raises ConfigError on a field without meaning.
+    len(ops without skip) * len(channels) + 1 options. `exits` are the blocks after which an early exit may be
+    placed: what is searched carries them all (the worst case), and which of them stay is decided after training
+    (pipeline.search.exits). Raises ConfigError on a field without meaning.
     """
 
     input_shape: tuple[int, int, int]
@@ -35,6 +37,7 @@ class SearchSpace:
     strides: tuple[int, ...] = (2, 1, 2, 1, 1, 1, 1)
     ops: tuple[str, ...] = BLOCK_OPS
     channels: tuple[int, ...] = CHANNELS
+    exits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         Architecture(self.input_shape, self.classes, self.stem_channels, self.stem_stride, ())
@@ -51,6 +54,7 @@ class SearchSpace:
                     Block(op, channels, stride)
         if list(self.channels) != sorted(self.channels):
             raise ConfigError("the search space's channels must be in increasing order")
+        check_exits(self.exits, len(self.strides), self.classes)
 
     @classmethod
     def for_input(
@@ -88,7 +92,7 @@ class SearchSpace:
             width = width if op == "skip" else channels
             blocks.append(Block(op, width, stride))
         return Architecture(
-            self.input_shape, self.classes, self.stem_channels, self.stem_stride, tuple(blocks)
+            self.input_shape, self.classes, self.stem_channels, self.stem_stride, tuple(blocks), self.exits
         )
 
     def random(self, rng: np.random.Generator) -> Architecture:
@@ -105,7 +109,9 @@ class SearchSpace:
         if tuple(b.stride for b in architecture.blocks) != self.strides:
             return False
         choices = [(b.op, 0 if b.op == "skip" else b.channels) for b in architecture.blocks]
-        return set(choices) <= set(self.options) and self.build(choices) == architecture
+        if not (set(choices) <= set(self.options) and set(architecture.exits) <= set(self.exits)):
+            return False
+        return self.build(choices) == replace(architecture, exits=self.exits)
 
     def block_inputs(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """Per block: height and width of its input, and the channel counts that can arrive there."""
@@ -131,6 +137,19 @@ class SearchSpace:
         lower_block(build, build.input, block, f"block{index}/{op}")
         return tuple(build.nodes)
 
+    def exit_nodes(
+        self, index: int, height: int, width: int, channels: int, op: str, out: int
+    ) -> tuple[Node, ...]:
+        """Operators of the early exit after block `index`, of the same choice as `block_nodes`; none where no
+        exit is allowed."""
+        if index not in self.exits:
+            return ()
+        stride = self.strides[index]
+        wide = channels if op == "skip" else out
+        build = GraphBuilder((-(-height // stride), -(-width // stride), wide))
+        lower_head(build, build.input, self.classes, f"exit{index}")
+        return tuple(build.nodes)
+
     def head_nodes(self, channels: int) -> tuple[Node, ...]:
         h, w, _ = list(self.block_inputs())[-1]
         h, w = -(-h // self.strides[-1]), -(-w // self.strides[-1])
@@ -150,9 +169,11 @@ class SearchSpace:
             for c_in in arriving:
                 for op, c_out in self.options:
                     found.update(node.op for node in self.block_nodes(i, h, w, c_in, op, c_out))
+                    found.update(node.op for node in self.exit_nodes(i, h, w, c_in, op, c_out))
         for c_in in self.head_inputs():
             found.update(node.op for node in self.head_nodes(c_in))
         return sorted(found)
 
     def to_json(self) -> dict[str, Any]:
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        raw = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return raw if self.exits else {key: v for key, v in raw.items() if key != "exits"}

@@ -54,10 +54,14 @@ class QatNetwork(nn.Module):
                 layer.fold()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of images (n, c, h, w) in [0, 1]."""
-        return self._run(x, self.input_quantization)[:, :, 0, 0]
+        """Final logits (n, classes) of images (n, c, h, w) in [0, 1]."""
+        return self.each(x)[-1]
 
-    def _run(self, x: Tensor, quantization: Quantization) -> Tensor:
+    def each(self, x: Tensor) -> list[Tensor]:
+        """Logits (n, classes) of every output: early exits in order, then the final ones."""
+        return [y[:, :, 0, 0] for y in self._run(x, self.input_quantization)]
+
+    def _run(self, x: Tensor, quantization: Quantization) -> list[Tensor]:
         quantized = self.mode == "quantized"
         values = {self.graph.input: x}
         # Every number below is on the grid of the tensor it belongs to.
@@ -71,7 +75,7 @@ class QatNetwork(nn.Module):
             else:
                 y, grids[node.output] = self._quantized(node, layer, inputs, grids)
             values[node.output] = y
-        return values[self.graph.output]
+        return [values[number] for number in self.graph.outputs]
 
     def _quantized(
         self, node: Node, layer: nn.Module, inputs: list[Tensor], grids: dict[int, Quantization]
@@ -109,19 +113,29 @@ class QatNetwork(nn.Module):
 
     @torch.no_grad()
     def int8_outputs(self, x: NDArray[np.int8], batch: int = 256) -> NDArray[np.int8]:
-        """INT8 logits (n, classes) of INT8 images (n, h, w, c), by fake-quantized arithmetic."""
+        """Final INT8 logits (n, classes) of INT8 images (n, h, w, c), by fake-quantized arithmetic."""
+        return self.int8_each(x, batch)[-1]
+
+    @torch.no_grad()
+    def int8_each(self, x: NDArray[np.int8], batch: int = 256) -> list[NDArray[np.int8]]:
+        """As `int8_outputs`, of every output in the order of `each`."""
         was = self.training, self.mode
         self.eval()
         self.mode = "quantized"
-        scale, zero_point = self.grids()[self.graph.output]
+        grids = self.grids()
         parts = []
         for start in range(0, len(x), batch):
             real = (torch.from_numpy(x[start : start + batch]).float() - INPUT_ZERO_POINT) * INPUT_SCALE
-            logits = self(real.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
-            parts.append((torch.round(logits / scale) + zero_point).to(torch.int8).numpy())
+            logits = self.each(real.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+            parts.append([_to_grid(y, *grids[n]) for y, n in zip(logits, self.graph.outputs, strict=True)])
         self.train(was[0])
         self.mode = was[1]
-        return np.concatenate(parts)
+        return [np.concatenate(found) for found in zip(*parts, strict=True)]
+
+
+def _to_grid(y: Tensor, scale: Tensor, zero_point: Tensor) -> NDArray[np.int8]:
+    found: NDArray[np.int8] = (torch.round(y / scale) + zero_point).to(torch.int8).numpy()
+    return found
 
 
 def output_grid(node: Node, layer: nn.Module, grids: dict[int, Quantization]) -> Quantization:

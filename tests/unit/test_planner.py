@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,34 @@ def test_no_value_is_overwritten_while_needed(graph: OpGraph) -> None:
     simulate(graph, found)
     assert all(offset % 4 == 0 for offset in found.offsets)
     assert found.arena_bytes >= max(found.live_bytes)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(graphs(), st.data())
+def test_exits_keep_a_byte_behind_their_logits(graph: OpGraph, data: st.DataObject) -> None:
+    made = [node.output for node in graph.nodes if node.output != graph.output]
+    early = data.draw(st.sets(st.sampled_from(made))) if made else set()
+    graph = replace(graph, exits=tuple(sorted(early)))
+    found = plan(graph)
+    simulate(graph, found)
+    # what lies behind an output's logits is its own, from their first byte to the decision
+    for i, node in enumerate(graph.nodes):
+        if not graph.exits or node.output not in graph.outputs:
+            continue
+        behind = found.offsets[node.output] + graph.tensor_bytes[node.output]
+        assert behind < found.arena_bytes
+        scratch = found.scratch_offsets[i]
+        assert not scratch <= behind < scratch + select(node.op).scratch_bytes
+    without = plan(replace(graph, exits=()))
+    assert found.arena_bytes <= without.arena_bytes + ALIGNMENT * len(graph.outputs)
+
+
+def test_an_exit_costs_no_memory_where_the_peak_is_elsewhere() -> None:
+    space = SearchSpace.for_input((28, 28, 1), 10)
+    for seed in range(10):
+        architecture = space.random(np.random.default_rng(seed))
+        alone = plan(lower(architecture)).arena_bytes
+        assert plan(lower(replace(architecture, exits=(2, 4)))).arena_bytes <= alone + 2 * 12
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
