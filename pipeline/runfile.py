@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.boards import Board, load_board
 from pipeline.data import default_options
 from pipeline.data import names as data_names
+from pipeline.data.shift import ShiftConfig
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
@@ -25,6 +26,7 @@ class DataConfig:
     path: str = ""
     validation: float = 0.1  # fraction of the training images that the search and early decisions use
     limit: int = 0  # at most so many images per split; 0: all
+    shift: ShiftConfig = field(default_factory=ShiftConfig)
 
 
 @dataclass(frozen=True, slots=True)

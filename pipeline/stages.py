@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline import data as datasets
 from pipeline.boards import Board
 from pipeline.data import DataSet
+from pipeline.data.shift import shifted
 from pipeline.engine import Model, emit_c, load
 from pipeline.engine.host import cache_dir
 from pipeline.errors import BudgetError
@@ -59,7 +60,7 @@ class Deployment:
 def load_data(run: RunFile, path: Path | None) -> DataSet:
     """The run's data set; `path` (from the command line) goes before the run file's."""
     chosen = path or (Path(run.data.path) if run.data.path else None)
-    return datasets.load(
+    data = datasets.load(
         run.data.name,
         path=chosen,
         seed=run.seed,
@@ -67,6 +68,7 @@ def load_data(run: RunFile, path: Path | None) -> DataSet:
         limit=run.data.limit or None,
         options=run.data_options,
     )
+    return shifted(data, run.data.shift, seed=run.seed)
 
 
 def obtain_lut(board: Board, ops: Sequence[OpSpec], folder: Path, reporter: Reporter) -> Lut:
