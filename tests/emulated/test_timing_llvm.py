@@ -105,7 +105,7 @@ def test_compiled_loops(board_name: str, mode: tuple[int, int], triple: str, tmp
     assert len(compared) >= 20
     ratios = [ratio for ratio, *_ in compared]
     print(len(ratios), min(ratios), statistics.median(ratios), statistics.mean(ratios), max(ratios))
-    assert 0.75 <= statistics.median(ratios) <= 1.05
+    assert 0.7 <= statistics.median(ratios) <= 1.05
     assert all(0.45 <= ratio <= 1.6 for ratio in ratios), compared
     # where the time goes: the longest loops of the convolutions' and dense layers' products
     products = [row for row in compared if row[3].function.startswith("edgenas_dot")]
