@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.data import DataSet
@@ -20,6 +21,7 @@ from pipeline.space.architecture import Architecture
 from pipeline.train.batches import Batches, to_input
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from pipeline.train.config import TrainConfig
+from pipeline.train.inherit import fingerprint_of, inherit
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.network import Mode, QatNetwork
 
@@ -63,11 +65,13 @@ def train_qat(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    start: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> QatResult:
     """Train `architecture` on `data`; the test split is looked at once, after the last step.
 
     checkpoint: file that holds the state; where it exists training continues from it, with the same
     result as without interruption (for the same number of threads). on_step: called after each step.
+    start: weights to begin with (see train/inherit.py) instead of random ones.
     Raises DataError where data and architecture do not fit, ConfigError for a checkpoint that is damaged
     or belongs to another training, or where training diverges.
     """
@@ -81,7 +85,7 @@ def train_qat(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        return _Training(architecture, data, config, seed, checkpoint).run(on_step)
+        return _Training(architecture, data, config, seed, checkpoint, start).run(on_step)
     finally:
         torch.set_num_threads(threads)
 
@@ -94,6 +98,7 @@ class _Training:
         config: TrainConfig,
         seed: int,
         checkpoint: Path | None,
+        start: Sequence[Mapping[str, Tensor]] | None,
     ) -> None:
         self.data, self.config, self.file = data, config, checkpoint
         self.batches = Batches(data.x_train, data.y_train, config, seed=seed, mirror=data.mirror)
@@ -103,6 +108,9 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
+        if start is not None:
+            inherit(self.network, start)
+            self.identity += fingerprint_of(start)
         self.optimizer = self._optimizer()
         self.step = 0
         self.epoch_loss = 0.0

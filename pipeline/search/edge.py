@@ -1,0 +1,303 @@
+"""The edge stage: a finished search adapted to other data, limits and conditions, at a fraction of its cost.
+
+After Kan and Psounis' cloud-edge search: the cloud finds strong candidates, the device refines them with its own
+data under its present limits. What is taken from the cloud are the supernet's weights, the distribution and the
+candidates; what is done anew is short: candidates are repaired to the new budgets, the distribution is centred on
+them, the shared weights are tuned, the candidates scored, and the best few train alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.search.adaptconfig import AdaptConfig, Spending
+from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, repair
+from pipeline.search.checkpoint import Checkpoint, fingerprint
+from pipeline.search.inherit import LayerWeights, inherited
+from pipeline.search.methods import Task
+from pipeline.search.relaxation import Relaxation
+from pipeline.search.result import SearchResult
+from pipeline.search.selection import Selection, explain_failure, starting_paths
+from pipeline.search.supernet import Supernet
+from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
+
+METHOD = "edge stage"
+# Random streams (see Task.rng).
+_PATHS, _STARTS, _CONTEST = 200, 201, 202
+_SLACK, _REDRAWS = 1.1, 8
+_DECAY = 0.85  # weight of a candidate in the new distribution, relative to the one ranked before it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cloud:
+    """What a finished EdgeNAS search left; `identity` is a hash of the checkpoint's content."""
+
+    net: dict[str, Any]
+    relaxation: dict[str, Any]
+    selection: Selection
+    temperature: float
+    identity: str
+    validation_images: int
+
+    @classmethod
+    def load(cls, path: Path, identity: str, temperature: float, steps: int, validation_images: int) -> Cloud:
+        """Read the checkpoint `path` of a search of `steps` steps in all.
+
+        Raises ConfigError where it is missing, damaged, of another method than EdgeNAS, or not finished.
+        """
+        hint = "run the cloud's `edgenas search` again: it goes on where it stopped"
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise ConfigError(f"the cloud's checkpoint {path} is missing", hint=hint) from error
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            raise ConfigError(f"the cloud's checkpoint {path} is damaged: {error}", hint=hint) from error
+        state = stored.get("state") if isinstance(stored, dict) else None
+        if not isinstance(state, dict) or not {"net", "relaxation", "selection", "step"} <= state.keys():
+            raise ConfigError(
+                f"{path} is not the checkpoint of an EdgeNAS search",
+                hint='the edge stage starts from a run with method = "edgenas"',
+            )
+        selection = Selection.from_state(state["selection"])
+        if state["step"] < steps or not selection.proxied:
+            raise ConfigError(
+                f"the cloud search has not finished: step {state['step']} of {steps}"
+                + ("" if state["step"] < steps else ", its candidates are not judged yet"),
+                hint=hint,
+            )
+        return cls(state["net"], state["relaxation"], selection, temperature, identity, validation_images)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapted:
+    """The outcome; `weights` are what the chosen architecture has learnt (see search/inherit.py)."""
+
+    result: SearchResult
+    weights: list[LayerWeights]
+    spending: Spending
+
+
+@dataclass(slots=True, eq=False)
+class EdgeStage:
+    """The state of one adaptation; `run` goes from wherever the checkpoint left it to the outcome."""
+
+    task: Task
+    adapt: AdaptConfig
+    cloud: Cloud
+    spending: Spending = field(init=False)
+    judge: Judge = field(init=False)
+    net: Supernet = field(init=False)
+    optimizer: torch.optim.SGD = field(init=False)
+    relaxation: Relaxation = field(init=False)
+    checkpoint: Checkpoint = field(init=False)
+    selection: Selection = field(default_factory=Selection)
+    best: list[LayerWeights] = field(default_factory=list)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        task, adapt, cloud = self.task, self.adapt, self.cloud
+        self.spending = Spending.plan(adapt, task.config, cloud.validation_images, len(task.data.x_val))
+        self.judge = Judge(task.tables, task.cost, task.budgets)
+        self.net = Supernet(task.space, task.seed)
+        self.relaxation = Relaxation(task.tables)
+        try:
+            self.net.load_state_dict(cloud.net)
+            self.relaxation.load_state_dict(cloud.relaxation)
+        except RuntimeError as error:
+            what = str(error).splitlines()[-1].strip()
+            raise ConfigError(
+                f"the cloud's weights are of another search space: {what}",
+                hint="take the space of the cloud run",
+            ) from error
+        self.net.to(task.device)
+        self.optimizer = weight_optimizer(self.net, adapt.learning_rate)
+        identity = fingerprint(task.tables, task.data, task.budgets, task.config, task.seed)
+        options = {k: v for k, v in asdict(adapt).items() if k != "cloud"}
+        identity |= {"cloud search": cloud.identity, "[adapt]": repr(sorted(options.items()))}
+        self.checkpoint = Checkpoint(task.checkpoint, identity, task.config.checkpoint_seconds)
+
+    @property
+    def total(self) -> int:
+        spending, adapt = self.spending, self.adapt
+        return spending.steps + adapt.candidates + adapt.contestants * spending.contest_steps
+
+    def run(self) -> Adapted:
+        impossible = impossible_budgets(self.judge)
+        if impossible:
+            return self._outcome(None, impossible)
+        pool, nearest = self._recentre()
+        if not pool:
+            return self._outcome(None, explain_failure(self.judge, nearest))
+        self._restore()
+        self._tune(pool)
+        self._score(pool)
+        self._contest()
+        best = max(self.selection.proxied, key=lambda p: self.selection.proxied[p])
+        return self._outcome(best, "")
+
+    # -- candidates ----------------------------------------------------------------------------------------
+
+    def _recentre(self) -> tuple[list[ExactPath], ExactPath]:
+        """Candidates within the new budgets, the cloud's first; the distribution moves to those.
+
+        Also returns the least infeasible path seen, for the explanation where there are none.
+        """
+        ranked = self.cloud.selection.ranked()
+        temperature = self.cloud.temperature
+        with torch.no_grad():
+            ops, widths = self.relaxation.probabilities(temperature)
+        log_ops, log_widths = (p.double().clamp_min(1e-12).log().numpy() for p in (ops, widths))
+        found: dict[ExactPath, None] = {}
+        nearest = ranked[0]
+        for path in ranked[: 2 * self.adapt.candidates]:
+            mended = repair(self.judge, path, log_ops, log_widths)
+            if self.judge.feasible(mended):
+                found[mended] = None
+            elif self.judge.violation(mended) < self.judge.violation(nearest):
+                nearest = mended
+        self._centre_on(list(found), ops.numpy(), widths.numpy())
+        # Half of the places are for what the cloud found; the others for what the new limits may allow.
+        pool = dict.fromkeys(list(found)[: (self.adapt.candidates + 1) // 2])
+        drawn, missed = starting_paths(
+            self.judge, self.relaxation, 1.0, self.adapt.candidates, self.task.rng(_STARTS)
+        )
+        if self.judge.violation(missed) < self.judge.violation(nearest):
+            nearest = missed
+        for path in [*drawn, *found]:
+            if len(pool) >= self.adapt.candidates:
+                break
+            pool[path] = None
+        return list(pool), nearest
+
+    def _centre_on(
+        self, paths: list[ExactPath], ops: np.ndarray[Any, Any], widths: np.ndarray[Any, Any]
+    ) -> None:
+        """Move `focus` of the probability to the choices of `paths` (best first), keep the rest as it was.
+
+        The logits are of temperature 1.
+        """
+        near_ops, near_widths = np.zeros_like(ops), np.zeros_like(widths)
+        names = self.task.space.ops
+        for rank, path in enumerate(paths):
+            for block, (op, width) in enumerate(path):
+                near_ops[block, op] += _DECAY**rank
+                if names[op] != "skip":
+                    near_widths[block, width] += _DECAY**rank
+        with torch.no_grad():
+            for parameter, near, before in (
+                (self.relaxation.ops, near_ops, ops),
+                (self.relaxation.widths, near_widths, widths),
+            ):
+                mass = near.sum(1, keepdims=True)
+                # A block that every candidate skips says nothing about its width.
+                centre = np.where(mass > 0, near / np.maximum(mass, 1e-12), before)
+                mixed = self.adapt.focus * centre + (1 - self.adapt.focus) * before
+                parameter.copy_(torch.from_numpy(np.log(np.maximum(mixed, 1e-12))))
+
+    # -- learning ------------------------------------------------------------------------------------------
+
+    def _tune(self, pool: list[ExactPath]) -> None:
+        """Weight steps on the local data: every second one on a candidate, the others near them."""
+        task, adapt = self.task, self.adapt
+        while self.step < self.spending.steps:
+            rng = task.rng(_PATHS, self.step)
+            path = list(pool[int(rng.integers(len(pool)))])
+            if self.step % 2:
+                for _ in range(_REDRAWS):
+                    drawn = self.relaxation.sample(1.0, rng)[0]
+                    if self.judge.roughly_within(drawn, _SLACK):
+                        path = drawn
+                        break
+            batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
+            lr = cosine(adapt.learning_rate, self.step, self.spending.steps)
+            loss = weight_step(self.net, self.optimizer, path, batch, lr)
+            self.step += 1
+            if self.checkpoint.due() or self.step == self.spending.steps:
+                self._save()
+            task.report("tuning", self.step, self.total, {"train_loss": loss})
+
+    def _score(self, pool: list[ExactPath]) -> None:
+        task = self.task
+        validation = Validation.of(task.data, self.spending.ranking_images, task.seed)
+        for path in pool:
+            if path not in self.selection.scored:
+                self.selection.scored[path] = validation.accuracy(self.net, path)
+                if self.checkpoint.due():
+                    self._save()
+            task.report("ranking", self.spending.steps + len(self.selection.scored), self.total)
+        self._save()
+
+    def _contest(self) -> None:
+        """The best by shared weights train alone; the weights of the best so far are kept."""
+        task, adapt, spending = self.task, self.adapt, self.spending
+        scored, proxied = self.selection.scored, self.selection.proxied
+        entered = sorted(scored, key=lambda p: scored[p], reverse=True)[: adapt.contestants]
+        validation = Validation.of(task.data, spending.contest_images, task.seed)
+        for place, path in enumerate(entered):
+            if path in proxied:
+                continue
+            start = spending.steps + adapt.candidates + place * spending.contest_steps
+
+            def on_step(step: int, start: int = start) -> None:
+                task.report("contest", start + step, self.total)
+
+            own = copy.deepcopy(self.net)
+            train_path(
+                own,
+                path,
+                task.data,
+                steps=spending.contest_steps,
+                batch_size=task.config.batch_size,
+                lr=adapt.learning_rate,
+                rng=task.rng(_CONTEST),
+                on_step=on_step,
+            )
+            accuracy = validation.accuracy(own, path)
+            if accuracy > max(proxied.values(), default=-1.0):
+                self.best = inherited(own, path)
+            proxied[path] = accuracy
+            self._save()
+
+    def _outcome(self, path: ExactPath | None, reason: str) -> Adapted:
+        config = replace(self.task.config, proxy_steps=self.spending.contest_steps)
+        result = SearchResult(
+            architecture=self.judge.architecture(path) if path is not None else None,
+            cost=self.judge.exact(path) if path is not None else None,
+            feasible=path is not None,
+            reason=reason,
+            method=METHOD,
+            seed=self.task.seed,
+            candidates=self.selection.candidates(self.judge, config),
+        )
+        return Adapted(result, self.best, self.spending)
+
+    # -- checkpoint ----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self.checkpoint.save(
+            {
+                "step": self.step,
+                "net": self.net.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "selection": self.selection.state(),
+                "best": self.best,
+            }
+        )
+
+    def _restore(self) -> None:
+        state = self.checkpoint.load()
+        if state is None:
+            return
+        self.step = state["step"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.selection = Selection.from_state(state["selection"])
+        self.best = list(state["best"])

@@ -1,0 +1,58 @@
+"""The weights of one path of the supernet, as the operators of the lowered architecture want them."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from pipeline.search.candidates import ExactPath
+from pipeline.search.supernet import Affine, SuperBlock, Supernet
+from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
+
+# `weight`, and `scale` and `shift` of its normalization or a `bias`.
+LayerWeights: TypeAlias = dict[str, Tensor]
+
+
+@torch.no_grad()
+def inherited(net: Supernet, path: ExactPath) -> list[LayerWeights]:
+    """Copies of the weights that `path` uses, one entry for each operator with weights, in execution order."""
+    space = net.space
+    layers = [_normalized(net.stem, net.stem_norm, 0)]
+    arriving = space.stem_channels
+    for block, (op, width) in zip(net.blocks, path, strict=True):
+        name, channels = space.ops[op], space.channels[width]
+        if name != "skip":
+            layers += _block(cast(SuperBlock, block), name, arriving, channels)
+            arriving = channels
+    layers.append({"weight": net.classifier[:, :arriving], "bias": net.classifier_bias})
+    return [{key: value.detach().cpu().clone() for key, value in layer.items()} for layer in layers]
+
+
+def _normalized(weight: Tensor, norm: Affine, row: int) -> LayerWeights:
+    channels = weight.shape[0]
+    return {"weight": weight, "scale": norm.scale[row, :channels], "shift": norm.shift[row, :channels]}
+
+
+def _block(block: SuperBlock, op: str, arriving: int, channels: int) -> list[LayerWeights]:
+    row = block.row[op]
+    if op in EXPANSION:
+        wide = arriving * EXPANSION[op]
+        return [
+            _normalized(block.expand[:wide, :arriving], block.expand_norm, row),
+            _normalized(block.inner[:wide], block.inner_norm, row),
+            _normalized(block.project[:channels, :wide], block.project_norm, row),
+        ]
+    size = DEPTHWISE_KERNEL.get(op, 3)
+    cut = (block.depthwise.shape[-1] - size) // 2
+    middle = slice(cut, cut + size)
+    layers = [
+        _normalized(block.depthwise[:arriving, :, middle, middle], block.depthwise_norm, row),
+        _normalized(block.pointwise[:channels, :arriving], block.pointwise_norm, row),
+    ]
+    if op in SE_REDUCTION:
+        hidden = se_channels(channels, SE_REDUCTION[op])
+        layers.append({"weight": block.reduce[:hidden, :channels], "bias": block.reduce_bias[:hidden]})
+        layers.append({"weight": block.gate[:channels, :hidden], "bias": block.gate_bias[:channels]})
+    return layers

@@ -1,0 +1,238 @@
+"""The edge stage on a stand-in board: budgets, cost, resuming, inheritance, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from search_standins import DATA, SMALL, TINY, MacCost, images  # noqa: E402
+
+from pipeline.errors import ConfigError, DataError, ModelError  # noqa: E402
+from pipeline.search import search  # noqa: E402
+from pipeline.search.adaptation import adapt  # noqa: E402
+from pipeline.search.adaptconfig import AdaptConfig, Spending  # noqa: E402
+from pipeline.search.candidates import Judge  # noqa: E402
+from pipeline.search.costs import build_tables  # noqa: E402
+from pipeline.search.edge import Adapted, Cloud  # noqa: E402
+from pipeline.search.effort import edgenas_passes  # noqa: E402
+from pipeline.search.inherit import inherited  # noqa: E402
+from pipeline.search.supernet import Supernet  # noqa: E402
+from pipeline.space.architecture import lower, parameters  # noqa: E402
+from pipeline.space.budgets import Budgets  # noqa: E402
+from pipeline.space.search_space import SearchSpace  # noqa: E402
+from pipeline.train.inherit import inherit  # noqa: E402
+from pipeline.train.network import QatNetwork  # noqa: E402
+
+CLOUD_BUDGETS = Budgets(latency_ms=3.0, sram_bytes=8000)
+TIGHT = Budgets(latency_ms=0.9, sram_bytes=5500)
+OPTIONS = AdaptConfig(share=0.6, candidates=6, contestants=2)
+STEPS = TINY.warmup_steps + TINY.steps
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cloud") / "search.pt"
+    assert search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, TINY, seed=1, checkpoint=path).feasible
+    return path
+
+
+def cloud_of(path: Path) -> Cloud:
+    return Cloud.load(path, "test", TINY.temperature_end, STEPS, len(DATA.x_val))
+
+
+def adapted(path: Path, budgets: Budgets = TIGHT, options: AdaptConfig = OPTIONS, **more: Any) -> Adapted:
+    arguments = {"space": SMALL, "data": images(9), "seed": 2} | more
+    space, data = arguments.pop("space"), arguments.pop("data")
+    return adapt(space, data, MacCost(), budgets, TINY, options, cloud_of(path), **arguments)
+
+
+def same(a: Adapted, b: Adapted) -> bool:
+    weights = all(
+        torch.equal(x[name], y[name]) for x, y in zip(a.weights, b.weights, strict=True) for name in x
+    )
+    return a.result.to_json() == b.result.to_json() and weights
+
+
+@pytest.mark.parametrize(
+    "budgets", [TIGHT, Budgets(latency_ms=0.7), Budgets(sram_bytes=4300), Budgets(flash_bytes=7600)]
+)
+def test_the_new_budgets_are_hard(finished: Path, budgets: Budgets) -> None:
+    result = adapted(finished, budgets).result
+    assert result.feasible and result.architecture is not None
+    for candidate in result.candidates:
+        graph = lower(candidate.architecture)
+        cost = MacCost().evaluate(graph, parameters(candidate.architecture))
+        assert not budgets.violations(cost)
+        assert cost == candidate.cost
+
+
+def test_the_winner_won_the_contest(finished: Path) -> None:
+    result = adapted(finished).result
+    contest = [c for c in result.candidates if c.proxy_accuracy is not None]
+    assert len(contest) == OPTIONS.contestants
+    assert result.architecture == max(contest, key=lambda c: c.proxy_accuracy or 0).architecture
+
+
+def test_images_are_counted_and_stay_within_the_share(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Independent count: every image that enters the supernet, three times where gradients are taken."""
+    seen = 0
+    forward = Supernet.forward
+
+    def counting(self: Supernet, x: Any, path: Any, gates: Any = None) -> Any:
+        nonlocal seen
+        seen += len(x) * (3 if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else 1)
+        return forward(self, x, path, gates)
+
+    monkeypatch.setattr(Supernet, "forward", counting)
+    outcome = adapted(finished)
+    assert seen == outcome.spending.passes <= outcome.spending.allowed
+    assert outcome.spending.allowed == int(OPTIONS.share * edgenas_passes(TINY, len(DATA.x_val)))
+
+
+def test_the_default_share_is_below_a_tenth_and_fits_default_searches() -> None:
+    from pipeline.search import SearchConfig
+
+    spending = Spending.plan(AdaptConfig(), SearchConfig(), 6000, 6000)
+    assert spending.passes <= 0.1 * edgenas_passes(SearchConfig(), 6000)
+    assert spending.steps > 20 and spending.contest_steps > 15
+
+
+def test_same_seed_same_outcome_other_data_another(finished: Path) -> None:
+    assert same(adapted(finished), adapted(finished))
+    other = adapted(finished, data=images(10))
+    assert not torch.equal(adapted(finished).weights[0]["weight"], other.weights[0]["weight"])
+
+
+class StopHereError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7, 11, 14])
+def test_an_interrupted_adaptation_goes_on_exactly(finished: Path, tmp_path: Path, stop_at: int) -> None:
+    config = replace(TINY, checkpoint_seconds=1e-9)
+    checkpoint, calls = tmp_path / "edge.pt", 0
+
+    def go(on_step: Any) -> Adapted:
+        return adapt(
+            SMALL, images(9), MacCost(), TIGHT, config, OPTIONS, cloud_of(finished), seed=2,
+            checkpoint=checkpoint, on_step=on_step,
+        )  # fmt: skip
+
+    def stop(_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        go(stop)
+    later: list[Any] = []
+    outcome = go(later.append)
+    assert same(outcome, adapted(finished))
+    # only the step under way is done again, or one contestant's training
+    spending = outcome.spending
+    total = spending.steps + OPTIONS.candidates + OPTIONS.contestants * spending.contest_steps
+    assert later[-1]["done"] == total
+    assert len(later) <= total - stop_at + spending.contest_steps + OPTIONS.candidates
+
+
+def test_a_checkpoint_of_another_adaptation_is_refused(finished: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "edge.pt"
+    adapted(finished, checkpoint=checkpoint)
+    with pytest.raises(ConfigError, match=r"another search: budgets, \[adapt\] differ"):
+        adapted(finished, replace(TIGHT, latency_ms=1.0), replace(OPTIONS, focus=0.5), checkpoint=checkpoint)
+
+
+def test_the_distribution_moves_to_the_candidates(finished: Path) -> None:
+    cost = MacCost()
+    cloud = cloud_of(finished)
+    from pipeline.search.edge import EdgeStage
+    from pipeline.search.methods import Task
+
+    task = Task.prepare(SMALL, images(9), cost, TIGHT, TINY, 2, None, None)
+    stage = EdgeStage(task, OPTIONS, cloud)
+    pool, _ = stage._recentre()
+    ops, widths = (p.detach().numpy() for p in stage.relaxation.probabilities(1.0))
+    assert np.allclose(ops.sum(1), 1, atol=1e-5) and np.allclose(widths.sum(1), 1, atol=1e-5)
+    judge = Judge(build_tables(SMALL, cost), cost, TIGHT)
+    assert all(judge.feasible(path) for path in pool)
+    # what the best repaired candidate of the cloud does is likelier than chance, block by block
+    for block, (op, _) in enumerate(pool[0]):
+        assert ops[block, op] > 1 / len(SMALL.ops)
+
+
+def test_impossible_budgets_are_named(finished: Path) -> None:
+    result = adapted(finished, Budgets(latency_ms=0.9, sram_bytes=2100)).result
+    assert not result.feasible
+    assert "SRAM" in result.reason and "of 2,100 bytes" in result.reason
+
+
+def test_an_unfinished_cloud_search_says_how_far_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "search.pt"
+
+    def stop(progress: Any) -> None:
+        if progress["done"] == 7:
+            raise StopHereError
+
+    config = replace(TINY, checkpoint_seconds=1e-9)
+    with pytest.raises(StopHereError):
+        search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, config, seed=1, checkpoint=path, on_step=stop)
+    with pytest.raises(ConfigError, match=r"not finished: step \d of 10"):
+        cloud_of(path)
+
+
+def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is missing"):
+        cloud_of(tmp_path / "nothing.pt")
+    torn = tmp_path / "torn.pt"
+    torn.write_bytes(finished.read_bytes()[:500])
+    with pytest.raises(ConfigError, match="is damaged"):
+        cloud_of(torn)
+    foreign = tmp_path / "random.pt"
+    search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, replace(TINY, method="random"), seed=1, checkpoint=foreign)
+    with pytest.raises(ConfigError, match="not the checkpoint of an EdgeNAS search"):
+        cloud_of(foreign)
+
+
+def test_another_space_and_other_data_are_refused(finished: Path) -> None:
+    wider = SearchSpace((8, 8, 1), 4, 8, 1, (1, 2, 1), channels=(8, 24))
+    with pytest.raises(ConfigError, match="another search space"):
+        adapted(finished, space=wider)
+    with pytest.raises(DataError, match="the space wants"):
+        adapted(finished, data=images(0, shape=(8, 8, 3)))
+
+
+def test_a_share_too_small_is_refused(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="too few for 6 candidates"):
+        adapted(finished, options=replace(OPTIONS, share=0.01))
+
+
+def test_inherited_weights_compute_what_the_supernet_computes() -> None:
+    """Every operator of the space, both strides, residuals: the lowered network in training mode is the path."""
+    space = SearchSpace((9, 9, 2), 5, 8, 1, (1, 2, 1, 2), channels=(8, 16))
+    net = Supernet(space, 3)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in net.parameters():  # scales and shifts of 1 and 0 would hide a mix-up
+            parameter.add_(torch.from_numpy(rng.normal(size=tuple(parameter.shape)).astype("f4")) * 0.1)
+    judge = Judge(build_tables(space, MacCost()), MacCost(), Budgets())
+    x = torch.from_numpy(rng.random((6, 2, 9, 9)).astype("f4"))
+    used = set()
+    for _ in range(40):
+        path = judge.path(space.random(rng))
+        used |= {space.ops[op] for op, _ in path}
+        network = QatNetwork(judge.architecture(path)).train()
+        inherit(network, inherited(net, path))
+        with torch.no_grad():
+            assert torch.allclose(network(x), net(x, path), atol=2e-4)
+    assert used == set(space.ops)
+    with pytest.raises(ModelError, match="do not fit"):
+        inherit(QatNetwork(judge.architecture(path)), inherited(net, path)[:-1])
