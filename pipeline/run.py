@@ -189,6 +189,7 @@ class Run:
             flash=deployment.cost.flash,
             build=deployment.build,
             validation=Validation.from_json(_read_json(path)),
+            exit_latencies_ms=deployment.cost.exit_latencies_ms(deployment.model.graph),
         )
         self._add_search_and_training(document, trained)
         page = write_report(self.folder, document)

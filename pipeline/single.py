@@ -107,6 +107,7 @@ class SingleModel:
             flash=d.cost.flash,
             build=d.build,
             validation=validation,
+            exit_latencies_ms=d.cost.exit_latencies_ms(d.model.graph),
         )
         document["provenance"] = {
             "edgenas": __version__,

@@ -21,6 +21,8 @@ def print_outcome(document: dict[str, Any]) -> None:
             rows.append((f"{label}, {source}", Figure.from_json(figure)))
         if key in document["budgets"]:
             rows.append((f"{label}, budget", Figure.from_json(document["budgets"][key])))
+    for name, figure in (document.get("exits") or {}).get("expected_ms", {}).items():
+        rows.append((f"latency, expected on {name}", Figure.from_json(figure)))
     print_figures(document["name"], rows)
     parity = document["parity"]
     stdout.print(

@@ -11,7 +11,8 @@ from pipeline.space.budgets import Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.opspec import OpSpec
 
-# What comparing the margin of an exit's logits takes at most, in cycles: a call, and so many a logit.
+# What comparing the margin of an exit's logits takes, in cycles: a call, and so many a logit. No table has it; this
+# is on the high side of what the cores need for the generated loop (tests/emulated/test_exits.py).
 _EXIT_CYCLES, _LOGIT_CYCLES = 40, 16
 
 

@@ -33,32 +33,36 @@ class EmulatedInference:
     ticks: int
 
 
-def emulated_inference(board: Board, elf: Path, x: bytes, *, port: str | None = None) -> EmulatedInference:
+def emulated_inference(
+    board: Board, elf: Path, x: bytes, *, port: str | None = None, layers: int | None = None
+) -> EmulatedInference:
     """Starts the application `elf`, runs one inference over input `x` (INT8, NHWC) and counts its layers.
+
+    `layers`: how many of them this input goes through, where it may leave early.
 
     Where the device counts instructions, an emulator's block counts and the timing model give each layer's
     cycles; else the device's counter does. Raises ToolError (no emulator or plugin) and LinkError (it does
     not answer, or the counted regions are not one per layer).
     """
     if board.counts_instructions:
-        return _from_blocks(board, elf, x)
+        return _from_blocks(board, elf, x, layers)
     with open_link(board, elf, port=port) as link:
         client = Client(link)
         client.hello()
         result = client.invoke(x)
         cycles_a_tick = board.clock_hz / board.counter.hz
-        counts = tuple(LayerCount(ticks * cycles_a_tick, 0) for ticks in client.layer_ticks())
+        counts = tuple(LayerCount(ticks * cycles_a_tick, 0) for ticks in client.layer_ticks(layers))
         return EmulatedInference(counts, result.output, result.ticks)
 
 
-def _from_blocks(board: Board, elf: Path, x: bytes) -> EmulatedInference:
+def _from_blocks(board: Board, elf: Path, x: bytes, layers: int | None) -> EmulatedInference:
     model = timing_model(board.core.timing)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
         out = Path(folder) / "regions.bin"
         with open_link(board, elf, plugin_args=plugin_args(out)) as link:
             client = Client(link)
             client.hello()
-            expected = client.describe().layers
+            expected = client.describe().layers if layers is None else layers
             result = client.invoke(x)
             reader = RegionReader(out)
             regions = [reader.next(_REGION_TIMEOUT_S) for _ in range(expected)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.boards import Board
@@ -11,6 +12,7 @@ from pipeline.firmware import Build
 from pipeline.latency.lut import Prediction
 from pipeline.memory.flash import FlashModel
 from pipeline.memory.planner import explain_peak
+from pipeline.report.exits import exits_on_device
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
@@ -71,6 +73,7 @@ def core_document(
     flash: FlashModel,
     build: Build,
     validation: Validation,
+    exit_latencies_ms: Sequence[float] = (),
 ) -> dict[str, Any]:
     """What any validated model has, searched for or brought along: all of the report but search and training."""
     where = _WHERE[board.latency_provenance]
@@ -125,6 +128,7 @@ def core_document(
             "reference": validation.reference,
         },
         "architecture": None,
+        "exits": exits_on_device(board, model, validation, exit_latencies_ms),
         "layers": layer_rows(model, prediction, validation),
         "memory_map": memory_map(model, flash, build, validation),
         "search": None,
@@ -170,10 +174,12 @@ def _latency(
         ).to_json()
     else:
         tick_ms = 1e3 / board.counter.hz
+        slowest = max(validation.ticks_p95, validation.ticks_slowest)
+        where = "the slowest known input" if validation.ticks_slowest else "the 95th percentile"
         found[_WHERE[board.latency_provenance]] = Figure(
             validation.ticks_median * tick_ms, "ms", board.latency_provenance, n=validation.images,
-            low=validation.ticks_min * tick_ms, high=validation.ticks_p95 * tick_ms,
-            note=f"the device's counter ({board.counter.kind}): median, from the fastest to the 95th percentile",
+            low=validation.ticks_min * tick_ms, high=slowest * tick_ms,
+            note=f"the device's counter ({board.counter.kind}): median, from the fastest to {where}",
         ).to_json()  # fmt: skip
     return found
 
@@ -197,7 +203,9 @@ def layer_rows(model: Model, prediction: Prediction, validation: Validation) -> 
     for i, layer in enumerate(model.layers):
         expected = prediction.per_node[layer.node]
         op = layer.op
-        cycles = validation.layer_cycles[i] if validation.layer_cycles else None
+        # an inference that left early has no figures of the layers behind
+        executed = i < len(validation.layer_cycles)
+        cycles = validation.layer_cycles[i] if executed else None
         rows.append(
             {
                 "index": i,
@@ -210,7 +218,7 @@ def layer_rows(model: Model, prediction: Prediction, validation: Validation) -> 
                 "macs": op.macs,
                 "predicted_cycles": expected.cycles,
                 "emulated_cycles": cycles,
-                "instructions": validation.layer_instructions[i] if validation.layer_instructions else None,
+                "instructions": validation.layer_instructions[i] if executed else None,
                 "sram_bytes": model.plan.live_bytes[layer.node],
                 "provenance": expected.provenance,
             }

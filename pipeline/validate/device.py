@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pipeline.boards import Board
 from pipeline.engine import Model
 from pipeline.errors import LinkError
-from pipeline.export.reference import TflmReference
 from pipeline.firmware import Build, cycles_per_tick
 from pipeline.firmware.symbolize import fault_explainer
 from pipeline.fleet import Fleet, Targets, Worker
 from pipeline.latency.emulated import EmulatedInference, emulated_inference
 from pipeline.links import Link, open_link
+from pipeline.validate.exits import ExitRun, Expected, executed_layers, exit_runs, expect
 from pipeline.wire.client import Check, Client, InvokeResult, RefusedError, WrongFirmwareError
 from pipeline.wire.messages import DescribeReply, MemoryReply
 
@@ -35,6 +35,9 @@ class Validation:
     `ticks` are the device counter's, one inference each; `device_latency_ms` is the device's own figure.
     Where the device counts instructions, `layer_cycles` and `emulated_cycles` are modelled from the emulator's
     block counts; else its counter times each layer, and `emulated_cycles` is None.
+
+    With early exits `exits` has one entry an output. Latencies and the device's verdict are then of the slowest
+    inference known, layers beyond which it did not go missing from `layer_cycles`.
     """
 
     images: int
@@ -55,6 +58,8 @@ class Validation:
     layer_cycles: tuple[float, ...]
     layer_instructions: tuple[int, ...]
     emulated_cycles: float | None
+    exits: tuple[ExitRun, ...] = ()
+    ticks_slowest: int = 0  # only with exits: an inference that goes as far as any known one
 
     @property
     def sram_bytes(self) -> int:
@@ -66,7 +71,8 @@ class Validation:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Validation:
         lists = {key: tuple(raw[key]) for key in ("broken", "layer_cycles", "layer_instructions")}
-        return cls(**{**raw, **lists})
+        exits = tuple(ExitRun(**row) for row in raw.get("exits", ()))
+        return cls(**{**raw, **lists, "exits": exits})
 
 
 class Runner:
@@ -140,22 +146,24 @@ def validate(
     figures are the first one's. Raises LinkError for a target that does not answer, keeps dying, or runs
     another firmware than `build`; ToolError where an emulator is missing.
     """
-    expected = TflmReference(tflite).run(x)
+    expected = expect(model, tflite, x)
+    answers = expected.answers
     targets = targets or Targets()
-    results, figures = _infer_all(build, board, x, targets, on_image)
+    last = expected.slowest if expected.with_exits else None
+    results, figures = _infer_all(build, board, x, targets, on_image, last)
     described, memory, verdict = figures
-    outputs = np.stack([np.frombuffer(r.output, np.int8).reshape(expected.shape[1:]) for r in results])
+    outputs = np.stack([np.frombuffer(r.output, np.int8).reshape(answers.shape[1:]) for r in results])
     ticks = [r.ticks for r in results]
     port = targets.each[0]
-    inference = emulated_inference(board, build.elf, x[0].tobytes(), port=port)
-    wrong = (outputs != expected).reshape(len(x), -1).any(axis=1)
+    inference = emulated_inference(board, build.elf, expected.slowest, port=port, layers=expected.layers)
+    wrong = (outputs != answers).reshape(len(x), -1).any(axis=1)
     accuracy = None
     if labels is not None:
-        accuracy = float((outputs.reshape(len(x), -1).argmax(axis=1) == labels).mean())
+        accuracy = float((expected.logits(outputs).argmax(axis=1) == labels).mean())
     return Validation(
         images=len(x),
         mismatches=int(wrong.sum()),
-        worst_difference=int(np.abs(outputs.astype(int) - expected.astype(int)).max()),
+        worst_difference=int(np.abs(outputs.astype(int) - answers.astype(int)).max()),
         reference="TFLite Micro reference kernels (tflite-micro wheel)",
         accuracy=accuracy,
         ticks_min=min(ticks),
@@ -171,13 +179,34 @@ def validate(
         layer_cycles=tuple(layer.cycles for layer in inference.layers),
         layer_instructions=tuple(layer.instructions for layer in inference.layers),
         emulated_cycles=_whole(board, inference) if board.counts_instructions else None,
+        exits=_exits(model, expected, build, board, x, ticks) if expected.with_exits else (),
+        ticks_slowest=inference.ticks if expected.with_exits else 0,
     )
 
 
+def _exits(
+    model: Model, expected: Expected, build: Build, board: Board, x: NDArray[np.int8], ticks: list[int]
+) -> tuple[ExitRun, ...]:
+    """What the inputs took, and the cycles of an inference to each output."""
+    cycles: list[float | None] = []
+    for number in range(len(model.exits) + 1):
+        example = expected.example(number, x)
+        if example is None:
+            cycles.append(None)
+        elif board.counts_instructions:
+            layers = executed_layers(model, number)
+            cycles.append(_whole(board, emulated_inference(board, build.elf, example, layers=layers)))
+        else:
+            median = statistics.median(ticks[i] for i in np.flatnonzero(expected.taken == number))
+            cycles.append(median * board.clock_hz / board.counter.hz)
+    return exit_runs(model, expected.taken, cycles)
+
+
 def _infer_all(
-    build: Build, board: Board, x: NDArray[np.int8], targets: Targets, on_image: Callable[[int], None] | None
-) -> tuple[list[InvokeResult], tuple[DescribeReply, MemoryReply, Check]]:
-    """The images in small lots, each to whichever target is free."""
+    build: Build, board: Board, x: NDArray[np.int8], targets: Targets, on_image: Callable[[int], None] | None,
+    last: bytes | None = None,
+) -> tuple[list[InvokeResult], tuple[DescribeReply, MemoryReply, Check]]:  # fmt: skip
+    """The images in small lots, each to whichever target is free; `last` is the input before the figures."""
     lots = [list(range(i, min(i + _LOT, len(x)))) for i in range(0, len(x), _LOT)]
     results: list[InvokeResult | None] = [None] * len(x)
 
@@ -199,6 +228,8 @@ def _infer_all(
                 if on_image:
                     on_image(done)
                 _send(worker, lots, x, running)
+        if last is not None:
+            fleet.workers[0].submit("infer", [last]).result()
         figures = fleet.workers[0].submit("figures").result()
     return [r for r in results if r is not None], figures
 

@@ -100,7 +100,13 @@ def validate_tflm(
     `folder` keeps the firmware's build. Raises ToolError (TFLM_ROOT, compiler, emulator), LinkError (the
     target), ModelError for a model that the interpreter refuses.
     """
-    expected = TflmReference(tflite).run(x)
+    reference = TflmReference(tflite)
+    if reference.outputs > 1:
+        raise ModelError(
+            f"the model has {reference.outputs} outputs, and an interpreter cannot leave early",
+            hint="validate it with engine edgenas",
+        )
+    expected = reference.run(x)
     target = Target.build(board, engine, folder)
     outputs, ticks = np.empty_like(expected), []
     with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
