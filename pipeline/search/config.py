@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.search.ablation import AblationConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.proxyconfig import ProxyConfig
 
@@ -37,6 +38,7 @@ class SearchConfig:
     batch_size: int = 96
     validation_batch_size: int = 128
     paths: int = 4
+    freedom: float = 0.3
     gradient: str = "score"
     weight_lr: float = 0.2
     architecture_lr: float = 0.03
@@ -56,6 +58,7 @@ class SearchConfig:
     tournament: int = 3
     hyper: HyperConfig = field(default_factory=HyperConfig)
     proxies: ProxyConfig = field(default_factory=ProxyConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
     threads: int | None = None
     workers: int = 1
     device: str = "auto"
@@ -80,6 +83,8 @@ class SearchConfig:
             raise ConfigError(f"search.gradient must be 'score' or 'straight-through', not {self.gradient!r}")
         if self.gradient == "score" and self.paths < 2:
             raise ConfigError("search.paths must be at least 2 with gradient 'score': paths are compared")
+        if self.freedom > 1:
+            raise ConfigError("search.freedom must be at most 1")
         if self.penalty_growth < 1:
             raise ConfigError("search.penalty_growth must be at least 1")
         if self.workers < 1:

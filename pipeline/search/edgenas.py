@@ -8,18 +8,22 @@ planner and the LUT, ranked with shared weights, and the best few after a short 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.search.ablation import MacProxy, project
 from pipeline.search.candidates import ExactPath, Judge, anchor_path, impossible_budgets
 from pipeline.search.checkpoint import Checkpoint, fingerprint
+from pipeline.search.costs import build_tables
 from pipeline.search.methods import Task, register
 from pipeline.search.penalty import Penalty
 from pipeline.search.relaxation import IndexPath, Relaxation
-from pipeline.search.result import SearchResult
+from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.selection import (
     Selection,
     explain_failure,
@@ -35,6 +39,8 @@ from pipeline.search.trainer import Validation, cosine, draw_batch, weight_optim
 _WEIGHTS, _ARCHITECTURE, _STARTS, _MUTATION, _PROXY = range(5)
 # Weight steps run only paths whose cost is near the budgets: what lies far beyond will not be chosen.
 _SLACK, _REDRAWS = 1.25, 8
+# Logits of the anchor's choices at the start, those of the others being 0.
+_HEAD_START = 1.0
 
 
 class EdgeNas:
@@ -46,6 +52,7 @@ class EdgeNas:
         self.judge = Judge(task.tables, task.cost, task.budgets)
         self.net = Supernet(task.space, task.seed).to(task.device)
         self.relaxation = Relaxation(task.tables)
+        self.relaxation.prefer(anchor_path(self.judge), _HEAD_START)
         self.weights = weight_optimizer(self.net, config.weight_lr)
         # Short memories: the penalty's gradient is large while a budget is broken, and must not keep the
         # step size small long after.
@@ -54,7 +61,6 @@ class EdgeNas:
         )
         self.penalty = Penalty.start(task.budgets, config)
         self.selection = Selection()
-        self.anchor = anchor_path(self.judge)
         self.history: list[dict[str, float]] = []
         self.step = 0
         identity = fingerprint(task.tables, task.data, task.budgets, config, task.seed)
@@ -106,16 +112,30 @@ class EdgeNas:
         with torch.no_grad():
             for _ in range(_REDRAWS):
                 path, _gates = self.relaxation.sample(temperature, rng)
+                path, _left = self._leave_centre(path, rng)
                 if self.judge.roughly_within(path, _SLACK):
                     break
-        # At first few blocks leave the anchor: the others learn to follow features that stay put.
-        freedom = (self.step + 1) / (task.config.warmup_steps + task.config.steps)
-        leaves = rng.random(len(path)) < freedom
-        path = [
-            free if leave else fixed for free, fixed, leave in zip(path, self.anchor, leaves, strict=True)
-        ]
         batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
         return weight_step(self.net, self.weights, path, batch, lr)
+
+    def _freedom(self) -> float:
+        """How probable it is that a block of a drawn path leaves the centre; grows during the warm-up."""
+        config = self.task.config
+        return config.freedom * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+
+    def _centre(self) -> ExactPath:
+        """The path around which others are drawn: the most probable one."""
+        return self.judge.canonical(self.relaxation.argmax())
+
+    def _leave_centre(
+        self, path: IndexPath, rng: np.random.Generator, *, at_least: int = 0
+    ) -> tuple[IndexPath, list[int]]:
+        """The centre with some of its blocks, whose numbers come along, as in `path`."""
+        leave = rng.random(len(path)) < self._freedom()
+        if leave.sum() < at_least:
+            leave[rng.permutation(len(path))[:at_least]] = True
+        mixed = [free if go else fixed for free, fixed, go in zip(path, self._centre(), leave, strict=True)]
+        return mixed, [int(block) for block in np.flatnonzero(leave)]
 
     def _architecture_step(self, temperature: float) -> dict[str, float]:
         task = self.task
@@ -152,28 +172,26 @@ class EdgeNas:
     def _score_gradient(
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, float, float]:
-        """Score-function estimate: each sampled path against the mean of the others, on one batch.
+        """Score-function estimate: sampled paths against the centre, on one batch; forward passes only.
 
-        Unbiased, and forward passes only. The gates' gradient of a single path is nearly zero here: the
-        normalization after the next convolution undoes any scaling of a block's output.
+        A sample's blocks that stayed with the centre say nothing about the distribution, so only the others'
+        probabilities count. (The gates' gradient of a single path is nearly zero here: the normalization after
+        the next convolution undoes any scaling of a block's output.)
         """
-        paths: list[IndexPath] = []
-        losses, hits = [], []
+        samples: list[tuple[IndexPath, list[int]]] = [(list(self._centre()), [])]
         with torch.no_grad():
-            for _ in range(self.task.config.paths):
-                path, _gates = self.relaxation.sample(temperature, rng)
-                logits = self.net(batch[0], path)
-                paths.append(path)
-                losses.append(float(F.cross_entropy(logits, batch[1])))
-                hits.append(float((logits.argmax(1) == batch[1]).float().mean()))
-        count = len(paths)
-        mean = sum(losses) / count
+            for _ in range(self.task.config.paths - 1):
+                drawn, _gates = self.relaxation.sample(temperature, rng)
+                samples.append(self._leave_centre(drawn, rng, at_least=1))
+            outputs = [self.net(batch[0], path) for path, _ in samples]
+            losses = [float(F.cross_entropy(logits, batch[1])) for logits in outputs]
+            hits = [float((logits.argmax(1) == batch[1]).float().mean()) for logits in outputs]
+        count = len(samples)
         surrogate = torch.zeros(())
-        for path, loss in zip(paths, losses, strict=True):
-            # loss - mean of the others = (loss - mean) * count / (count - 1)
-            advantage = (loss - mean) * count / (count - 1)
-            surrogate = surrogate + advantage * self.relaxation.log_probability(path, temperature) / count
-        return surrogate, mean, sum(hits) / count
+        for (path, left), loss in zip(samples[1:], losses[1:], strict=True):
+            chance = self.relaxation.log_probability(path, temperature, left)
+            surrogate = surrogate + (loss - losses[0]) * chance / (count - 1)
+        return surrogate, sum(losses) / count, sum(hits) / count
 
     def _straight_through(
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]
@@ -264,7 +282,12 @@ class EdgeNas:
             seed=self.task.seed,
             history=self.history,
             candidates=self.selection.candidates(self.judge, self.task.config),
+            relaxed=self._relaxed() if self.history else None,
         )
+
+    def _relaxed(self) -> Candidate:
+        path = self.judge.canonical(self.relaxation.argmax())
+        return Candidate(self.judge.architecture(path), self.judge.exact(path))
 
     # -- checkpoint ----------------------------------------------------------------------------------------
 
@@ -299,4 +322,8 @@ class EdgeNas:
 @register("edgenas")
 def edgenas(task: Task) -> SearchResult:
     """Supernet, relaxed search, exact selection."""
-    return EdgeNas(task).run()
+    if task.config.ablation.guide == "table":
+        return EdgeNas(task).run()
+    proxy = MacProxy(task.cost, task.space, task.seed)
+    guided = replace(task, cost=proxy, tables=build_tables(task.space, proxy))
+    return project(EdgeNas(guided).run(), task)

@@ -7,6 +7,7 @@ the simplex over operators, gamma ~ Gumbel-Softmax(alpha, t). Beyond the paper H
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,8 +128,10 @@ class Conditioned(Relaxation):
     def probabilities(self, temperature: float) -> tuple[Tensor, Tensor]:
         return super().probabilities(1.0)
 
-    def log_probability(self, path: IndexPath, temperature: float) -> Tensor:
-        return super().log_probability(path, 1.0)
+    def log_probability(
+        self, path: IndexPath, temperature: float, blocks: Sequence[int] | None = None
+    ) -> Tensor:
+        return super().log_probability(path, 1.0, blocks)
 
     def undecided(self) -> Tensor:
         """Sum of the choices' entropies (nats), differentiable."""

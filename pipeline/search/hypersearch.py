@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.search.candidates import ExactPath, Judge, grow, repair
+from pipeline.search.candidates import ExactPath, Judge, anchor_path, grow, repair
 from pipeline.search.edgenas import _ARCHITECTURE, _STARTS, EdgeNas
 from pipeline.search.hypernetwork import CONDITIONED, Condition, Conditioned, Ranges
 from pipeline.search.methods import Task, register
@@ -34,6 +34,7 @@ class HyperSearch(EdgeNas):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         config = task.config
+        self.anchor = anchor_path(self.judge)
         self.ranges = Ranges.of(self.judge, task.seed)
         self.relaxation = Conditioned(
             task.tables, self.ranges, hidden=config.hyper.hidden, seed=task.seed + 1
@@ -59,6 +60,14 @@ class HyperSearch(EdgeNas):
         config = self.task.config
         done = max(0, step - config.warmup_steps) / max(1, config.steps - 1)
         return config.temperature_start + (config.temperature_end - config.temperature_start) * done
+
+    def _freedom(self) -> float:
+        """Conditions want different architectures, so in the end nothing holds a path to the anchor."""
+        config = self.task.config
+        return (self.step + 1) / (config.warmup_steps + config.steps)
+
+    def _centre(self) -> ExactPath:
+        return self.anchor
 
     def _condition(self) -> Condition:
         """This step's: S uniform on the simplex, budgets from their ranges."""

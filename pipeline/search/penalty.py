@@ -29,8 +29,11 @@ class Penalty:
     def start(cls, budgets: Budgets, config: SearchConfig) -> Penalty:
         names = ("latency_ms", "sram_bytes", "flash_bytes", "parameters")
         limits = {n: float(getattr(budgets, n)) for n in names if getattr(budgets, n) is not None}
+        if not config.ablation.latency_penalty:
+            limits.pop("latency_ms", None)
+        growth = config.penalty_growth if config.ablation.adaptive else 1.0
         initial = {n: config.mu if n == "latency_ms" else config.nu for n in limits}
-        return cls(limits, config.penalty_growth, config.penalty_cap, initial)
+        return cls(limits, growth, config.penalty_cap, initial)
 
     def loss(self, expected: Expected) -> Tensor:
         total = torch.zeros(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,12 +76,23 @@ class Relaxation(nn.Module):
         ops, widths = self.ops.argmax(-1), self.widths.argmax(-1)
         return [(int(o), int(w)) for o, w in zip(ops, widths, strict=True)]
 
-    def log_probability(self, path: IndexPath, temperature: float) -> Tensor:
-        """log of the chance that `sample` draws `path`; a skip's width is drawn, but has no effect."""
+    def prefer(self, path: Sequence[tuple[int, int]], logit: float) -> None:
+        """Set the logits of the choices of `path`."""
+        with torch.no_grad():
+            for block, (op, width) in enumerate(path):
+                self.ops[block, op] = logit
+                if op != self._skip:
+                    self.widths[block, width] = logit
+
+    def log_probability(
+        self, path: IndexPath, temperature: float, blocks: Sequence[int] | None = None
+    ) -> Tensor:
+        """log of the chance that `sample` draws `path` (in `blocks`; None is all); a skip's width has no effect."""
         log_ops = torch.log_softmax(self.ops / temperature, -1)
         log_widths = torch.log_softmax(self.widths / temperature, -1)
         total = torch.zeros(())
-        for block, (op, width) in enumerate(path):
+        for block in range(len(path)) if blocks is None else blocks:
+            op, width = path[block]
             total = total + log_ops[block, op]
             if op != self._skip:
                 total = total + log_widths[block, width]

@@ -9,6 +9,8 @@ from pipeline.errors import ConfigError
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Cost
 
+_ACCURACIES = ("shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps")
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -27,6 +29,26 @@ class Candidate:
     short_accuracy: float | None = None
     short_steps: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture.to_json(),
+            "cost": asdict(self.cost),
+            **{name: getattr(self, name) for name in _ACCURACIES},
+        }
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Candidate:
+        """Inverse of `to_json`; KeyError or TypeError on anything else."""
+        return cls(
+            Architecture.from_json(raw["architecture"]),
+            Cost(**raw["cost"]),
+            raw["shared_accuracy"],
+            raw["proxy_accuracy"],
+            raw["proxy_steps"],
+            raw.get("short_accuracy"),  # older results do not have them
+            raw.get("short_steps", 0),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -34,7 +56,9 @@ class SearchResult:
 
     Otherwise `reason` says which budget could not be met. `history` has one record per architecture step:
     step, train_loss, val_loss, val_accuracy, latency_ms, sram_bytes, flash_bytes, parameters (expectations),
-    mu, nu (the largest memory coefficient), temperature, entropy. `candidates` are sorted, best first.
+    mu, nu (the largest memory coefficient), temperature, entropy. `candidates` are sorted, best first. `relaxed`
+    is what the distribution alone would have chosen: its most probable architecture, which may break budgets.
+    `notes` say what a reader of the result should know.
     """
 
     architecture: Architecture | None
@@ -45,43 +69,24 @@ class SearchResult:
     seed: int
     history: list[dict[str, float]] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
+    relaxed: Candidate | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        raw = {name: getattr(self, name) for name in ("feasible", "reason", "method", "seed", "history")}
+        names = ("feasible", "reason", "method", "seed", "history", "notes")
         return {
-            **raw,
+            **{name: getattr(self, name) for name in names},
             "architecture": self.architecture.to_json() if self.architecture else None,
             "cost": asdict(self.cost) if self.cost else None,
-            "candidates": [
-                {
-                    "architecture": c.architecture.to_json(),
-                    "cost": asdict(c.cost),
-                    "shared_accuracy": c.shared_accuracy,
-                    "proxy_accuracy": c.proxy_accuracy,
-                    "proxy_steps": c.proxy_steps,
-                    "short_accuracy": c.short_accuracy,
-                    "short_steps": c.short_steps,
-                }
-                for c in self.candidates
-            ],
+            "candidates": [c.to_json() for c in self.candidates],
+            "relaxed": self.relaxed.to_json() if self.relaxed else None,
         }
 
     @classmethod
     def from_json(cls, raw: Any) -> SearchResult:
-        """Inverse of `to_json`. Raises ConfigError on anything else."""
+        """Inverse of `to_json`; what older versions did not write may lack. Raises ConfigError on anything else."""
         try:
-            candidates = [
-                Candidate(
-                    Architecture.from_json(c["architecture"]),
-                    Cost(**c["cost"]),
-                    c["shared_accuracy"],
-                    c["proxy_accuracy"],
-                    c["proxy_steps"],
-                    c.get("short_accuracy"),  # older results do not have them
-                    c.get("short_steps", 0),
-                )
-                for c in raw["candidates"]
-            ]
+            relaxed = raw.get("relaxed")
             return cls(
                 Architecture.from_json(raw["architecture"]) if raw["architecture"] is not None else None,
                 Cost(**raw["cost"]) if raw["cost"] is not None else None,
@@ -90,7 +95,9 @@ class SearchResult:
                 raw["method"],
                 raw["seed"],
                 list(raw["history"]),
-                candidates,
+                [Candidate.from_json(c) for c in raw["candidates"]],
+                Candidate.from_json(relaxed) if relaxed is not None else None,
+                list(raw.get("notes", [])),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(f"not a search result: {error!r}", hint="run the search again") from error

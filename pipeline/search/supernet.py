@@ -25,16 +25,20 @@ Path = Sequence[tuple[int, int]]
 
 
 class Affine(nn.Module):
-    """Batch normalization by batch statistics; scale and shift per row (operator), sliced to the width."""
+    """Batch normalization by batch statistics; scale and shift common to all rows (operators), sliced to the
+    width, and what each row adds to them: an operator that was rarely drawn starts from what others learnt."""
 
     def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(rows, channels))
-        self.shift = nn.Parameter(torch.zeros(rows, channels))
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.row_scale = nn.Parameter(torch.zeros(rows, channels))
+        self.row_shift = nn.Parameter(torch.zeros(rows, channels))
 
     def forward(self, x: Tensor, row: int) -> Tensor:
         c = x.shape[1]
-        return F.batch_norm(x, None, None, self.scale[row, :c], self.shift[row, :c], training=True)
+        scale, shift = self.scale[:c] + self.row_scale[row, :c], self.shift[:c] + self.row_shift[row, :c]
+        return F.batch_norm(x, None, None, scale, shift, training=True)
 
 
 def kernel(out_channels: int, in_channels: int, size: int, *, fan_in: int | None = None) -> nn.Parameter:
@@ -70,6 +74,11 @@ class SuperBlock(nn.Module):
         if separable:
             largest = max(DEPTHWISE_KERNEL.get(op, 3) for op in separable)
             self.depthwise = kernel(wide_in, 1, largest, fan_in=9)
+            with torch.no_grad():
+                # Larger kernels start as the 3x3 one: zero around its centre.
+                ring = (largest - 3) // 2
+                centre = self.depthwise[:, :, ring : ring + 3, ring : ring + 3].clone()
+                self.depthwise.zero_()[:, :, ring : ring + 3, ring : ring + 3] = centre
             self.pointwise = kernel(wide_out, wide_in, 1)
             self.depthwise_norm = Affine(len(separable), wide_in)
             self.pointwise_norm = Affine(len(separable), wide_out)

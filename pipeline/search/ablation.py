@@ -1,0 +1,98 @@
+"""What EdgeNAS is without one of its parts (EdgeNAS, section 4.4), and the multiply-accumulates as a proxy of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from pipeline.search.candidates import ExactPath, Judge, repair
+from pipeline.search.costs import CostModel
+from pipeline.search.result import Candidate, SearchResult
+from pipeline.space.architecture import lower
+from pipeline.space.budgets import Cost
+from pipeline.space.graph import OpGraph
+from pipeline.space.opspec import OpSpec
+from pipeline.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from pipeline.search.methods import Task
+
+_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AblationConfig:
+    """`[search.ablation]`: EdgeNAS without its latency penalty, with coefficients that never grow, or guided by
+    multiply-accumulates instead of the table (`guide = "macs"`). Budgets stay hard in any case: what comes out
+    is checked, and repaired where need be, with the table. Raises ConfigError for another guide.
+    """
+
+    latency_penalty: bool = True
+    adaptive: bool = True
+    guide: str = "table"
+
+    def __post_init__(self) -> None:
+        if self.guide not in ("table", "macs"):
+            raise ConfigError(f"search.ablation.guide must be 'table' or 'macs', not {self.guide!r}")
+
+
+class MacProxy:
+    """A cost model whose latency is a line through multiply-accumulates; memory is that of the real one.
+
+    The line is the best case for the proxy: fitted, in relative error, to what the table says of random
+    architectures of the space.
+    """
+
+    layer_overhead_ms = 0.0
+
+    def __init__(self, cost: CostModel, space: SearchSpace, seed: int) -> None:
+        rng = np.random.default_rng([seed, 0xF10B])
+        graphs = [lower(space.random(rng)) for _ in range(_SAMPLES)]
+        macs = np.array([graph.macs for graph in graphs], float)
+        time = np.array([cost.evaluate(graph, 0).latency_ms for graph in graphs])
+        weighted = np.stack([1 / time, macs / time], axis=1)
+        (start, slope), *_ = np.linalg.lstsq(weighted, np.ones(len(time)), rcond=None)
+        self._cost = cost
+        self.overhead_ms = float(max(0.0, start))
+        self._ms_per_mac = float(slope)
+
+    def op_latency_ms(self, op: OpSpec) -> float:
+        return self._ms_per_mac * op.macs
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        exact = self._cost.evaluate(graph, parameters)
+        return replace(exact, latency_ms=self.overhead_ms + self._ms_per_mac * graph.macs)
+
+
+def project(result: SearchResult, task: Task) -> SearchResult:
+    """What a search guided by a proxy found, held against the real budgets: candidates that break one are
+    repaired, which costs them the accuracies they had, or dropped. The best in the proxy's eyes wins."""
+    judge, space = Judge(task.tables, task.cost, task.budgets), task.space
+    even = np.zeros((len(space.strides), len(space.ops))), np.zeros((len(space.strides), len(space.channels)))
+    kept: dict[ExactPath, Candidate] = {}
+    broken = 0
+    for candidate in result.candidates:
+        path = judge.path(candidate.architecture)
+        if judge.feasible(path):
+            kept.setdefault(path, replace(candidate, cost=judge.exact(path)))
+            continue
+        broken += 1
+        path = repair(judge, path, *even)
+        if judge.feasible(path):
+            kept.setdefault(path, Candidate(judge.architecture(path), judge.exact(path)))
+    candidates = list(kept.values())
+    notes = [
+        f"{broken} of {len(result.candidates)} candidates broke a budget that multiply-accumulates do not see"
+    ]
+    relaxed = result.relaxed
+    if relaxed is not None:
+        relaxed = replace(relaxed, cost=judge.exact(judge.path(relaxed.architecture)))
+    best = candidates[0] if candidates else None
+    return replace(
+        result, architecture=best.architecture if best else None, cost=best.cost if best else None,
+        feasible=best is not None, candidates=candidates, notes=[*result.notes, *notes], relaxed=relaxed,
+        reason=result.reason if best or result.reason else "nothing the proxy found could be repaired",
+    )  # fmt: skip
