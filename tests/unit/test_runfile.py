@@ -39,7 +39,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_examples_load() -> None:
-    for path in EXAMPLES.glob("*.toml"):
+    for path in EXAMPLES.rglob("*.toml"):
         run = load_runfile(path)
         json.dumps(run.to_json())
         assert run.budgets.latency_ms
