@@ -1,32 +1,31 @@
 """Fronts of the search methods at equal cost, on a small part of a data set and a stand-in for the board's table.
 
-    python benchmarks/search_methods.py --seeds 3 > benchmarks/results/search_methods.md
+    python benchmarks/search_methods.py --seeds 5 --scale 0.5 --out sweeps/methods
 
-Every method gets the same settings, hence the cost of one EdgeNAS search (search/effort.py), once per latency limit;
-the hypernetwork runs once, with the steps of all those runs together. The winner of each limit is
-then trained from scratch by one and the same recipe and tested on images that no search saw. Latency comes from
-multiply-accumulates and bytes moved (`Linear`), not from a device.
+A sweep (docs/search.md) without a run file: every method gets the same settings, hence the cost of one EdgeNAS search,
+once per latency limit. The winner of each search is then trained from scratch by one and the same recipe and tested on
+images that no search saw. Latency comes from multiply-accumulates and bytes moved (`Linear`), not from a device. It
+goes on where it was interrupted; the page is in the `--out` folder. For searches of useful length: `edgenas sweep`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.data import load
-from pipeline.search import Candidate, SearchConfig, names, search
-from pipeline.search.candidates import Judge
-from pipeline.search.costs import build_tables, working_set_bytes
-from pipeline.search.hypervolume import accuracy, hypervolume, interval
-from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, train_path
-from pipeline.space import Architecture, Budgets, Cost, OpGraph, OpSpec
+from pipeline.progress import Reporter
+from pipeline.report import write_sweep
+from pipeline.search import SearchConfig, names
+from pipeline.search.costs import working_set_bytes
+from pipeline.space import Budgets, Cost, OpGraph, OpSpec
 from pipeline.space.search_space import SearchSpace
+from pipeline.sweep import Bench, Sweep, grid, summarize
 
 
 @dataclass
@@ -55,35 +54,42 @@ def subset(name: str, train: int, validation: int, test: int, shrink: int) -> Si
     return SimpleNamespace(**out)
 
 
-def test_accuracy(
-    space: SearchSpace, data: SimpleNamespace, architecture: Architecture, steps: int, seed: int
-) -> float:
-    """After training from scratch: the same batches and initial weights for every architecture of a seed."""
-    judge = Judge(build_tables(space, Linear()), Linear(), Budgets())
-    net, path = Supernet(space, 1000 + seed), judge.path(architecture)
-    rng = np.random.default_rng([seed, 77])
-    train_path(net, path, data, steps=steps, batch_size=64, lr=0.2, rng=rng, on_step=lambda _: None)
-    held_out = SimpleNamespace(x_val=data.x_test, y_val=data.y_test)
-    return Validation.of(held_out, len(data.x_test), seed).accuracy(net, path)
-
-
-def within(candidates: list[Candidate], latency_ms: float) -> Candidate | None:
-    """The most accurate of those trained alone that are fast enough."""
-    fit = [c for c in candidates if c.proxy_accuracy is not None and c.cost.latency_ms <= latency_ms]
-    return max(fit, key=accuracy, default=None)
+def table(document: dict[str, Any]) -> str:
+    """One row a method, as Markdown."""
+    limits = " and ".join(f"{limit:g} ms" for limit in document["latency_ms"])
+    lines = [
+        f"| method | hypervolume (ms), 95 % interval | seeds | test accuracy at {limits} | passes of those planned "
+        "| CPU seconds a search |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in document["methods"]:
+        volume, effort = document["hypervolume"]["methods"][method], document["effort"]["methods"].get(method)
+        area = f"{volume['mean']:.3f} [{volume['low']:.3f}, {volume['high']:.3f}]" if volume["n"] else "none"
+        rows = [row["methods"][method] for row in document["best"]]
+        reached = ", ".join(
+            f"{100 * row['mean']:.1f} % (n = {row['n']})" if row["n"] else "none" for row in rows
+        )
+        cost = (
+            f"{100 * effort['share_of_planned']:.0f} % | {effort['cpu_seconds']:.1f}"
+            if effort
+            else "none | none"
+        )
+        lines.append(f"| `{method}` | {area} | {volume['n']} | {reached} | {cost} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="fashion_mnist")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limits", type=float, nargs="+", default=[2.5, 6.0])
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every number of steps")
     parser.add_argument("--shrink", type=int, default=2, help="take every n-th pixel")
     parser.add_argument("--methods", nargs="+", default=names())
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
     data = subset(args.data, 4000, 1000, 2000, args.shrink)
     shape = tuple(int(n) for n in data.x_train.shape[1:])
     space = SearchSpace(shape, 10, strides=(2, 1, 1), channels=(16, 24, 32))  # type: ignore[arg-type]
@@ -91,44 +97,28 @@ def main() -> None:
     config = SearchConfig(
         warmup_steps=steps(40), steps=steps(60), batch_size=64, validation_batch_size=64, candidates=16,
         ranking_images=200, semifinalists=5, semifinal_steps=steps(10), finalists=2, proxy_steps=steps(40),
-        threads=1,
     )  # fmt: skip
-    reference = (max(args.limits) * 1.1, 0.1)
-    print(f"{args.data}, {shape}, 3 blocks ({space.count():,} architectures), limits {args.limits} ms,")
-    print(f"{args.seeds} seeds, reference {reference}; 95 % bootstrap intervals of the mean over seeds.\n")
-    print("| method | hypervolume | test accuracy at each limit | CPU seconds of all searches of a seed |")
-    print("|---|---|---|---|")
-    for method in args.methods:
-        volumes, seconds, reached = [], [], []
-        settings = replace(config, method=method)
-        if method == "hypernetwork":
-            # One run for all limits gets what the others get for all of them together.
-            runs = len(args.limits)
-            settings = replace(
-                settings, warmup_steps=runs * config.warmup_steps, steps=runs * config.steps,
-                semifinal_steps=runs * config.semifinal_steps, finalists=runs * config.finalists,
-                candidates=runs * config.candidates, temperature_end=0.2,
-            )  # fmt: skip
-        for seed in range(args.seeds):
-            started, winners = time.process_time(), []
-            once = method == "hypernetwork"
-            if once:
-                whole = search(space, data, Linear(), Budgets(max(args.limits)), settings, seed=seed)
-                winners = [within(whole.candidates, limit) for limit in args.limits]
-            else:
-                for limit in args.limits:
-                    found = search(space, data, Linear(), Budgets(limit), settings, seed=seed)
-                    winners.append(found.candidates[0] if found.feasible else None)
-            seconds.append(time.process_time() - started)
-            points = [
-                (c.cost.latency_ms, test_accuracy(space, data, c.architecture, steps(120), seed))
-                for c in winners
-                if c is not None
-            ]
-            volumes.append(hypervolume(points, reference))
-            reached.append([max((a for t, a in points if t <= limit), default=0.0) for limit in args.limits])
-        shown = ", ".join(f"{value * 100:.1f} %" for value in np.mean(reached, 0))
-        print(f"| `{method}` | {interval(volumes)} | {shown} | {np.mean(seconds):.1f} |", flush=True)
+    bench = Bench(
+        space, data, Linear(), "5 cycles a MAC, 6 a byte", Budgets(), config, judge_steps=steps(120)
+    )
+    sweep = Sweep(bench, grid(args.methods, range(args.seeds), args.limits), args.out, Reporter())
+    sweep.run(args.workers, 1)
+    document = summarize(sweep, f"{args.data}, {shape}", "stand-in at 168 MHz")
+    write_sweep(args.out, document)
+    settings = f"--seeds {args.seeds} --scale {args.scale}"
+    print(
+        f"`python benchmarks/search_methods.py {settings}`: {args.data}, {shape}, {len(data.x_train):,} training"
+    )
+    print(f"images, 3 blocks ({space.count():,} architectures), {document['accuracy']['what']},")
+    print(
+        f"{document['accuracy']['images']:,} test images; accuracies measured, latencies modelled. Intervals: bootstrap"
+    )
+    print("over seeds. Passes: counted while searching, of what one EdgeNAS search plans.\n")
+    print(table(document))
+    for failure in document["failures"]:
+        print(
+            f"\n`{failure['method']}`, seed {failure['seed']}, {failure['latency_ms']:g} ms: {failure['reason']}"
+        )
 
 
 if __name__ == "__main__":
