@@ -98,11 +98,16 @@ def volumes(found: dict[str, Any], names: Sequence[str]) -> str:
     return svg(figure)
 
 
-def candidates(points: Sequence[dict[str, Any]], budgets: dict[str, float], provenance: str) -> str:
+def candidates(
+    points: Sequence[dict[str, Any]],
+    budgets: dict[str, float],
+    provenance: str,
+    relaxed: dict[str, Any] | None = None,
+) -> str:
     """A run's candidates by how long they trained, one panel a limited cost, the chosen one marked.
 
     `points` hold the costs, `accuracy` (validation split), `proxy_steps` (0: shared weights) and `chosen`;
-    `provenance` is that of their latencies.
+    `provenance` is that of their latencies. `relaxed`: the most probable architecture, before any repair.
     Accuracies after different amounts of training do not compare, so each has a front of its own.
     """
     shown = [cost for cost in _COSTS if cost[0] == "latency_ms" or cost[0] in budgets]
@@ -125,6 +130,15 @@ def candidates(points: Sequence[dict[str, Any]], budgets: dict[str, float], prov
                     [p[name] / divisor], [100 * p["accuracy"]], s=130, facecolor="none", edgecolor=RED, lw=1.6,
                     zorder=4, label="chosen",
                 )  # fmt: skip
+        if relaxed is not None:
+            # without an accuracy only its cost is known: it stands on the axis
+            height, placed = (100 * relaxed["accuracy"], axis.transData) if relaxed["accuracy"] is not None else (
+                0.02, axis.get_xaxis_transform()
+            )  # fmt: skip
+            axis.plot(
+                [relaxed[name] / divisor], [height], "X", ms=7, color=INK, transform=placed, zorder=4, ls="",
+                label="most probable, before repair",
+            )  # fmt: skip
         _limit(axis, budgets.get(name), divisor, max(p[name] for p in points))
         axis.set_xlabel(f"latency (ms, {provenance})" if name == "latency_ms" else label)
     grid[0][0].set_ylabel("accuracy, validation (%)")

@@ -57,7 +57,9 @@ def render_html(document: dict[str, Any]) -> str:
         "architecture": picture.architecture(document["layers"]) if document.get("architecture") else "",
         "search": course.search_course(search["history"], budgets) if search.get("history") else "",
         # reports of before candidates were kept have none
-        "candidates": fronts.candidates(search["points"], budgets, predicted) if search.get("points") else "",
+        "candidates": fronts.candidates(search["points"], budgets, predicted, search.get("relaxed"))
+        if search.get("points")
+        else "",
         "training": plots.training_progress(training["history"]) if training.get("history") else "",
         "arena": plots.arena_map(memory["buffers"], memory["arena_bytes"], len(document["layers"])),
         "layers": plots.layer_latency(document["layers"], observed),

@@ -60,9 +60,9 @@ def stages(layers: Sequence[dict[str, Any]]) -> list[Stage]:
 
 
 def _plain(name: str, ops: Sequence[OpSpec]) -> str:
-    """Stem and head have no choice of operator: the first operator's kind says it."""
-    if name == "head":
-        return "mean + dense"
+    """Stem and heads have no choice of operator: the first operator's kind says it."""
+    if name == "head" or name.startswith("exit"):
+        return "mean + dense" if name == "head" else "early exit"
     first = ops[0]
     kinds = {"conv2d": f"conv {first.kernel_h}×{first.kernel_w}", "max_pool2d": "max pool"}
     return kinds.get(first.kind, first.kind.replace("_", " "))
@@ -95,13 +95,13 @@ def architecture(layers: Sequence[dict[str, Any]]) -> str:
         _box(top, x, stage.shape, tallest, widest, tint)
         halved = stage.shape[0] > 1 and 2 * stage.shape[0] - 1 <= stage.entering[0]
         _words(top, x, stage.op + ("  /2" if halved else ""), family, stage.shape)
+        # an exit is a side branch: what follows it takes what came before it
+        branch = x > 1 and found[x - 2].op == "early exit"
+        bend = {"connectionstyle": "arc3,rad=0.35"} if branch else {}
         top.annotate(
-            "",
-            (x - 0.42, 0),
-            (x - 0.58, 0),
-            arrowprops={"arrowstyle": "-|>", "color": MUTED, "lw": 1},
-            zorder=1,
-        )
+            "", (x - 0.42, 0), (x - (1.58 if branch else 0.58), 0), zorder=1,
+            arrowprops={"arrowstyle": "-|>", "color": MUTED, "lw": 1, **bend},
+        )  # fmt: skip
         if stage.residual:
             top.annotate(
                 "", (x + 0.46, 0.03), (x - 0.46, 0.03), zorder=1,

@@ -12,7 +12,8 @@ from pipeline.space.architecture import lower
 
 def search_section(result: SearchResult, *, seconds: float, space_size: int) -> dict[str, Any]:
     """`points` are the candidates with their costs and accuracies on the validation split; `ranks` the
-    agreement of every two stages over the architectures that went through both."""
+    agreement of every two stages over the architectures that went through both. `relaxed` is the most probable
+    architecture as it came from the search, which may break a limit."""
     return {
         "method": result.method,
         "seed": result.seed,
@@ -21,17 +22,27 @@ def search_section(result: SearchResult, *, seconds: float, space_size: int) -> 
         "history": result.history,
         "candidates": len(result.candidates),
         "points": [_point(c, result) for c in result.candidates],
+        "relaxed": _costs(result.relaxed) if result.relaxed else None,
+        "notes": list(result.notes),
         "ranks": [a.to_json() for a in agreements(stages(result.candidates))],
     }
 
 
-def _point(candidate: Candidate, result: SearchResult) -> dict[str, Any]:
+def _costs(candidate: Candidate) -> dict[str, Any]:
     cost = candidate.cost
+    known = candidate.proxy_accuracy is not None or candidate.shared_accuracy is not None
     return {
         "latency_ms": cost.latency_ms,
         "sram_bytes": cost.sram_bytes,
         "flash_bytes": cost.flash_bytes,
         "parameters": cost.parameters,
+        "accuracy": accuracy(candidate) if known else None,
+    }
+
+
+def _point(candidate: Candidate, result: SearchResult) -> dict[str, Any]:
+    return {
+        **_costs(candidate),
         "accuracy": accuracy(candidate),
         "proxy_steps": candidate.proxy_steps,
         "chosen": candidate.architecture == result.architecture,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ SPACE = SearchSpace((28, 28, 1), 10)
 CHOICES = [("dw3", 32), ("ir4", 32), ("se8", 48), ("skip", 0), ("dw7", 16), ("ir2", 16), ("skip", 0)]
 
 
-def layers(choices: list[tuple[str, int]]) -> list[dict[str, Any]]:
+def layers(choices: list[tuple[str, int]], exits: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """Rows as the report has them; a layer takes as many cycles as it has multiply-accumulates."""
-    nodes = [node for node in lower(SPACE.build(choices)).nodes if node.op.kind != "reshape"]
+    nodes = [
+        node for node in lower(replace(SPACE.build(choices), exits=exits)).nodes if node.op.kind != "reshape"
+    ]
     return [
         {
             "name": node.name,
@@ -152,3 +155,22 @@ def test_results_of_before_the_semifinal_was_kept_are_read() -> None:
     older = SearchResult.from_json(raw)
     assert older.candidates[0].short_accuracy is None
     assert list(stages(older.candidates))[-1] == "250 steps of its own"
+
+
+def test_an_early_exit_is_a_side_branch_of_the_picture() -> None:
+    found = picture.stages(layers(CHOICES, exits=(1,)))
+    assert [s.name for s in found][2:5] == ["block1", "exit1", "block2"]
+    assert found[3].op == "early exit"
+    assert "early exit" in words(picture.architecture(layers(CHOICES, exits=(1,))))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_most_probable_is_shown_even_where_it_breaks_a_limit(known: bool) -> None:
+    first = result()
+    relaxed = replace(first.candidates[0], cost=Cost(99.0, 9, 9, 9), proxy_accuracy=0.4 if known else None)
+    relaxed = replace(relaxed, shared_accuracy=None)
+    section = search_section(replace(first, relaxed=relaxed, notes=["so <it> is"]), seconds=1, space_size=1)
+    assert section["relaxed"]["accuracy"] == (0.4 if known else None)
+    assert section["notes"] == ["so <it> is"]
+    svg = fronts.candidates(section["points"], {"latency_ms": 20.0}, "modelled", section["relaxed"])
+    assert "most probable, before repair" in words(svg)
