@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import __version__, stages
+from pipeline.boards import load_board
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
 from pipeline.export import to_int8
@@ -29,7 +30,7 @@ from pipeline.report.document import core_document
 from pipeline.report.searched import search_section
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runstate import RunState, fingerprint
-from pipeline.search import SearchResult
+from pipeline.search import Request, SearchResult, Target
 from pipeline.space.architecture import Architecture
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
@@ -97,6 +98,25 @@ class Run:
         return CostModel(self.settings.board, self.lut)
 
     @functools.cached_property
+    def other_costs(self) -> tuple[CostModel, ...]:
+        """Of the further boards that a hypernetwork is trained for."""
+        s = self.settings
+        wanted = s.search.hyper.boards if s.search.method == "hypernetwork" else ()
+        return tuple(self.cost_on(name) for name in wanted if name != s.board.name)
+
+    def cost_on(self, name: str) -> CostModel:
+        """Of any board, for this run's space."""
+        board = load_board(name)
+        lut = stages.obtain_lut(board, self.space.operators(), self.folder / "lut", self.reporter)
+        return CostModel(board, lut)
+
+    def _targets(self) -> tuple[Target, ...]:
+        """The run's board first."""
+        return tuple(
+            stages.search_target(cost, self.settings.budgets) for cost in (self.cost, *self.other_costs)
+        )
+
+    @functools.cached_property
     def _data_key(self) -> str:
         data = self.data
         arrays = (data.x_train, data.y_train, data.x_val, data.y_val, data.x_test, data.y_test)
@@ -106,7 +126,7 @@ class Run:
         s = self.settings
         return fingerprint(
             __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), asdict(s.search),
-            asdict(s.budgets), s.seed,
+            asdict(s.budgets), s.seed, [cost.lut.identity.hash for cost in self.other_costs],
         )  # fmt: skip
 
     def search(self) -> SearchResult:
@@ -121,7 +141,7 @@ class Run:
                 self.settings,
                 self.space,
                 self.data,
-                self.cost,
+                self._targets(),
                 self._checkpoint("search", key),
                 self.reporter,
             )
@@ -133,6 +153,17 @@ class Run:
         self._stage("search", key, ["search.json", "architecture.json"], work)
         self._found = SearchResult.from_json(_read_json(path))
         return self._found
+
+    def family(self, request: Request) -> SearchResult:
+        """Architectures for another board, limit or S; writes family/BOARD.json. Trains no hypernetwork."""
+        checkpoint = self._checkpoint("search", self._search_key())
+        result = stages.ask_family(
+            self.settings, self.space, self.data, self._targets(), request, checkpoint, self.reporter
+        )
+        folder = self.folder / "family"
+        folder.mkdir(exist_ok=True)
+        write_text(folder / f"{request.target.name}.json", json.dumps(result.to_json()) + "\n")
+        return result
 
     def export(self) -> dict[str, Any]:
         """Training and export stages; writes model.tflite and training.json."""

@@ -11,6 +11,7 @@ from pipeline.boards import Board, load_board
 from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.data.shift import ShiftConfig
+from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
@@ -117,9 +118,20 @@ def load_runfile(path: Path) -> RunFile:
         validate=fill(table.sub("validate", required=False), ValidateConfig()),
     )
     table.close()
+    _check_boards(table, run)
     if run.validate.images < 1:
         raise table.sub("validate").error("images", "is 0", hint="at least one image must reach the device")
     return run
+
+
+def _check_boards(table: Table, run: RunFile) -> None:
+    """Raises ConfigError with the line where a hypernetwork's board is not known."""
+    for name in run.search.hyper.boards:
+        try:
+            load_board(name)
+        except ConfigError as error:
+            where = table.sub("search").sub("hyper").where("boards")
+            raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _budgets(table: Table, board: Board) -> Budgets:

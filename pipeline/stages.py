@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ from pipeline.profiler.identity import ENGINE
 from pipeline.profiler.profile import lut_path, obtain, profile
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
-from pipeline.search import SearchResult, search
+from pipeline.search import Request, SearchResult, Target, search
+from pipeline.search import ask_family as search_family
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.opspec import OpSpec
@@ -76,8 +77,25 @@ def obtain_lut(board: Board, ops: Sequence[OpSpec], folder: Path, reporter: Repo
     return obtain(board, ops, folder=folder, reporter=reporter)
 
 
+def search_target(cost: CostModel, budgets: Budgets) -> Target:
+    """A board of a search; its memories limit the budgets, whatever those of the run's board are."""
+    board = cost.board
+    sram, flash = board.memory.sram.bytes, board.memory.flash.bytes
+    held = replace(
+        budgets,
+        sram_bytes=min(budgets.sram_bytes or sram, sram),
+        flash_bytes=min(budgets.flash_bytes or flash, flash),
+    )
+    return Target(board.name, cost, held, board.clock_hz)
+
+
 def search_architecture(
-    run: RunFile, space: SearchSpace, data: DataSet, cost: CostModel, checkpoint: Path, reporter: Reporter
+    run: RunFile,
+    space: SearchSpace,
+    data: DataSet,
+    targets: Sequence[Target],
+    checkpoint: Path,
+    reporter: Reporter,
 ) -> SearchResult:
     """Raises BudgetError where no architecture meets every budget; the message names the tightest."""
     with reporter.bar("search", 1) as bar:
@@ -86,14 +104,36 @@ def search_architecture(
             bar.update(int(progress["done"]), str(progress["phase"]), total=int(progress["total"]))
 
         result = search(
-            space, data, cost, run.budgets, run.search, seed=run.seed, checkpoint=checkpoint, on_step=on_step
-        )
+            space, data, targets[0].cost, run.budgets, run.search,
+            seed=run.seed, checkpoint=checkpoint, on_step=on_step, targets=targets,
+        )  # fmt: skip
     if not result.feasible:
         raise BudgetError(
             f"no architecture found that meets every budget: {result.reason}",
             hint="loosen that budget, or give the search a smaller space",
         )
     return result
+
+
+def ask_family(
+    run: RunFile,
+    space: SearchSpace,
+    data: DataSet,
+    targets: Sequence[Target],
+    request: Request,
+    checkpoint: Path,
+    reporter: Reporter,
+) -> SearchResult:
+    """Architectures from a finished hypernetwork search. Raises ConfigError where there is none."""
+    with reporter.bar("family", request.members) as bar:
+
+        def on_step(progress: dict[str, Any]) -> None:
+            bar.update(0, str(progress["phase"]))
+
+        return search_family(
+            space, data, targets[0].cost, run.budgets, run.search, request,
+            seed=run.seed, checkpoint=checkpoint, targets=targets, on_step=on_step,
+        )  # fmt: skip
 
 
 def train(

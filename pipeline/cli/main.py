@@ -15,6 +15,7 @@ from pipeline.cli import (
     deploy,
     doctor,
     export,
+    family,
     flash,
     lut,
     profile,
@@ -38,7 +39,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (doctor, boards, flash, profile, lut, search, sweep, export, deploy, validate, run, report):
+for command in (
+    doctor,
+    boards,
+    flash,
+    profile,
+    lut,
+    search,
+    family,
+    sweep,
+    export,
+    deploy,
+    validate,
+    run,
+    report,
+):
     command.register(app)
 
 

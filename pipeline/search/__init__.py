@@ -5,17 +5,24 @@ Importing this package, its results and settings needs no torch; running a searc
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
 from pipeline.search.methods import OnStep, Task, find, names
-from pipeline.search.result import Candidate, SearchResult
+from pipeline.search.request import Request, complexity_of
+from pipeline.search.result import Candidate, Front, SearchResult
+from pipeline.search.targets import Target
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
 
-__all__ = ["Candidate", "SearchConfig", "SearchResult", "names", "search"]
+__all__ = [
+    "Candidate", "Front", "Request", "SearchConfig", "SearchResult", "Target", "ask_family", "complexity_of", "names",
+    "search",
+]  # fmt: skip
 
 
 def search(
@@ -28,6 +35,7 @@ def search(
     seed: int,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
+    targets: Sequence[Target] = (),
 ) -> SearchResult:
     """Find the most accurate architecture of `space` that meets every budget.
 
@@ -35,24 +43,66 @@ def search(
     at), `cost` is the board's cost model. The outcome depends on the arguments and `seed` alone (and, in the
     last bits of floating point, on the thread count). `checkpoint` names a file that is rewritten every
     `config.checkpoint_seconds`; a search with the same arguments continues from it exactly, one with others
-    starts afresh. `on_step` gets {"phase", "done", "total", ...} after every step.
+    starts afresh. `on_step` gets {"phase", "done", "total", ...} after every step. `targets` are the run's board
+    (with `cost` and `budgets`) and further ones, for a method that serves several; the others take the first.
 
     Raises ConfigError for an unknown method, a device that is not there, a checkpoint of another search and a
     search that diverges (its last good checkpoint is kept), DataError for data that does not fit the space or
     of which one split lacks a class, LutError where `cost` knows nothing of an operator of the space. An
     impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
+    method = find(config.method)
+    with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
+        return method(task)
+
+
+def ask_family(
+    space: SearchSpace,
+    data: SearchData,
+    cost: CostModel,
+    budgets: Budgets,
+    config: SearchConfig,
+    request: Request,
+    *,
+    seed: int,
+    checkpoint: Path,
+    targets: Sequence[Target] = (),
+    on_step: OnStep | None = None,
+) -> SearchResult:
+    """Architectures for another board, limit or S from a finished hypernetwork search: no new training of it.
+
+    All but `request` as the search was given it: they identify its `checkpoint`, which stays as it is. Raises
+    ConfigError where there is none or the search is not finished, and as `search` does.
+    """
+    from pipeline.search.hypersearch import HyperSearch
+
+    with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
+        return HyperSearch(task).ask(request)
+
+
+@contextmanager
+def _prepared(
+    space: SearchSpace,
+    data: SearchData,
+    cost: CostModel,
+    budgets: Budgets,
+    config: SearchConfig,
+    seed: int,
+    checkpoint: Path | None,
+    on_step: OnStep | None,
+    targets: Sequence[Target],
+) -> Iterator[Task]:
+    """A task, with the threads and the precision that `config` asks for while it is worked on."""
     import torch
 
     from pipeline.search.device import precision
 
-    method = find(config.method)
     check_data(data, space)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        task = Task.prepare(space, data, cost, budgets, config, seed, checkpoint, on_step)
+        task = Task.prepare(space, data, cost, budgets, config, seed, checkpoint, on_step, targets)
         with precision(task.device, config.mixed_precision):
-            return method(task)
+            yield task
     finally:
         torch.set_num_threads(threads)

@@ -11,19 +11,30 @@ from pipeline.errors import ConfigError
 class HyperConfig:
     """Raises ConfigError, naming the field, on a value without meaning.
 
-    `kappa` weighs the expected latency, `condition_weight` the squared excess over the condition's budgets,
-    `entropy_weight` (times the temperature) rewards undecided choices. `lr` is Adam's, `hidden` the units of
-    each of the two hidden layers, `family` the conditions that are swept after the training.
+    `boards` are trained for together with the run's own. `kappa` weighs the expected latency,
+    `simplex_weight` the operators' shares, each times its component of S, `condition_weight` the squared
+    log-excess over the condition's budgets, `spend_weight` that of latency left unused; `entropy_weight`
+    (times the temperature) rewards undecided choices. Each step sees `conditions` conditions. The temperature
+    falls linearly from `temperature_start` to `temperature_end`. `lr` is Adam's, `hidden` the units of each of
+    the two hidden layers, `family` the conditions that are swept per board after the training.
     """
 
+    boards: tuple[str, ...] = ()
     kappa: float = 0.1
-    condition_weight: float = 5.0
-    entropy_weight: float = 0.05
-    lr: float = 0.005
+    simplex_weight: float = 2.0
+    condition_weight: float = 1.0
+    spend_weight: float = 0.3
+    entropy_weight: float = 2.0
+    conditions: int = 4
+    temperature_start: float = 1.0
+    temperature_end: float = 0.2
+    lr: float = 0.002
     hidden: int = 64
     family: int = 16
 
     def __post_init__(self) -> None:
+        if len(set(self.boards)) != len(self.boards):
+            raise ConfigError(f"search.hyper.boards names a board twice: {', '.join(self.boards)}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value < 1):

@@ -1,129 +1,116 @@
-"""A hypernetwork that emits the architecture's logits for a complexity vector and for budgets.
+"""A hypernetwork that emits the architecture's logits for a complexity vector, budgets and a board.
 
 After "Neural architecture search with target hardware control" (DARTS-CC extended): alpha = H_a(S) with S on
-the simplex over operators, gamma ~ Gumbel-Softmax(alpha, t). Beyond the paper H_a also sees the budgets.
+the simplex over operators, gamma ~ Gumbel-Softmax(alpha, t). Beyond the paper H_a also sees budgets and board.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.search.candidates import Judge, cheapest_paths
+from pipeline.search.conditions import CONDITIONED, Condition, Ranges
 from pipeline.search.costs import CostTables, Floats
 from pipeline.search.relaxation import IndexPath, Relaxation
-from pipeline.space.budgets import Budgets
 
-CONDITIONED = ("latency_ms", "sram_bytes", "flash_bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What one architecture is asked for: a point of the simplex over operators, and budgets."""
-
-    complexity: tuple[float, ...]
-    budgets: Budgets
+# Below this a feature does not tell the trained boards apart, and a new board's is not blown up by it.
+_LEAST_DEVIATION = 0.05
+_FARTHEST = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """From the least that some architecture needs to what the run's budgets allow, for each of CONDITIONED.
+class HyperNetwork(nn.Module):
+    """From `inputs` numbers to logits: one row of `choices[i]` for decision i of an architecture.
 
-    Parameters are limited as the run says, in every condition.
+    A linear map beside the hidden layers: that an operator's logits fall with its own component of S is one
+    weight there. Starts with all logits 0, every decision open.
     """
 
-    budgets: Budgets
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    def __init__(self, inputs: int, choices: Sequence[int], *, hidden: int, seed: int) -> None:
+        super().__init__()
+        self.choices = tuple(choices)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.direct = nn.Linear(inputs, sum(choices), bias=False)
+            self.hidden = nn.Sequential(
+                nn.Linear(inputs, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, sum(choices)),
+            )
+        last = self.hidden[-1]
+        assert isinstance(last, nn.Linear)
+        for parameter in (self.direct.weight, last.weight, last.bias):
+            nn.init.zeros_(parameter)
 
-    @classmethod
-    def of(cls, judge: Judge, seed: int, samples: int = 64) -> Ranges:
-        """`samples` random architectures say how much is of any use where a budget allows more."""
-        rng = np.random.default_rng([seed, 0x4E5])
-        drawn = [judge.exact(judge.path(judge.tables.space.random(rng))) for _ in range(samples)]
-        everything = Judge(judge.tables, judge.cost, Budgets(1.0, 1, 1, 1))
-        least = [judge.exact(path) for path in cheapest_paths(everything).values()]
-        low, high = [], []
-        for name in CONDITIONED:
-            limit = getattr(judge.budgets, name)
-            most = max(float(getattr(c, name)) for c in drawn)
-            low.append(min(float(getattr(c, name)) for c in least))
-            high.append(max(low[-1], most if limit is None else min(most, float(limit))))
-        return cls(judge.budgets, tuple(low), tuple(high))
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits of each decision, for one condition `x` (inputs,)."""
+        return torch.split(self.direct(x) + self.hidden(x), self.choices)
 
-    def at(self, shares: tuple[float, ...]) -> Budgets:
-        """Budgets at these shares (0: least, 1: most) of the ranges, on a logarithmic scale."""
-        values = {
-            name: low * (high / low) ** share
-            for name, share, low, high in zip(CONDITIONED, shares, self.low, self.high, strict=True)
-        }
-        return replace(
-            self.budgets,
-            latency_ms=values["latency_ms"],
-            sram_bytes=int(values["sram_bytes"]),
-            flash_bytes=int(values["flash_bytes"]),
-        )
 
-    def draw(self, rng: np.random.Generator) -> Budgets:
-        """Latency anywhere in its range; each memory in half of the draws as the run limits it."""
-        tight = rng.random(2) < 0.5
-        shares = rng.random(3)
-        return self.at((shares[0], shares[1] if tight[0] else 1.0, shares[2] if tight[1] else 1.0))
+class BoardScale(nn.Module):
+    """Board features relative to those of the boards trained for; its buffers go with the checkpoint."""
 
-    def normalize(self, budgets: Budgets) -> list[float]:
-        """Inverse of `at`; what is above the range counts as its end."""
-        out = []
-        for name, low, high in zip(CONDITIONED, self.low, self.high, strict=True):
-            value = max(low, min(high, float(getattr(budgets, name))))
-            out.append(math.log(value / low) / math.log(high / low) if high > low else 1.0)
-        return out
+    def __init__(self, features: Sequence[Floats]) -> None:
+        super().__init__()
+        rows = np.stack(features)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(rows.mean(0), dtype=torch.float32))
+        deviation = np.maximum(rows.std(0), _LEAST_DEVIATION)
+        self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
+
+    def forward(self, features: Floats) -> Tensor:
+        scaled = (torch.tensor(features, dtype=torch.float32) - self.mean) / self.deviation
+        return scaled.clamp(-_FARTHEST, _FARTHEST)
 
 
 class Conditioned(Relaxation):
     """The relaxation whose logits come from a hypernetwork; `ask` sets the condition.
 
-    Hard samples follow softmax(logits) at every temperature; the temperature only smooths gamma.
+    Costs are those of the condition's board. Hard samples follow softmax(logits) at every temperature; the
+    temperature only smooths gamma.
     """
 
-    def __init__(self, tables: CostTables, ranges: Ranges, *, hidden: int, seed: int) -> None:
-        super().__init__(tables)
+    def __init__(
+        self,
+        tables: Sequence[CostTables],
+        ranges: Sequence[Ranges],
+        features: Sequence[Floats],
+        *,
+        hidden: int,
+        seed: int,
+    ) -> None:
+        super().__init__(tables[0])
         del self.ops, self.widths
-        space = tables.space
-        self.ranges = ranges
+        space = tables[0].space
         self._sizes = (len(space.strides), len(space.ops), len(space.channels))
         blocks, ops, channels = self._sizes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.hyper = nn.Sequential(
-                nn.Linear(ops + len(CONDITIONED), hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, hidden),
-                nn.SiLU(),
-                nn.Linear(hidden, blocks * (ops + channels)),
-            )
-        last = self.hyper[-1]
-        assert isinstance(last, nn.Linear)
-        # Every condition starts undecided.
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        uniform = (1.0 / ops,) * ops
-        self.ask(Condition(uniform, ranges.at((1.0, 1.0, 1.0))))
+        self._boards = list(zip(tables, ranges, features, strict=True))
+        self.scale = BoardScale(features)
+        inputs = ops + len(CONDITIONED) + len(features[0])
+        self.hyper = HyperNetwork(inputs, [ops, channels] * blocks, hidden=hidden, seed=seed)
+        self.ask(Condition((1.0 / ops,) * ops, ranges[0].at((1.0, 1.0, 1.0))))
+
+    def add_board(self, tables: CostTables, ranges: Ranges, features: Floats) -> int:
+        """A board that was not trained for; returns its place for Condition.board."""
+        self._boards.append((tables, ranges, features))
+        return len(self._boards) - 1
 
     def ask(self, condition: Condition) -> None:
-        """Set the logits, differentiable in the hypernetwork's weights, to those for `condition`."""
-        blocks, ops, channels = self._sizes
-        # Components scaled to a mean of 1, budgets to -1..1.
-        simplex = [value * ops for value in condition.complexity]
-        limits = [2 * share - 1 for share in self.ranges.normalize(condition.budgets)]
-        out = self.hyper(torch.tensor([*simplex, *limits], dtype=torch.float32))
-        logits = out.reshape(blocks, ops + channels)
-        self.ops = logits[:, :ops]
-        self.widths = logits[:, ops:]
+        """Set costs and logits, differentiable in the hypernetwork's weights, to those for `condition`."""
+        tables, ranges, features = self._boards[condition.board]
+        self.use(tables)
+        # Both around 0: what all conditions have in common is left to the biases.
+        simplex = [value * len(condition.complexity) - 1 for value in condition.complexity]
+        limits = [2 * share - 1 for share in ranges.normalize(condition.budgets)]
+        asked = torch.tensor([*simplex, *limits], dtype=torch.float32)
+        rows = self.hyper(torch.cat([asked, self.scale(features)]))
+        self.ops = torch.stack(rows[0::2])
+        self.widths = torch.stack(rows[1::2])
 
     def probabilities(self, temperature: float) -> tuple[Tensor, Tensor]:
         return super().probabilities(1.0)
@@ -139,6 +126,10 @@ class Conditioned(Relaxation):
         for chances in self.probabilities(1.0):
             total = total - (chances * chances.clamp_min(1e-9).log()).sum()
         return total
+
+    def shares(self) -> Tensor:
+        """Mean chance of each operator over the blocks, differentiable; they sum to 1."""
+        return self.probabilities(1.0)[0].mean(0)
 
     def gamma(self, temperature: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """A Gumbel-Softmax sample: (blocks, ops) and (blocks, channels), rows sum to 1."""

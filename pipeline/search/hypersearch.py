@@ -1,28 +1,37 @@
-"""Hypernetwork search: one training run, then a family of architectures by sweeping complexity and budgets.
+"""Hypernetwork search: one training run, then a family of architectures for several boards.
 
-The single-level loss, on training images only, is CE + kappa * sum over operators of (k S_m) LAT_m(gamma) / T,
-where T is the largest latency of the condition's range, plus the squared relative excess over the condition's
-budgets. For uniform S the second term is the paper's kappa * Latency.
+The single-level loss, on training images only, is
+
+    CE + kappa LAT / T + simplex_weight sum_m (k S_m) share_m + budgets - entropy_weight t H
+
+with LAT expected under H_a(S, budgets, board), T the board's longest, share_m operator m's mean chance over the
+blocks, H the choices' entropy. For uniform S the third term is a constant and the first two are the paper's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.search.candidates import ExactPath, Judge, anchor_path, grow, repair
+from pipeline.search.candidates import ExactPath, anchor_path, impossible_budgets
+from pipeline.search.conditions import CONDITIONED, Condition, draw_complexity, leaning
+from pipeline.search.costs import CostTables, build_tables
 from pipeline.search.edgenas import _ARCHITECTURE, _STARTS, EdgeNas
-from pipeline.search.hypernetwork import CONDITIONED, Condition, Conditioned, Ranges
+from pipeline.search.hyperfamily import ServedBoard, conditions, front_of, members, spread, sweep
+from pipeline.search.hypernetwork import Conditioned
 from pipeline.search.methods import Task, register
 from pipeline.search.relaxation import Expected
+from pipeline.search.request import Request, not_trained
 from pipeline.search.result import SearchResult
-from pipeline.search.selection import explain_failure
+from pipeline.search.selection import Selection, explain_failure
 from pipeline.search.trainer import Validation, draw_batch
 from pipeline.space.budgets import Budgets
 
+# Random streams of conditions: this, and those after it for further draws of a step.
 _CONDITION = 120
 
 
@@ -33,15 +42,21 @@ class HyperSearch(EdgeNas):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        config = task.config
+        hyper = task.config.hyper
         self.anchor = anchor_path(self.judge)
-        self.ranges = Ranges.of(self.judge, task.seed)
+        self.boards = [
+            ServedBoard.of(target, self._tables(place), task.seed)
+            for place, target in enumerate(task.targets)
+        ]
         self.relaxation = Conditioned(
-            task.tables, self.ranges, hidden=config.hyper.hidden, seed=task.seed + 1
+            [board.judge.tables for board in self.boards],
+            [board.ranges for board in self.boards],
+            [board.features for board in self.boards],
+            hidden=hyper.hidden,
+            seed=task.seed + 1,
         )
-        self.architecture = torch.optim.Adam(
-            self.relaxation.parameters(), lr=config.hyper.lr, betas=(0.5, 0.98)
-        )
+        self.architecture = torch.optim.Adam(self.relaxation.parameters(), lr=hyper.lr, betas=(0.5, 0.98))
+        self.checkpoint.identity["boards"] = _digest(self.boards)
 
     @property
     def member_steps(self) -> int:
@@ -57,9 +72,9 @@ class HyperSearch(EdgeNas):
 
     def _temperature(self, step: int) -> float:
         """Linear annealing over the steps with architecture gradients."""
-        config = self.task.config
+        config, hyper = self.task.config, self.task.config.hyper
         done = max(0, step - config.warmup_steps) / max(1, config.steps - 1)
-        return config.temperature_start + (config.temperature_end - config.temperature_start) * done
+        return hyper.temperature_start + (hyper.temperature_end - hyper.temperature_start) * done
 
     def _freedom(self) -> float:
         """Conditions want different architectures, so in the end nothing holds a path to the anchor."""
@@ -69,34 +84,41 @@ class HyperSearch(EdgeNas):
     def _centre(self) -> ExactPath:
         return self.anchor
 
-    def _condition(self) -> Condition:
-        """This step's: S uniform on the simplex, budgets from their ranges."""
-        rng = self.task.rng(_CONDITION, self.step)
-        complexity = tuple(float(s) for s in rng.dirichlet(np.ones(len(self.task.space.ops))))
-        return Condition(complexity, self.ranges.draw(rng))
+    def condition(self, draw: int = 0) -> Condition:
+        """Of this step: any board, S uniform on the simplex, budgets from that board's ranges."""
+        rng = self.task.rng(_CONDITION + draw, self.step)
+        complexity = draw_complexity(len(self.task.space.ops), rng)
+        board = int(rng.integers(len(self.boards)))
+        return Condition(complexity, self.boards[board].ranges.draw(rng), board)
 
     def _weight_step(self, temperature: float, lr: float) -> float:
-        self.relaxation.ask(self._condition())
-        return super()._weight_step(temperature, lr)
+        condition = self.condition()
+        self.relaxation.ask(condition)
+        # Paths are redrawn by the limits of the condition's board.
+        self.judge = self.boards[condition.board].judge
+        try:
+            return super()._weight_step(temperature, lr)
+        finally:
+            self.judge = self.boards[0].judge
 
     def _architecture_step(self, temperature: float) -> dict[str, float]:
-        task, relaxation = self.task, self.relaxation
+        task, relaxation, hyper = self.task, self.relaxation, self.task.config.hyper
         rng = task.rng(_ARCHITECTURE, self.step)
-        condition = self._condition()
+        condition = self.condition()
         relaxation.ask(condition)
         batch = draw_batch(task.data.x_train, task.data.y_train, task.config.validation_batch_size, rng)
         self.architecture.zero_grad(set_to_none=True)
         gradient = self._score_gradient if task.config.gradient == "score" else self._straight_through
         surrogate, loss, accuracy = gradient(temperature, rng, batch)
-        gamma = relaxation.gamma(temperature, rng)
-        expected = relaxation.expected_from(*gamma)
-        by_operator = relaxation.latency_by_operator(*gamma)
-        weights = torch.tensor(condition.complexity) * len(condition.complexity)
-        complexity = task.config.hyper.kappa * (weights * by_operator).sum() / self.ranges.high[0]
-        excess = task.config.hyper.condition_weight * excess_over(expected, condition.budgets)
-        # Without it every condition has settled on one architecture before the conditions are told apart.
-        openness = task.config.hyper.entropy_weight * temperature * relaxation.undecided()
-        (surrogate + complexity + excess - openness).backward()
+        expected = relaxation.expected(temperature)
+        regularizer = self._regularizer(condition, expected, temperature)
+        for draw in range(1, hyper.conditions):
+            other = self.condition(draw)
+            relaxation.ask(other)
+            regularizer = regularizer + self._regularizer(
+                other, relaxation.expected(temperature), temperature
+            )
+        (surrogate + regularizer / hyper.conditions).backward()
         self.architecture.step()
         return {
             "path_loss": loss,
@@ -106,101 +128,160 @@ class HyperSearch(EdgeNas):
             "flash_bytes": expected.flash_bytes.item(),
             "parameters": expected.parameters.item(),
             "asked_latency_ms": float(condition.budgets.latency_ms or 0.0),
+            "board": condition.board,
             "temperature": temperature,
             "entropy": relaxation.entropy(temperature),
         }
 
+    def _regularizer(self, condition: Condition, expected: Expected, temperature: float) -> Tensor:
+        """All of the loss but the cross entropy."""
+        hyper, relaxation = self.task.config.hyper, self.relaxation
+        latency = hyper.kappa * expected.latency_ms / self.boards[condition.board].ranges.high[0]
+        penalties = torch.tensor(condition.complexity) * len(condition.complexity)
+        simplex = hyper.simplex_weight * (penalties * relaxation.shares()).sum()
+        excess = hyper.condition_weight * excess_over(expected, condition.budgets)
+        unused = hyper.spend_weight * unused_latency(expected, condition.budgets)
+        # Without it every condition has settled on one architecture before the conditions are told apart.
+        openness = hyper.entropy_weight * temperature * relaxation.undecided() / len(self.task.space.strides)
+        return latency + simplex + excess + unused - openness
+
+    def _tables(self, place: int) -> CostTables:
+        task = self.task
+        return build_tables(task.space, task.targets[place].cost) if place else task.tables
+
     # -- the family ----------------------------------------------------------------------------------------
 
     def _select(self) -> SearchResult:
-        task, config = self.task, self.task.config
-        done = config.warmup_steps + config.steps
-        members, nearest = self.sweep(config.candidates)
-        if not members:
-            return self._result(None, explain_failure(self.judge, nearest))
-        validation = Validation.of(task.data, config.ranking_images, task.seed)
-        for path in members:
-            if path in self.selection.scored:
-                continue
-            self.selection.scored[path] = validation.accuracy(self.net, path)
-            if self.checkpoint.due():
-                self._save()
-            task.report("ranking", done + len(self.selection.scored), self.total)
-        self._save()
-        everything = Validation.of(task.data, len(task.data.x_val), task.seed)
-        entered = spread(self.selection.scored, self.judge, config.semifinalists)
-        self._contest("family", entered, self.selection.proxied, self.member_steps, 0, everything)
-        result = self._result(self.selection.ranked()[0], "")
-        trained = [
-            replace(c, proxy_steps=self.member_steps) if c.proxy_accuracy is not None else c
-            for c in result.candidates
-        ]
-        return replace(result, candidates=trained)
+        """Sweep every board, rank all members, train some of each board's alone.
 
-    def sweep(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
-        """Up to `wanted` feasible paths over the conditions, and the least infeasible one seen.
-
-        For each condition the most probable path, later samples; repaired to the condition's budgets, every
-        second one grown into them. Whatever breaks a budget of its condition is dropped.
+        A path that was found for one board is a member on every board whose budgets it meets.
         """
-        task, rng = self.task, self.task.rng(_STARTS)
-        found: dict[ExactPath, None] = {}
-        nearest: ExactPath | None = None
-        conditions = self.conditions(task.config.hyper.family)
-        for attempt in range(4 * max(wanted, len(conditions))):
-            if len(found) >= wanted:
-                break
-            condition = conditions[attempt % len(conditions)]
-            first = attempt < len(conditions)
-            with torch.no_grad():
-                self.relaxation.ask(condition)
-                drawn = self.relaxation.argmax() if first else self.relaxation.sample(1.0, rng)[0]
-            judge = Judge(task.tables, task.cost, condition.budgets, self.judge._known)
-            path = repair(judge, judge.canonical(drawn), *self.relaxation.log_probabilities())
-            if attempt % 2 and judge.feasible(path):
-                path = grow(judge, path, rng)
-            if judge.feasible(path) and self.judge.feasible(path):
-                found[path] = None
-            elif nearest is None or self.judge.violation(path) < self.judge.violation(nearest):
-                nearest = path
-        return list(found), nearest if nearest is not None else next(iter(found))
+        config, boards = self.task.config, self.boards
+        reasons, found = [], []
+        for place, board in enumerate(boards):
+            asked = conditions(board, place, config.hyper.family)
+            wanted = max(1, config.candidates // len(boards))
+            paths, nearest = sweep(self.relaxation, board, asked, wanted, self.task.rng(_STARTS, place))
+            reasons.append("" if paths else explain_failure(board.judge, nearest))
+            found.append(paths)
+        if not found[0]:
+            return self._result(None, reasons[0])
+        self._rank([path for paths in found for path in paths])
+        each = max(1, config.semifinalists // len(boards))
+        entered: dict[ExactPath, None] = {}
+        for board in boards:
+            fit = {p: a for p, a in self.selection.scored.items() if board.judge.feasible(p)}
+            entered.update(dict.fromkeys(spread(fit, board.judge, each)))
+        self._train_alone(list(entered), self.member_steps)
+        return self._family_result(boards, reasons, self.member_steps)
 
-    def conditions(self, count: int) -> list[Condition]:
-        """Latencies from the run's budget down, with S uniform, then leaning to one operator after another."""
-        ops = len(self.task.space.ops)
-        out = []
-        for i in range(count):
-            share = 1.0 - i / max(1, count - 1)
-            uniform = np.full(ops, 1.0 / ops)
-            if i % 2:
-                uniform = 0.5 * uniform
-                uniform[i // 2 % ops] += 0.5
-            budgets = self.ranges.at((share, 1.0, 1.0))
-            # The run's own limits where the range ends below them.
-            exact = {n: getattr(self.task.budgets, n) for n in CONDITIONED[1:]}
-            latency = self.task.budgets.latency_ms if i == 0 else budgets.latency_ms
-            condition = replace(budgets, latency_ms=latency or budgets.latency_ms)
-            condition = replace(condition, **{n: v for n, v in exact.items() if v is not None})
-            out.append(Condition(tuple(float(s) for s in uniform), condition))
-        return out
+    def _rank(self, paths: Sequence[ExactPath]) -> None:
+        """Accuracies with shared weights."""
+        task, config = self.task, self.task.config
+        validation = Validation.of(task.data, config.ranking_images, task.seed)
+        for path in paths:
+            if path not in self.selection.scored:
+                self.selection.scored[path] = validation.accuracy(self.net, path)
+                if self.checkpoint.due():
+                    self._save()
+                done = config.warmup_steps + config.steps + len(self.selection.scored)
+                task.report("ranking", done, self.total)
+        self._save()
+
+    def _train_alone(self, paths: list[ExactPath], steps: int) -> None:
+        everything = Validation.of(self.task.data, len(self.task.data.x_val), self.task.seed)
+        self._contest("family", paths, self.selection.proxied, steps, 0, everything)
+
+    def _family_result(
+        self, boards: Sequence[ServedBoard], reasons: Sequence[str], steps: int
+    ) -> SearchResult:
+        """The winner is the first board's; `reasons` say why a board has no member."""
+        found = [c for board in boards for c in members(board, self.selection, steps)]
+        fronts = [front_of(b.target.name, found, why) for b, why in zip(boards, reasons, strict=True)]
+        winner = next((c for c in found if c.board == boards[0].target.name), None)
+        return SearchResult(
+            architecture=winner.architecture if winner else None,
+            cost=winner.cost if winner else None,
+            feasible=winner is not None,
+            reason="" if winner else reasons[0],
+            method=self.task.config.method,
+            seed=self.task.seed,
+            history=self.history,
+            candidates=found,
+            fronts=fronts,
+        )
+
+    def ask(self, request: Request) -> SearchResult:
+        """Members for any limits, S or board from what is trained; the result's is the best of them.
+
+        A board that was not trained for is told by its features. Raises ConfigError where training is not done.
+        """
+        task, target = self.task, request.target
+        if self.checkpoint.load() is None:
+            raise not_trained()
+        self._restore()
+        if self.step < task.config.warmup_steps + task.config.steps:
+            raise not_trained()
+        place = next((i for i, b in enumerate(self.boards) if b.target.name == target.name), None)
+        if place is None:
+            # Ranges as the run's budgets would have given them in the training.
+            like = ServedBoard.of(
+                replace(target, budgets=task.budgets), build_tables(task.space, target.cost), task.seed
+            )
+            place = self.relaxation.add_board(like.judge.tables, like.ranges, like.features)
+        else:
+            like = self.boards[place]
+        board = replace(like, target=target, judge=like.within(target.budgets))
+        impossible = impossible_budgets(board.judge)
+        self.selection, self.history = Selection(), []
+        self.checkpoint.path = None
+        if impossible:
+            return self._family_result([board], [impossible], 0)
+        ops = len(task.space.ops)
+        asked = [Condition(request.complexity or leaning(ops, None), target.budgets, place)]
+        if request.complexity is None:
+            asked += [Condition(leaning(ops, op), target.budgets, place) for op in range(ops)]
+        paths, nearest = sweep(self.relaxation, board, asked, request.members, task.rng(_STARTS, place))
+        if not paths:
+            return self._family_result([board], [explain_failure(board.judge, nearest)], 0)
+        self._rank(paths)
+        if request.train_steps:
+            best = self.selection.ranked()[: request.trained]
+            self._train_alone(best, request.train_steps)
+        return self._family_result([board], [""], request.train_steps)
+
+
+def _digest(boards: Sequence[ServedBoard]) -> str:
+    """Changes with whatever of the boards beside the run's changes the outcome."""
+    digest = hashlib.sha256()
+    for board in boards[1:]:
+        digest.update(repr((board.target.name, asdict(board.target.budgets), board.ranges)).encode())
+        digest.update(board.features.tobytes() + board.judge.tables.latency_ms.tobytes())
+    return digest.hexdigest()
 
 
 def excess_over(expected: Expected, budgets: Budgets) -> Tensor:
-    """Sum of max(0, expected / limit - 1)^2 over the budgets that are set."""
+    """Sum of max(0, log(expected / limit))^2 over the budgets that are set.
+
+    The logarithm, since conditions ask for as little as a hundredth of what an undecided architecture costs: with
+    the relative excess those steps' gradients are thousands of times all others, and Adam's scale is theirs.
+    """
     total = torch.zeros(())
     for name in (*CONDITIONED, "parameters"):
         limit = getattr(budgets, name)
         if limit is not None:
-            over = torch.clamp(getattr(expected, name) / limit - 1.0, min=0.0)
+            over = torch.clamp((getattr(expected, name) / limit).log(), min=0.0)
             total = total + over * over
     return total
 
 
-def spread(scored: dict[ExactPath, float], judge: Judge, count: int) -> list[ExactPath]:
-    """The most accurate of each of `count` equal groups by latency, slowest group first."""
-    ordered = sorted(scored, key=lambda p: (judge.exact(p).latency_ms, p), reverse=True)
-    groups = np.array_split(np.arange(len(ordered)), min(count, len(ordered)))
-    return [max((ordered[int(i)] for i in group), key=lambda p: scored[p]) for group in groups]
+def unused_latency(expected: Expected, budgets: Budgets) -> Tensor:
+    """max(0, log(limit / expected))^2 of latency: with few steps the cross entropy favours small architectures,
+    and nothing else would tell a generous deadline from a tight one."""
+    if budgets.latency_ms is None:
+        return torch.zeros(())
+    under = torch.clamp((budgets.latency_ms / expected.latency_ms).log(), min=0.0)
+    return under * under
 
 
 @register("hypernetwork")

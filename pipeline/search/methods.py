@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel, CostTables, build_tables
 from pipeline.search.data import SearchData
 from pipeline.search.result import SearchResult
+from pipeline.search.targets import Target
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
 
@@ -36,6 +37,7 @@ class Task:
     checkpoint: Path | None
     on_step: OnStep | None
     device: Any = "cpu"  # a torch.device; torch is imported late here
+    targets: tuple[Target, ...] = ()  # the run's board, then others, for methods that serve several
 
     @classmethod
     def prepare(
@@ -48,13 +50,16 @@ class Task:
         seed: int,
         checkpoint: Path | None,
         on_step: OnStep | None,
+        targets: Sequence[Target] = (),
     ) -> Task:
+        """`targets`: the run's board (with `cost`, `budgets`) and others; none: that board alone."""
         from pipeline.search import device
 
         where = device.choose(config.device)
         tables = build_tables(space, cost)
         data = device.resident(data, where)
-        return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step, where)
+        boards = tuple(targets) or (Target("", cost, budgets),)
+        return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step, where, boards)
 
     def rng(self, phase: int, step: int = 0) -> np.random.Generator:
         """The random stream of one step: a function of seed, phase and step, so resuming needs no state."""

@@ -30,11 +30,9 @@ class Relaxation(nn.Module):
     def __init__(self, tables: CostTables) -> None:
         super().__init__()
         space = tables.space
-        self.tables = tables
         self.ops = nn.Parameter(torch.zeros(len(space.strides), len(space.ops)))
         self.widths = nn.Parameter(torch.zeros(len(space.strides), len(space.channels)))
-        self._latency = torch.tensor(tables.latency_ms, dtype=torch.float32)
-        self._latency_head = torch.tensor(tables.latency_head, dtype=torch.float32)
+        self.use(tables)
         self._weights = torch.tensor(tables.weights, dtype=torch.float32)
         self._weights_head = torch.tensor(tables.weights_head, dtype=torch.float32)
         self._working = torch.tensor(tables.working_set, dtype=torch.float32)
@@ -45,6 +43,12 @@ class Relaxation(nn.Module):
         self._place = place
         self._start = torch.zeros(len(space.widths))
         self._start[space.widths.index(space.stem_channels)] = 1.0
+
+    def use(self, tables: CostTables) -> None:
+        """Count with the latencies, the SRAM and the flash of another board, for the same space."""
+        self.tables = tables
+        self._latency = torch.tensor(tables.latency_ms, dtype=torch.float32)
+        self._latency_head = torch.tensor(tables.latency_head, dtype=torch.float32)
 
     def probabilities(self, temperature: float) -> tuple[Tensor, Tensor]:
         """softmax(logits / temperature) per block: (blocks, ops) and (blocks, channels)."""

@@ -9,7 +9,7 @@ from pipeline.errors import ConfigError
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Cost
 
-_ACCURACIES = ("shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps")
+_PLAIN = ("shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps", "board")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Candidate:
     `shared_accuracy` is with the supernet's weights (noisy, good for ranking only; None where the method has
     no supernet), `proxy_accuracy` after `proxy_steps` of training of its own
     (semifinalists and finalists), `short_accuracy` after the semifinal's `short_steps` (0: was not in it).
+    `board` is whose cost it is, where a search served several.
     """
 
     architecture: Architecture
@@ -28,12 +29,13 @@ class Candidate:
     proxy_steps: int = 0
     short_accuracy: float | None = None
     short_steps: int = 0
+    board: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture.to_json(),
             "cost": asdict(self.cost),
-            **{name: getattr(self, name) for name in _ACCURACIES},
+            **{name: getattr(self, name) for name in _PLAIN},
         }
 
     @classmethod
@@ -47,7 +49,20 @@ class Candidate:
             raw["proxy_steps"],
             raw.get("short_accuracy"),  # older results do not have them
             raw.get("short_steps", 0),
+            raw.get("board", ""),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """One board's members that no other of its members beats in both latency and accuracy, fastest first.
+
+    Empty where no member meets the board's budgets; `reason` then says why.
+    """
+
+    board: str
+    members: tuple[Candidate, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +71,11 @@ class SearchResult:
 
     Otherwise `reason` says which budget could not be met. `history` has one record per architecture step:
     step, train_loss, val_loss, val_accuracy, latency_ms, sram_bytes, flash_bytes, parameters (expectations),
-    mu, nu (the largest memory coefficient), temperature, entropy. `candidates` are sorted, best first. `relaxed`
-    is what the distribution alone would have chosen: its most probable architecture, which may break budgets.
-    `notes` say what a reader of the result should know.
+    mu, nu (the largest memory coefficient), temperature, entropy. `candidates` are sorted, best first
+    (those of the run's board before others'). `relaxed` is what the distribution alone would have chosen: its
+    most probable architecture, which may break budgets.
+    `notes` say what a reader of the result should know. `fronts` has one entry per board of a search that serves
+    several.
     """
 
     architecture: Architecture | None
@@ -71,6 +88,7 @@ class SearchResult:
     candidates: list[Candidate] = field(default_factory=list)
     relaxed: Candidate | None = None
     notes: list[str] = field(default_factory=list)
+    fronts: list[Front] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         names = ("feasible", "reason", "method", "seed", "history", "notes")
@@ -80,6 +98,10 @@ class SearchResult:
             "cost": asdict(self.cost) if self.cost else None,
             "candidates": [c.to_json() for c in self.candidates],
             "relaxed": self.relaxed.to_json() if self.relaxed else None,
+            "fronts": [
+                {"board": f.board, "reason": f.reason, "members": [c.to_json() for c in f.members]}
+                for f in self.fronts
+            ],
         }
 
     @classmethod
@@ -87,6 +109,11 @@ class SearchResult:
         """Inverse of `to_json`; what older versions did not write may lack. Raises ConfigError on anything else."""
         try:
             relaxed = raw.get("relaxed")
+            # Results of earlier versions have none.
+            fronts = [
+                Front(f["board"], tuple(Candidate.from_json(c) for c in f["members"]), f["reason"])
+                for f in raw.get("fronts", [])
+            ]
             return cls(
                 Architecture.from_json(raw["architecture"]) if raw["architecture"] is not None else None,
                 Cost(**raw["cost"]) if raw["cost"] is not None else None,
@@ -98,6 +125,7 @@ class SearchResult:
                 [Candidate.from_json(c) for c in raw["candidates"]],
                 Candidate.from_json(relaxed) if relaxed is not None else None,
                 list(raw.get("notes", [])),
+                fronts,
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(f"not a search result: {error!r}", hint="run the search again") from error

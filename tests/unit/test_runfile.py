@@ -73,6 +73,15 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
         ("[search]", "[data]\nname = 'mnisty'\n[search]", r"'data.name' is 'mnisty'", "fashion_mnist"),
         ("[search]", "[serach]", r"run.toml:7: 'serach' is not a known key", "search"),
         ("steps = 10", 'gradient = "magic"', r"run.toml:8: .*gradient", ""),
+        ("steps = 10", "kappa = 0.1", r"run.toml:8: 'search.kappa' is not a known key", "[search.hyper]"),
+        (
+            "steps = 10",
+            "hyper_lr = 0.1",
+            r"run.toml:8: 'search.hyper_lr' is not a known key",
+            "'lr' of [search.hyper]",
+        ),
+        ("steps = 10", "[search.hyper]\nkappa = 0", r"run.toml:9: search.hyper.kappa", ""),
+        ("steps = 10", '[search.hyper]\nboards = ["m4"]', r"run.toml:9: unknown board 'm4'", "ship"),
     ],
 )
 def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str, hint: str) -> None:
