@@ -21,10 +21,10 @@ class HyperConfig:
 
     boards: tuple[str, ...] = ()
     kappa: float = 0.1
-    simplex_weight: float = 2.0
+    simplex_weight: float = 4.0
     condition_weight: float = 1.0
     spend_weight: float = 0.3
-    entropy_weight: float = 2.0
+    entropy_weight: float = 4.0
     conditions: int = 4
     temperature_start: float = 1.0
     temperature_end: float = 0.2
