@@ -11,6 +11,7 @@ goes on where it was interrupted; the page is in the `--out` folder. For searche
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,10 +116,9 @@ def main() -> None:
     )
     print("over seeds. Passes: counted while searching, of what one EdgeNAS search plans.\n")
     print(table(document))
-    for failure in document["failures"]:
-        print(
-            f"\n`{failure['method']}`, seed {failure['seed']}, {failure['latency_ms']:g} ms: {failure['reason']}"
-        )
+    reasons = Counter((f["method"], f["latency_ms"], f["reason"]) for f in document["failures"])
+    for (method, limit, reason), times in reasons.items():
+        print(f"\n`{method}`, {limit:g} ms, {times} times: {reason}")
 
 
 if __name__ == "__main__":

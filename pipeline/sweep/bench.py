@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import __version__
+from pipeline.errors import ConfigError
 from pipeline.runstate import fingerprint
 from pipeline.search import SearchConfig, SearchResult, search
 from pipeline.search.costs import CostModel
@@ -21,8 +21,18 @@ from pipeline.storage import write_text
 from pipeline.train.config import TrainConfig
 
 _PROGRESS_EVERY_S = 1.0
+_OUTCOME = ("search", "space", "train", "latency", "memory")  # rooms that a search's outcome rests on
 _WITHOUT_EFFECT = ("threads", "workers", "device", "checkpoint_seconds")  # on a search's outcome
 _SPLITS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
+
+
+def code_identity() -> str:
+    """Changes with the source of whatever a search's outcome rests on: results of two states do not compare."""
+    rooms = Path(__file__).parents[1]
+    sources = [path for room in _OUTCOME for path in sorted((rooms / room).rglob("*.py"))]
+    return fingerprint(
+        *(f"{path.relative_to(rooms)}\n{path.read_text(encoding='utf-8')}" for path in sources)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class Bench:
 
     `data` has uint8 images and labels of three splits (x_train ... y_test). `judge_steps`: weight steps of the
     training from scratch by which winners are compared on the test split (0: none). `train`: the full training of
-    every winner in its place. `cost_identity` changes with whatever changes `cost`.
+    every winner in its place. `cost_identity` changes with whatever changes `cost`, `code` with the program.
     """
 
     space: SearchSpace
@@ -57,6 +67,7 @@ class Bench:
     judge_steps: int = 1000
     train: TrainConfig | None = None
     latency_provenance: str = "modelled"
+    code: str = field(default_factory=code_identity)
 
     def data_key(self) -> str:
         return fingerprint(*(np.ascontiguousarray(getattr(self.data, name)).tobytes() for name in _SPLITS))
@@ -69,7 +80,7 @@ class Bench:
         settings = {k: v for k, v in asdict(self.config_of(job, 1)).items() if k not in _WITHOUT_EFFECT}
         train = asdict(self.train) | {"threads": 0, "checkpoint_s": 0} if self.train else None
         return fingerprint(
-            __version__, data_key, self.cost_identity, self.space.to_json(), settings,
+            self.code, data_key, self.cost_identity, self.space.to_json(), settings,
             asdict(self.budgets_of(job)), job.seed, self.judge_steps, train,
         )  # fmt: skip
 
@@ -83,8 +94,14 @@ class Bench:
 def perform(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dict[str, Any]:
     """Do `job`, with checkpoints and `progress.json` in `folder`; where these are of `key`, go on from them.
 
-    Returns what the journal keeps. Raises what search and training raise.
+    Returns what the journal keeps. Raises ConfigError where this process runs another state of edgenas than
+    the one that sent the job, and what search and training raise.
     """
+    if code_identity() != bench.code:
+        raise ConfigError(
+            f"another state of edgenas is installed on {platform.node()}, or it was changed meanwhile",
+            hint="the same one everywhere; then the same command again",
+        )
     from pipeline.search.meter import Meter
 
     started = time.monotonic()

@@ -110,6 +110,7 @@ def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
         {"budgets": Budgets(parameters=5000)},
         {"config": replace(TINY, proxy_steps=4)},
         {"cost_identity": "another table"},
+        {"code": "another state of the program"},
         {"data": SimpleNamespace(**{**vars(ARRAYS), "y_test": ARRAYS.y_test[::-1]})},
     ]
     for change in changes:
@@ -140,6 +141,11 @@ def test_a_killed_search_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     full = edgenas_passes(longer.config, len(DATA.x_val))
     assert counted > 0
     assert 0.5 * full < entry["passes"] < 1.5 * full
+
+
+def test_a_worker_with_another_state_of_the_program_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="another state of edgenas"):
+        perform(replace(BENCH, code="older"), Job("random", 0, 2.0), "key", tmp_path, 1)
 
 
 @dataclass(frozen=True)
