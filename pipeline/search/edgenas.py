@@ -8,6 +8,7 @@ planner and the LUT, ranked with shared weights, and the best few after a short 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.search.candidates import ExactPath, Judge, anchor_path, impossible
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.costs import build_tables
 from pipeline.search.methods import Task, register
+from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
@@ -252,25 +254,23 @@ class EdgeNas:
     ) -> None:
         """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest."""
         task = self.task
-        for place, path in enumerate(paths):
-            if path in accuracies:
-                continue
-            start = self.total - remaining - (len(paths) - place) * steps
+        waiting = [path for path in paths if path not in accuracies]
+        start = self.total - remaining - len(waiting) * steps
 
-            def on_step(step: int, start: int = start) -> None:
-                task.report(phase, start + step, self.total)
+        def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
+            return own_accuracy(
+                self.net, path, task.data, validation, task.config,
+                steps=steps, rng=task.rng(_PROXY), on_step=on_step,
+            )  # fmt: skip
 
-            accuracies[path] = own_accuracy(
-                self.net,
-                path,
-                task.data,
-                validation,
-                task.config,
-                steps=steps,
-                rng=task.rng(_PROXY),
-                on_step=on_step,
-            )
+        def done(path: ExactPath, accuracy: float) -> None:
+            accuracies[path] = accuracy
             self._save()
+
+        train_all(
+            waiting, train, task.config, task.device,
+            on_step=lambda step: task.report(phase, start + step, self.total), on_done=done,
+        )  # fmt: skip
 
     def _result(self, path: ExactPath | None, reason: str) -> SearchResult:
         return SearchResult(

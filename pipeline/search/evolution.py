@@ -32,9 +32,8 @@ def evolution(task: Task) -> SearchResult:
     if not found:
         return runs.result(explain_failure(runs.judge, nearest))
     population: deque[ExactPath] = deque(maxlen=size)
-    for path in found:
-        runs.accuracy(path)
-        population.append(path)
+    runs.accuracies(found)
+    population.extend(found)
     while len(runs.selection.scored) < runs.wanted:
         # The stream depends only on how many are trained, so a resumed search goes the same way.
         rng = task.rng(_CHILD, len(runs.selection.scored))

@@ -17,6 +17,5 @@ def random_search(task: Task) -> SearchResult:
     found, nearest = runs.draw(runs.wanted)
     if not found:
         return runs.result(explain_failure(runs.judge, nearest))
-    for path in found:
-        runs.accuracy(path)
+    runs.accuracies(found)
     return runs.result()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, repair
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.effort import affordable_trainings
 from pipeline.search.methods import Task
+from pipeline.search.parallel import train_all
 from pipeline.search.proxies import shortlist
 from pipeline.search.result import SearchResult
 from pipeline.search.selection import Selection
@@ -42,19 +45,30 @@ class Standalone:
 
     def accuracy(self, path: ExactPath) -> float:
         """Validation accuracy of `path` after its training; trained at most once."""
-        if path not in self.selection.scored:
-            known = self._finished.get(path)
-            value = self._train(path) if known is None else known
-            self.selection.scored[path] = self.selection.proxied[path] = value
-            if known is None:
-                self._finished[path] = value
-                self._checkpoint.save(self.selection.state())
-        return self.selection.scored[path]
+        return self.accuracies([path])[0]
 
-    def _train(self, path: ExactPath) -> float:
+    def accuracies(self, paths: Sequence[ExactPath]) -> list[float]:
+        """The same of several, trained side by side where the settings have `workers`."""
+        task, config = self.task, self.task.config
+        waiting = [path for path in dict.fromkeys(paths) if path not in self._finished]
+        # What is known is asked for in the same order, so its steps count as they did.
+        known = len(set(self.selection.scored) | {path for path in paths if path in self._finished})
+        start, total = known * config.proxy_steps, self.wanted * config.proxy_steps
+        train_all(
+            waiting, self._train, config, task.device,
+            on_step=lambda step: task.report(config.method, start + step, total), on_done=self._keep,
+        )  # fmt: skip
+        for path in paths:
+            self.selection.scored[path] = self.selection.proxied[path] = self._finished[path]
+        return [self._finished[path] for path in paths]
+
+    def _keep(self, path: ExactPath, accuracy: float) -> None:
+        self._finished[path] = accuracy
+        self._checkpoint.save(Selection(self._finished).state())
+
+    def _train(self, path: ExactPath, on_step: Callable[[int], None]) -> float:
         task, config = self.task, self.task.config
         net = Supernet(task.space, task.seed).to(task.device)
-        start, total = len(self.selection.scored) * config.proxy_steps, self.wanted * config.proxy_steps
         train_path(
             net,
             path,
@@ -63,7 +77,7 @@ class Standalone:
             batch_size=config.batch_size,
             lr=config.weight_lr,
             rng=task.rng(_TRAINING),
-            on_step=lambda step: task.report(config.method, start + step, total),
+            on_step=on_step,
         )
         return self._validation.accuracy(net, path)
 

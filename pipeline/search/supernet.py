@@ -10,6 +10,7 @@ statistics (running ones would mix those of different paths), with scale and shi
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
 from pipeline.space.opspec import same_padding
 from pipeline.space.search_space import SearchSpace
+
+# torch's generator belongs to the process, and several supernets may be made at once (parallel.py).
+_SEEDING = threading.Lock()
 
 # One (operator index, output-width index) per block.
 Path = Sequence[tuple[int, int]]
@@ -130,7 +134,7 @@ class Supernet(nn.Module):
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
+        with _SEEDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.space = space
             self.stem = kernel(space.stem_channels, space.input_shape[2], 3)

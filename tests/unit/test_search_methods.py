@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -146,6 +147,30 @@ def test_a_device_that_is_not_there_is_refused():
         search(SMALL, DATA, MacCost(), Budgets(), replace(TINY, device="cuda"), seed=0)
     with pytest.raises(ConfigError, match=r"search\.device"):
         replace(TINY, device="gpu")
+
+
+@pytest.mark.parametrize("method", ["edgenas", "random", "evolution"])
+def test_trainings_side_by_side_give_the_same_and_stop_together(tmp_path, method):
+    config = replace(TINY, method=method, semifinal_steps=6, proxy_steps=8, checkpoint_seconds=1e-9)
+    budgets = Budgets(latency_ms=3.0)
+    alone = search(SMALL, DATA, MacCost(), budgets, config, seed=3)
+    crew = replace(config, workers=3)
+    # One thread each, as alone: the same to the last bit.
+    assert search(SMALL, DATA, MacCost(), budgets, crew, seed=3).to_json() == alone.to_json()
+    path, seen = tmp_path / "search.pt", []
+
+    def stop_late(record) -> None:
+        seen.extend([record["done"]] if record["phase"] in ("semifinal", method) else [])
+        if seen and len(seen) in (7, 16):
+            seen.append(0)
+            raise Stop
+
+    for _ in range(2):
+        with pytest.raises(Stop):
+            search(SMALL, DATA, MacCost(), budgets, crew, seed=3, checkpoint=path, on_step=stop_late)
+        assert not any("ThreadPool" in t.name for t in threading.enumerate())
+    resumed = search(SMALL, DATA, MacCost(), budgets, crew, seed=3, checkpoint=path, on_step=stop_late)
+    assert resumed.to_json() == alone.to_json()
 
 
 def test_a_damaged_checkpoint_is_ignored(tmp_path):

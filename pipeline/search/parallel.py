@@ -1,0 +1,70 @@
+"""Several architectures trained at the same time, in threads of one process.
+
+Each has weights, batches and random stream of its own, so what comes out is the same for any number of workers
+(in the last bits of floating point it depends on the threads that each has).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import torch
+
+from pipeline.search.candidates import ExactPath
+from pipeline.search.config import SearchConfig
+from pipeline.search.device import precision
+
+# Trains one path, calling its argument after each step; returns the validation accuracy.
+Train = Callable[[ExactPath, Callable[[int], None]], float]
+
+
+class _Cancelled(Exception):
+    """Another training failed or was interrupted."""
+
+
+def train_all(
+    paths: Sequence[ExactPath],
+    train: Train,
+    config: SearchConfig,
+    device: torch.device,
+    *,
+    on_step: Callable[[int], None],
+    on_done: Callable[[ExactPath, float], None],
+) -> None:
+    """Train every path, `config.workers` at once; `on_step` gets the steps of all together.
+
+    `on_done` runs in the calling thread as each finishes. The first exception (`on_step` may raise one) stops
+    the other trainings at their next step and is passed on.
+    """
+    lock, stop, steps = threading.Lock(), threading.Event(), 0
+
+    def step(_: int) -> None:
+        nonlocal steps
+        if stop.is_set():
+            raise _Cancelled
+        with lock:
+            steps += 1
+            on_step(steps)
+
+    if config.workers == 1 or len(paths) < 2:
+        for path in paths:
+            on_done(path, train(path, step))
+        return
+
+    def work(path: ExactPath) -> float:
+        with precision(device, config.mixed_precision):  # a context belongs to its thread
+            return train(path, step)
+
+    workers = min(config.workers, len(paths))
+    threads = max(1, config.torch_threads // workers)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        running = {pool.submit(work, path): path for path in paths}
+        try:
+            for future in as_completed(running):
+                on_done(running[future], future.result())
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
