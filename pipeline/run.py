@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,8 +29,9 @@ from pipeline.report import write_report
 from pipeline.report.document import core_document
 from pipeline.report.searched import search_section
 from pipeline.runfile import RunFile, load_runfile
-from pipeline.runstate import RunState, fingerprint
+from pipeline.runstate import RunState, fingerprint, read_json
 from pipeline.search import Request, SearchResult, Target
+from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
@@ -44,20 +45,28 @@ class Run:
     training continue from their checkpoints, the profiler from its journal.
     """
 
+    adapts = False  # whether it takes run files with an [adapt] table
+    search_outputs: tuple[str, ...] = ("search.json", "architecture.json")
+
     def __init__(self, settings: RunFile, folder: Path, data: Path | None, reporter: Reporter) -> None:
         self.settings = settings
         self.folder = folder
         self.reporter = reporter
         self._data_path = data
+        self._runs = folder.parent
         self._state = RunState(folder)
         self._found: SearchResult | None = None
 
     @classmethod
     def open(
         cls, runfile: Path, *, data: Path | None = None, runs: Path = Path("runs"), quiet: bool = False
-    ) -> Run:
+    ) -> Self:
         """Read a run file. Raises ConfigError that names the file, line and key."""
         settings = load_runfile(runfile)
+        if settings.adapt.cloud and not cls.adapts:
+            raise ConfigError(
+                f"{runfile} adapts the run {settings.adapt.cloud}", hint=f"use: edgenas adapt {runfile}"
+            )
         folder = runs / settings.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -71,12 +80,15 @@ class Run:
 
     @functools.cached_property
     def data(self) -> DataSet:
-        data = stages.load_data(self.settings, self._data_path)
+        data = self._load_data()
         sizes = f"{len(data.x_train):,} train, {len(data.x_val):,} validation, {len(data.x_test):,} test"
         self.reporter.say(f"data: {data.name} from {data.source} ({sizes})")
         for warning in data.warnings:
             self.reporter.warn(warning)
         return data
+
+    def _load_data(self) -> DataSet:
+        return stages.load_data(self.settings, self._data_path)
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -137,21 +149,23 @@ class Run:
         path = self.folder / "search.json"
 
         def work() -> str:
-            result = stages.search_architecture(
-                self.settings,
-                self.space,
-                self.data,
-                self._targets(),
-                self._checkpoint("search", key),
-                self.reporter,
-            )
+            result = self._find(self._checkpoint("search", key))
             architecture = chosen(result)
             write_text(path, json.dumps(result.to_json()) + "\n")
             write_text(self.folder / "architecture.json", json.dumps(architecture.to_json(), indent=2) + "\n")
             return architecture.describe()
 
-        self._stage("search", key, ["search.json", "architecture.json"], work)
-        self._found = SearchResult.from_json(_read_json(path))
+        self._stage("search", key, list(self.search_outputs), work)
+        self._found = SearchResult.from_json(read_json(path))
+        inputs = search_inputs(
+            self.settings,
+            self._found.method,
+            self.space,
+            self.data,
+            self.lut.identity,
+            self._checkpoint("search", key),
+        )
+        write_text(self.folder / INPUTS, json.dumps(inputs, indent=2) + "\n")
         return self._found
 
     def family(self, request: Request) -> SearchResult:
@@ -165,23 +179,37 @@ class Run:
         write_text(folder / f"{request.target.name}.json", json.dumps(result.to_json()) + "\n")
         return result
 
+    def _find(self, checkpoint: Path) -> SearchResult:
+        return stages.search_architecture(
+            self.settings, self.space, self.data, self._targets(), checkpoint, self.reporter
+        )
+
+    def _start(self) -> list[Any] | None:
+        """Weights that training starts from; None: random ones."""
+        return None
+
+    def _start_key(self) -> tuple[str, ...]:
+        return ()
+
     def export(self) -> dict[str, Any]:
         """Training and export stages; writes model.tflite and training.json."""
         architecture = chosen(self.search())
         s = self.settings
-        key = fingerprint(__version__, self._data_key, architecture.to_json(), asdict(s.train), s.seed)
+        key = fingerprint(
+            __version__, self._data_key, architecture.to_json(), asdict(s.train), s.seed, *self._start_key()
+        )
         path = self.folder / "training.json"
 
         def work() -> str:
             checkpoint = self._checkpoint("train", key)
-            result = stages.train(s, architecture, self.data, checkpoint, self.reporter)
+            result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())
             outcome = stages.export(result, self.data, self.folder / "model.tflite", self.reporter)
             write_text(path, json.dumps(outcome) + "\n")
             accuracy = outcome["accuracy"]
             return f"float {100 * accuracy['float']['value']:.2f} %, INT8 {100 * accuracy['int8']['value']:.2f} %"
 
         self._stage("train and export", key, ["training.json", "model.tflite"], work)
-        return _read_json(path)
+        return read_json(path)
 
     def everything(self) -> dict[str, Any]:
         """All stages; returns (and writes) the report."""
@@ -219,7 +247,7 @@ class Run:
             predicted=deployment.predicted,
             flash=deployment.cost.flash,
             build=deployment.build,
-            validation=Validation.from_json(_read_json(path)),
+            validation=Validation.from_json(read_json(path)),
             exit_latencies_ms=deployment.cost.exit_latencies_ms(deployment.model.graph),
         )
         self._add_search_and_training(document, trained)
@@ -279,15 +307,6 @@ def chosen(result: SearchResult) -> Architecture:
     if result.architecture is None:
         raise ConfigError(f"the search found nothing: {result.reason}", hint="loosen a budget")
     return result.architecture
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} is damaged: {error}", hint="delete that file; its stage runs again"
-        ) from error
 
 
 def _git_revision() -> str:

@@ -12,6 +12,7 @@ from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.data.shift import ShiftConfig
 from pipeline.errors import ConfigError
+from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
@@ -72,6 +73,7 @@ class RunFile:
     search: SearchConfig
     train: TrainConfig
     validate: ValidateConfig
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
 
     def to_json(self) -> dict[str, Any]:
         """All settings, defaults included, for the run's provenance."""
@@ -116,6 +118,7 @@ def load_runfile(path: Path) -> RunFile:
         search=fill(table.sub("search", required=False), SearchConfig()),
         train=fill(table.sub("train", required=False), TrainConfig()),
         validate=fill(table.sub("validate", required=False), ValidateConfig()),
+        adapt=fill(table.sub("adapt", required=False), AdaptConfig()),
     )
     table.close()
     _check_boards(table, run)

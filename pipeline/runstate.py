@@ -54,3 +54,13 @@ class RunState:
     def seconds(self, stage: str) -> float:
         """Wall time that `stage` took when it last ran; 0 when it never did."""
         return float(self._stages.get(stage, {}).get("seconds", 0.0))
+
+
+def read_json(path: Path) -> Any:
+    """What a stage left; raises ConfigError for a damaged file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is damaged: {error}", hint="delete that file; its stage runs again"
+        ) from error

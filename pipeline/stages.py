@@ -137,9 +137,13 @@ def ask_family(
 
 
 def train(
-    run: RunFile, architecture: Architecture, data: DataSet, checkpoint: Path, reporter: Reporter
-) -> QatResult:
-    """Float training and quantization-aware fine-tuning; resumes from `checkpoint`."""
+    run: RunFile, architecture: Architecture, data: DataSet, checkpoint: Path, reporter: Reporter,
+    start: list[Any] | None = None,
+) -> QatResult:  # fmt: skip
+    """Float training, from the weights `start` if given, and quantization-aware fine-tuning.
+
+    Resumes from `checkpoint`.
+    """
     from pipeline.train import train_qat
 
     with reporter.bar("train", 1) as bar:
@@ -151,7 +155,9 @@ def train(
                 total=progress.total_steps,
             )
 
-        return train_qat(architecture, data, run.train, seed=run.seed, checkpoint=checkpoint, on_step=on_step)
+        return train_qat(
+            architecture, data, run.train, seed=run.seed, checkpoint=checkpoint, on_step=on_step, start=start
+        )
 
 
 def export(result: QatResult, data: DataSet, path: Path, reporter: Reporter) -> dict[str, Any]:

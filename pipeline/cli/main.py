@@ -11,6 +11,7 @@ from types import FrameType
 import typer
 
 from pipeline.cli import (
+    adapt,
     boards,
     deploy,
     doctor,
@@ -52,6 +53,7 @@ for command in (
     deploy,
     validate,
     run,
+    adapt,
     report,
 ):
     command.register(app)

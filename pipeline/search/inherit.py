@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.search.candidates import ExactPath
 from pipeline.search.supernet import Affine, SuperBlock, Supernet
 from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
@@ -32,7 +35,9 @@ def inherited(net: Supernet, path: ExactPath) -> list[LayerWeights]:
 
 def _normalized(weight: Tensor, norm: Affine, row: int) -> LayerWeights:
     channels = weight.shape[0]
-    return {"weight": weight, "scale": norm.scale[row, :channels], "shift": norm.shift[row, :channels]}
+    scale, shift = norm.scale[:channels], norm.shift[:channels]
+    own_scale, own_shift = norm.row_scale[row, :channels], norm.row_shift[row, :channels]
+    return {"weight": weight, "scale": scale + own_scale, "shift": shift + own_shift}
 
 
 def _block(block: SuperBlock, op: str, arriving: int, channels: int) -> list[LayerWeights]:
@@ -56,3 +61,21 @@ def _block(block: SuperBlock, op: str, arriving: int, channels: int) -> list[Lay
         layers.append({"weight": block.reduce[:hidden, :channels], "bias": block.reduce_bias[:hidden]})
         layers.append({"weight": block.gate[:channels, :hidden], "bias": block.gate_bias[:channels]})
     return layers
+
+
+def save_weights(path: Path, weights: list[LayerWeights]) -> None:
+    """Write `path`, replacing it in one step."""
+    partial = path.with_name(path.name + ".part")
+    torch.save(weights, partial)
+    partial.replace(path)
+
+
+def load_weights(path: Path) -> list[LayerWeights]:
+    """What `save_weights` wrote; raises ConfigError for a missing or damaged file."""
+    try:
+        weights: list[LayerWeights] = torch.load(path, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}", hint="delete that file; its stage runs again"
+        ) from error
+    return weights

@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
 FLOORS = {
     "cli": 0,
     "stages": 1, "single": 1, "fit": 1,
-    "runfile": 1, "run": 1, "sweep": 1,
+    "runfile": 1, "run": 1, "sweep": 1, "adapt": 1, "searchinputs": 1,
     "report": 2, "validate": 2, "check": 2, "profiler": 2, "search": 2, "train": 2, "export": 2, "tflm": 2, "doctor": 2,
     "firmware": 3, "engine": 3, "flashers": 3,
     "latency": 4, "memory": 4, "wire": 4, "links": 4,
     "space": 5, "data": 5, "boards": 5, "frontend": 5,
     "fleet": 6, "figures": 6, "assets": 6, "errors": 6, "tomltable": 6, "progress": 6, "storage": 6, "runstate": 6,
+    "offline": 6,
     "__init__": 6,
 }  # fmt: skip
 TORCH_ROOMS = {"search", "train", "export"}

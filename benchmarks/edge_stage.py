@@ -1,0 +1,167 @@
+"""The edge stage against a full new search: accuracy and CPU time, for shifted data and for changed limits.
+
+    python benchmarks/edge_stage.py --seeds 2 > benchmarks/results/edge_stage.md
+
+One cloud search on a small part of Fashion-MNIST, then, for every change, the edge stage (`search/edge.py`) and a
+whole new search on the changed data or limits, both on one thread. The architectures that come out are trained with
+the same number of epochs (float, then quantization-aware), the adapted one from the weights it inherits, the new one
+from scratch, and the quantized networks are tested on images that no search saw. "Unadapted" is the cloud's
+architecture, trained on the cloud's data. Latency and memory come from multiply-accumulates and live bytes (`Linear`),
+not from a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data import DataSet, load
+from pipeline.data.shift import ShiftConfig, shifted
+from pipeline.export import to_int8
+from pipeline.search import SearchConfig, search
+from pipeline.search.adaptation import adapt
+from pipeline.search.adaptconfig import AdaptConfig
+from pipeline.search.costs import working_set_bytes
+from pipeline.search.edge import Cloud
+from pipeline.search.effort import edgenas_passes
+from pipeline.space import Budgets, Cost, OpGraph, OpSpec
+from pipeline.space.architecture import lower
+from pipeline.space.search_space import SearchSpace
+from pipeline.train import QatResult, TrainConfig, train_qat
+
+BATCH = 64
+KB64 = 65_536
+
+
+@dataclass
+class Linear:
+    """5 cycles a multiply-accumulate and 6 a byte written; live tensors and 4 KiB of SRAM."""
+
+    clock_hz: float = 168e6
+    layer_overhead_ms: float = 0.003
+    overhead_ms: float = 0.01
+
+    def op_latency_ms(self, op: OpSpec) -> float:
+        return (5 * op.macs + 6 * op.out_bytes) / self.clock_hz * 1e3
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        latency = sum(self.op_latency_ms(n.op) + self.layer_overhead_ms for n in graph.nodes)
+        live = working_set_bytes(graph.nodes, graph.tensor_bytes[0])
+        return Cost(latency + self.overhead_ms, live + 4096, 12_000 + parameters, parameters)
+
+
+def part(full: DataSet, train: int, validation: int, test: int) -> DataSet:
+    """The first images of each split, every second pixel."""
+    arrays: dict[str, Any] = {}
+    for split, count in (("train", train), ("val", validation), ("test", test)):
+        arrays[f"x_{split}"] = np.ascontiguousarray(getattr(full, f"x_{split}")[:count, ::2, ::2])
+        arrays[f"y_{split}"] = getattr(full, f"y_{split}")[:count]
+    return replace(full, **arrays)
+
+
+def tested(trained: QatResult, data: DataSet) -> float:
+    """Accuracy of the quantized network on the test split of `data`."""
+    outputs = trained.network.int8_outputs(to_int8(data.x_test))
+    return float((outputs.argmax(1) == data.y_test).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--scale", type=float, default=2.0, help="factor on every number of steps of the search"
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="of the final training, one more quantized")
+    parser.add_argument("--share", type=float, default=AdaptConfig().share)
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    steps = lambda n: max(1, round(n * args.scale))  # noqa: E731
+    config = SearchConfig(
+        warmup_steps=steps(40), steps=steps(60), batch_size=BATCH, validation_batch_size=64, candidates=16,
+        ranking_images=200, semifinalists=5, semifinal_steps=steps(10), finalists=2, proxy_steps=steps(40),
+        threads=1, device="cpu",
+    )  # fmt: skip
+    options = AdaptConfig(share=args.share, candidates=8, contestants=2)
+    training = TrainConfig(float_epochs=args.epochs, qat_epochs=1, batch_size=BATCH, threads=1)
+    public = part(load("fashion_mnist"), 4000, 1000, 2000)
+    space = SearchSpace(public.input_shape, public.classes, strides=(2, 1, 1), channels=(16, 24, 32))
+    deadline = 4.0
+    rows: dict[str, list[list[float]]] = {}
+    for seed in range(args.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "cloud.pt"
+            started = time.process_time()
+            found = search(
+                space, public, Linear(), Budgets(deadline, 2 * KB64), config, seed=seed, checkpoint=file
+            )
+            cloud_s = time.process_time() - started
+            first = found.architecture
+            assert first is not None and found.cost is not None
+            total = config.warmup_steps + config.steps
+            cloud = Cloud.load(file, f"seed {seed}", config.temperature_end, total, len(public.x_val))
+        unadapted = train_qat(first, public, training, seed=seed)
+        print(f"seed {seed}: cloud {cloud_s:.1f} s, {first.describe()}, {found.cost}", file=sys.stderr)
+        # What is left after 64 KiB are taken away is 1 KiB less than the cloud's choice needs.
+        left = found.cost.sram_bytes - 1024
+        plain = Budgets(deadline, left + KB64)
+        cases = {
+            "rotated by 30 degrees": (ShiftConfig(rotate_degrees=30), plain, Linear()),
+            "noise of 0.2": (ShiftConfig(noise=0.2), plain, Linear()),
+            "5 of 10 classes": (ShiftConfig(keep_classes=(0, 2, 4, 6, 8)), plain, Linear()),
+            "half the clock": (ShiftConfig(), plain, Linear(clock_hz=84e6)),
+            "64 KiB less SRAM": (ShiftConfig(), Budgets(deadline, left), Linear()),
+        }
+        for name, (shift, budgets, cost) in cases.items():
+            local = shifted(public, shift, seed=seed)
+            started = time.process_time()
+            outcome = adapt(space, local, cost, budgets, config, options, cloud, seed=seed)
+            edge_s = time.process_time() - started
+            started = time.process_time()
+            anew = search(space, local, cost, budgets, config, seed=seed)
+            full_s = time.process_time() - started
+            if not (outcome.result.feasible and anew.feasible):
+                print(f"{name}: {outcome.result.reason or anew.reason}", file=sys.stderr)
+                continue
+            assert anew.architecture is not None and outcome.result.architecture is not None
+            graph = lower(first)
+            fits = not budgets.violations(cost.evaluate(graph, found.cost.parameters))
+            # inherited weights are beyond the steep part of the schedule
+            gentle = replace(training, learning_rate=0.05)
+            adapted = train_qat(outcome.result.architecture, local, gentle, seed=seed, start=outcome.weights)
+            ours = tested(adapted, local)
+            theirs = tested(train_qat(anew.architecture, local, training, seed=seed), local)
+            before = tested(unadapted, local)
+            passes = outcome.spending.passes / edgenas_passes(config, len(local.x_val))
+            row = [ours, theirs, before, edge_s, full_s, passes, float(fits)]
+            rows.setdefault(name, []).append(row)
+            print(f"seed {seed} {name}: {row}", file=sys.stderr)
+    report(rows, args, space)
+
+
+def report(rows: dict[str, list[list[float]]], args: argparse.Namespace, space: SearchSpace) -> None:
+    print(f"Fashion-MNIST, 14x14, {len(space.strides)} blocks ({space.count():,} architectures),")
+    print(f"{args.seeds} seeds, share {args.share:g}, {args.epochs} + 1 epochs of final training; means.\n")
+    print(
+        "| change | adapted | full new search | unadapted | fits unadapted | CPU s | ratio | images | aim |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, each in rows.items():
+        ours, theirs, before, edge_s, full_s, passes, fits = np.mean(each, axis=0)
+        met = edge_s <= 0.1 * full_s and ours >= theirs - 0.01
+        print(
+            f"| {name} | {ours:.1%} | {theirs:.1%} | {before:.1%} | {fits * len(each):.0f} of {len(each)} | "
+            f"{edge_s:.1f} of {full_s:.1f} | {edge_s / full_s:.1%} | {passes:.1%} | {'met' if met else 'missed'} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

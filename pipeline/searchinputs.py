@@ -1,0 +1,119 @@
+"""What a finished search was made of, in its run's folder: what the edge stage must know of the cloud stage."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.data import DataSet
+from pipeline.errors import ConfigError
+from pipeline.latency.lut import Identity
+from pipeline.runfile import RunFile
+from pipeline.runstate import RunState, read_json
+from pipeline.search.config import SearchConfig
+from pipeline.space.search_space import SearchSpace
+
+INPUTS = "search_inputs.json"
+# A table under another of these says something else about the same operators. The clock may differ: it is part of
+# the device's condition. Other revisions and compilers may differ too: the edge's own table decides.
+_CONDITIONS = ("board", "memory", "engine", "timing", "counter")
+
+
+def search_inputs(
+    run: RunFile, method: str, space: SearchSpace, data: DataSet, identity: Identity, checkpoint: Path
+) -> dict[str, Any]:
+    """The content of `search_inputs.json`; `checkpoint` lies inside the run's folder."""
+    return {
+        "name": run.name,
+        "method": method,
+        "space": space.to_json(),
+        "data": {"name": data.name, "validation_images": len(data.x_val)},
+        "table": asdict(identity),
+        "search": asdict(run.search),
+        "seed": run.seed,
+        "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class CloudRun:
+    """A run folder whose search has finished. `seconds`: what that search took, 0 where it is not known."""
+
+    folder: Path
+    name: str
+    space: SearchSpace
+    search: SearchConfig
+    table: dict[str, Any]
+    validation_images: int
+    checkpoint: Path
+    seconds: float
+
+    @classmethod
+    def open(cls, folder: Path) -> CloudRun:
+        """Raises ConfigError: no such folder, not finished, damaged, or another method than EdgeNAS."""
+        if not folder.is_dir():
+            raise ConfigError(
+                f"adapt.cloud: there is no run folder {folder}", hint="give the folder of an `edgenas search`"
+            )
+        if not (folder / INPUTS).is_file():
+            raise ConfigError(
+                f"adapt.cloud: the search in {folder} has not finished ({INPUTS} is missing)",
+                hint="run its `edgenas search` again: it goes on where it stopped",
+            )
+        raw = read_json(folder / INPUTS)
+        try:
+            if raw["method"] != "edgenas":
+                raise ConfigError(
+                    f"adapt.cloud: {folder} was searched with method '{raw['method']}', which leaves no supernet",
+                    hint='the edge stage starts from a run with method = "edgenas"',
+                )
+            choices: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in raw["space"].items()
+            }
+            space = SearchSpace(**choices)
+            # Options of other methods (tables of their own) do not matter to the edge stage.
+            plain = {f.name for f in fields(SearchConfig)}
+            search = SearchConfig(
+                **{k: v for k, v in raw["search"].items() if k in plain and not isinstance(v, dict | list)}
+            )
+            checkpoint = folder / raw["checkpoint"]
+            found = cls(
+                folder, str(raw["name"]), space, search, dict(raw["table"]),
+                int(raw["data"]["validation_images"]), checkpoint, RunState(folder).seconds("search"),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"{folder / INPUTS} is damaged: {error!r}",
+                hint="delete it and run its `edgenas search` again",
+            ) from error
+        if not checkpoint.is_file():
+            raise ConfigError(f"adapt.cloud: the checkpoint {checkpoint} is missing", hint="search again")
+        return found
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
+    def check(self, wanted: SearchSpace, table: Identity) -> None:
+        """Raises ConfigError that names each field in which the edge's space or table is another one."""
+        ours, theirs = wanted.to_json(), self.space.to_json()
+        other = [f"{k} {ours[k]} (there {theirs[k]})" for k in ours if ours[k] != theirs[k]]
+        if other:
+            raise ConfigError(
+                f"the search in {self.folder} has another search space: {', '.join(other)}",
+                hint="input_shape and classes come from [data], the others from [space]; leave [space] out to "
+                "take the cloud's",
+            )
+        here = asdict(table)
+        other = [
+            f"{k} '{here[k]}' (there '{self.table.get(k)}')"
+            for k in _CONDITIONS
+            if here[k] != self.table.get(k)
+        ]
+        if other:
+            raise ConfigError(
+                f"the search in {self.folder} was made with another latency table: {', '.join(other)}",
+                hint="adapt for the board that was searched for",
+            )

@@ -1,0 +1,242 @@
+"""`edgenas adapt` from a finished search to a validated model, under changed clocks, memories, data and load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from pipeline.adapt import LOAD, EdgeRun, Options
+from pipeline.errors import BudgetError, ConfigError
+from pipeline.profiler.bench import BenchSession
+from pipeline.profiler.journal import Measurement
+from pipeline.run import Run
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(
+        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
+        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
+    ),
+]
+
+COMMON = """\
+board = "qemu-cortex-m4"
+seed = 3
+[data]
+name = "digits"
+limit = 300
+"""
+SMALL_SPACE = """\
+[space]
+blocks = 2
+strides = [2, 2]
+ops = ["dw3", "ir2", "skip"]
+channels = [16, 24]
+"""
+CLOUD = (
+    COMMON
+    + SMALL_SPACE
+    + """\
+[budgets]
+latency_ms = 50.0
+[search]
+warmup_steps = 10
+steps = 10
+batch_size = 16
+validation_batch_size = 16
+paths = 2
+candidates = 6
+ranking_images = 60
+semifinalists = 2
+semifinal_steps = 4
+finalists = 1
+proxy_steps = 6
+threads = 1
+"""
+)
+EDGE = (
+    COMMON
+    + """\
+[data.shift]
+rotate_degrees = 30
+[budgets]
+latency_ms = {latency_ms}
+sram_bytes = {sram_bytes}
+[search]
+threads = 1
+[adapt]
+cloud = "cloud"
+share = 0.5
+candidates = 4
+{adapt}
+[train]
+float_epochs = 1
+qat_epochs = 1
+batch_size = 32
+threads = 1
+calibration_batches = 2
+[validate]
+images = 4
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapt")
+    (folder / "cloud.toml").write_text(CLOUD)
+    Run.open(folder / "cloud.toml", runs=folder, quiet=True).search()
+    return folder
+
+
+def edge(runs: Path, name: str, adapt: str = "", options: Options | None = None, **limits: Any) -> EdgeRun:
+    path = runs / f"{name}.toml"
+    path.write_text(EDGE.format(adapt=adapt, **({"latency_ms": 50.0, "sram_bytes": 262_144} | limits)))
+    run = EdgeRun.open(path, runs=runs, quiet=True)
+    run.configure(options or Options())
+    return run
+
+
+def test_from_a_search_to_a_validated_model_at_half_the_clock(runs: Path) -> None:
+    report = edge(runs, "half", "clock_hz = 84_000_000", latency_ms=20.0).everything()
+    assert report["feasible"], report["reasons"]
+    assert report["parity"]["mismatches"] == 0
+    assert report["board"]["clock_hz"] == 84_000_000
+    latency = report["latency_ms"]
+    assert latency["predicted"]["value"] <= 20.0
+    # the emulator's own count at that clock agrees with the rescaled table
+    assert latency["emulated"]["value"] == pytest.approx(latency["predicted"]["value"], rel=0.02)
+    adaptation = report["adaptation"]
+    assert adaptation["condition"].startswith("84 MHz of 168 MHz, latency x 1 (given), at most 20 ms")
+    assert adaptation["passes"] <= 0.5 * adaptation["cloud_passes"]
+    assert "cloud" in report["provenance"]["adapted from"]
+    saved = json.loads((runs / "half" / "report.json").read_text())
+    assert saved["adaptation"] == adaptation
+    page = (runs / "half" / "report.html").read_text()
+    assert "84 MHz of 168 MHz" in page and "adapted from" in page
+    assert (runs / "half" / "lut" / "qemu-cortex-m4" / "edgenas.csv").is_file()
+
+
+def test_cycles_stay_and_times_double_at_half_the_clock(runs: Path) -> None:
+    whole, half = edge(runs, "a"), edge(runs, "b", "clock_hz = 84_000_000")
+    op = whole.space.operators()[0]
+    assert half.lut.rows == whole.lut.rows
+    assert half.cost.op_latency_ms(op) == 2 * whole.cost.op_latency_ms(op)
+
+
+def test_an_idle_emulator_has_a_load_of_one(runs: Path) -> None:
+    run = edge(runs, "idle", "measure = true\nmeasure_operators = 5\nmeasure_runs = 2")
+    load = run.load
+    assert load is not None and load.operators == 5
+    assert load.median == pytest.approx(1.0, abs=1e-3)
+    assert load.upper == pytest.approx(1.0, abs=1e-3)
+    # measured once: a second run takes the file
+    again = edge(runs, "idle", "measure = true\nmeasure_operators = 5\nmeasure_runs = 2")
+    again.session = None
+    assert again.load == load
+
+
+class Slowed(BenchSession):
+    """The emulator under a load that is known: every third run takes 1.6 times as long, the others 1.2 times."""
+
+    count = 0
+
+    def measure(self, op: Any) -> Measurement:
+        Slowed.count += 1
+        seen = super().measure(op)
+        return replace(seen, cycles=seen.cycles * (1.6 if Slowed.count % 3 == 0 else 1.2))
+
+
+def test_a_measured_load_tightens_the_deadline(runs: Path) -> None:
+    text = "measure = true\nmeasure_operators = 4\nmeasure_runs = 3"
+    run = edge(runs, "loaded", text, latency_ms=16.0)
+    run.session = Slowed(run.settings.board, runs / "bench")
+    report = run.everything()
+    load = json.loads((runs / "loaded" / LOAD).read_text())
+    assert load["median"] == pytest.approx(1.2, abs=0.01)
+    assert load["upper"] == pytest.approx(1.6, abs=0.01)
+    assert report["feasible"]
+    assert report["latency_ms"]["predicted"]["value"] * load["upper"] <= 16.0
+    assert report["adaptation"]["deadline_ms"] == 16.0
+    assert report["adaptation"]["deadline_idle_ms"] == pytest.approx(10.0, rel=0.01)
+
+
+def test_less_memory_is_kept_by_the_exact_planner(runs: Path) -> None:
+    roomy = edge(runs, "roomy").search().cost
+    assert roomy is not None
+    with pytest.raises(BudgetError, match="SRAM"):
+        edge(runs, "tiny", sram_bytes=4_000).search()
+    smallest = min(c.cost.sram_bytes for c in edge(runs, "roomy").search().candidates)
+    result = edge(runs, "less", sram_bytes=smallest).search()
+    assert all(c.cost.sram_bytes <= smallest for c in result.candidates)
+
+
+def test_the_same_twice_and_nothing_done_twice(runs: Path) -> None:
+    first = edge(runs, "one").search()
+    assert edge(runs, "two").search().to_json() == first.to_json()
+    run = edge(runs, "one")
+    run._find = lambda checkpoint: pytest.fail("searched again")  # type: ignore[method-assign,misc]
+    assert run.search().to_json() == first.to_json()
+
+
+def test_no_connection_is_made(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Independent of the guard: any connection of an internet family fails the test."""
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            pytest.fail(f"connected to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    run = edge(runs, "offline")
+    run.search()
+    run.export()
+
+
+def test_data_that_would_have_to_be_fetched_are_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.data import places
+    from pipeline.offline import NetworkRefusedError
+
+    monkeypatch.setattr(places, "usual_places", lambda: [])
+    monkeypatch.setattr("pipeline.data.cifar10.usual_places", lambda: [], raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = runs / "fetch.toml"
+    text = EDGE.format(adapt="", latency_ms=50.0, sram_bytes=262_144).replace('"digits"', '"cifar10"')
+    path.write_text(text)
+    run = EdgeRun.open(path, runs=runs, quiet=True)
+    run.configure(Options())
+    with pytest.raises(NetworkRefusedError, match="local data stay"):
+        _ = run.data
+
+
+def test_what_does_not_fit_the_cloud_is_named(runs: Path) -> None:
+    path = runs / "other.toml"
+    base = EDGE.format(adapt="", latency_ms=50.0, sram_bytes=262_144)
+    other_space = base + SMALL_SPACE.replace("[16, 24]", "[16, 32]")
+    path.write_text(other_space)
+    run = EdgeRun.open(path, runs=runs, quiet=True)
+    run.configure(Options())
+    with pytest.raises(ConfigError, match=r"another search space: channels \[16, 32\] \(there \[16, 24\]\)"):
+        run.search()
+    path.write_text(base.replace("qemu-cortex-m4", "qemu-cortex-m7"))
+    run = EdgeRun.open(path, runs=runs, quiet=True)
+    run.configure(Options())
+    with pytest.raises(ConfigError, match="another latency table: board 'qemu-cortex-m7'"):
+        run.search()
+    with pytest.raises(ConfigError, match="there is no run folder"):
+        edge(runs, "nowhere", options=Options(cloud=runs / "missing"))
+    (runs / "unfinished").mkdir()
+    with pytest.raises(ConfigError, match="has not finished"):
+        edge(runs, "late", options=Options(cloud=runs / "unfinished"))
+    with pytest.raises(ConfigError, match="adapts the run cloud"):
+        Run.open(runs / "late.toml", runs=runs, quiet=True)
