@@ -36,9 +36,9 @@ class Architecture:
         if len(self.input_shape) != 3:
             raise ConfigError(f"input shape must be (height, width, channels), not {self.input_shape!r}")
         for name, value in zip(("height", "width", "channels"), self.input_shape, strict=True):
-            _positive(f"input {name}", value)
-        _positive("classes", self.classes)
-        _positive("stem_channels", self.stem_channels)
+            check_positive(f"input {name}", value)
+        check_positive("classes", self.classes)
+        check_positive("stem_channels", self.stem_channels)
         if type(self.stem_stride) is not int or self.stem_stride not in (1, 2):
             raise ConfigError(f"stem_stride must be 1 or 2, not {self.stem_stride!r}")
         channels = self.stem_channels
@@ -59,22 +59,40 @@ class Architecture:
 
     @classmethod
     def from_json(cls, raw: Any) -> Architecture:
-        """From `to_json`'s dictionary, or that as JSON text. Raises ConfigError on anything else."""
+        """From `to_json`'s dictionary (one with cells gives a CellArchitecture), or that as JSON text.
+
+        Raises ConfigError on anything else.
+        """
         if isinstance(raw, str):
             try:
                 raw = json.loads(raw)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"architecture is not JSON: {error}") from error
-        _keys("architecture", raw, _FIELDS, ("exits",))
+        if isinstance(raw, dict) and "cells" in raw:
+            from pipeline.space.cells import CellArchitecture  # builds on this module
+
+            return CellArchitecture.from_cells_json(raw)
+        check_keys("architecture", raw, _FIELDS, ("exits",))
         exits = raw.get("exits", ())
         if not all(isinstance(part, list | tuple) for part in (raw["input_shape"], raw["blocks"], exits)):
             raise ConfigError("architecture: input_shape, blocks and exits must be lists")
         blocks = []
         for i, block in enumerate(raw["blocks"]):
-            _keys(f"architecture: blocks[{i}]", block, ("op", "channels", "stride"))
+            check_keys(f"architecture: blocks[{i}]", block, ("op", "channels", "stride"))
             blocks.append(Block(**block))
         shape = tuple(raw["input_shape"])
         return cls(**{**raw, "input_shape": shape, "blocks": tuple(blocks), "exits": tuple(exits)})
+
+    def lower(self) -> OpGraph:
+        """See the function of this name."""
+        build = GraphBuilder(self.input_shape)
+        x = lower_stem(build, self.stem_channels, self.stem_stride)
+        exits = []
+        for i, block in enumerate(self.blocks):
+            x = lower_block(build, x, block, f"block{i}/{block.op}")
+            if i in self.exits:
+                exits.append(lower_head(build, x, self.classes, f"exit{i}"))
+        return build.graph(lower_head(build, x, self.classes), exits)
 
     def describe(self) -> str:
         """One line, e.g. `28x28x1 | stem 16/2 | dw3-24 | ir4-32/2 | skip | 10 classes` (`/2`: stride 2)."""
@@ -91,7 +109,7 @@ class Architecture:
         return " | ".join([*parts, f"{self.classes} classes"])
 
 
-def _positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
     if type(value) is not int or value < 1:
         raise ConfigError(f"{name} must be a positive integer, not {value!r}")
 
@@ -114,7 +132,7 @@ def check_exits(exits: Any, blocks: int, classes: int) -> None:
         raise ConfigError("exits need at least two classes: their confidence is a margin between two")
 
 
-def _keys(where: str, raw: Any, expected: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+def check_keys(where: str, raw: Any, expected: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
     if not isinstance(raw, dict):
         raise ConfigError(f"{where} must be an object, not {type(raw).__name__}")
     missing = [key for key in expected if key not in raw]
@@ -136,14 +154,7 @@ def lower_head(build: GraphBuilder, x: Feature, classes: int, name: str = "head"
 
 def lower(architecture: Architecture) -> OpGraph:
     """The operators of `architecture` in execution order, equal to those of its exported .tflite."""
-    build = GraphBuilder(architecture.input_shape)
-    x = lower_stem(build, architecture.stem_channels, architecture.stem_stride)
-    exits = []
-    for i, block in enumerate(architecture.blocks):
-        x = lower_block(build, x, block, f"block{i}/{block.op}")
-        if i in architecture.exits:
-            exits.append(lower_head(build, x, architecture.classes, f"exit{i}"))
-    return build.graph(lower_head(build, x, architecture.classes), exits)
+    return architecture.lower()
 
 
 def operator_parameters(op: OpSpec) -> int:

@@ -182,6 +182,8 @@ def _plain(node: Node, inputs: list[Tensor]) -> Tensor:
         return inputs[0] * inputs[1]
     if kind == "mean":
         return inputs[0].mean((2, 3), keepdim=True)
+    if node.op.kernel_h == 3:
+        return F.max_pool2d(inputs[0], 3, 1, padding=1)
     # TFLite's SAME pads 2x2/2 pooling at the far edges only, which is what ceil_mode does.
     return F.max_pool2d(inputs[0], 2, 2, ceil_mode=True)
 
@@ -198,7 +200,7 @@ def _layers(graph: OpGraph) -> list[nn.Module]:
             layers.append(Weighted(node.op, normalize=not from_mean, gate=node.output in gates))
         elif node.op.kind in _RANGED:
             layers.append(Range())
-        elif node.op.kind == "max_pool" and (node.op.kernel_h, node.op.stride_h) == (2, 2):
+        elif node.op.kind == "max_pool" and (node.op.kernel_h, node.op.stride_h) in ((2, 2), (3, 1)):
             layers.append(nn.Identity())
         else:
             raise ModelError(f"{node.name or node.op.kind}: {node.op.kind} cannot be trained here")
