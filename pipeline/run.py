@@ -107,7 +107,7 @@ class Run:
 
     @functools.cached_property
     def cost(self) -> CostModel:
-        return CostModel(self.settings.board, self.lut)
+        return CostModel(self.settings.board, self.lut, self.settings.vetoes)
 
     @functools.cached_property
     def other_costs(self) -> tuple[CostModel, ...]:
@@ -120,7 +120,7 @@ class Run:
         """Of any board, for this run's space."""
         board = load_board(name)
         lut = stages.obtain_lut(board, self.space.operators(), self.folder / "lut", self.reporter)
-        return CostModel(board, lut)
+        return CostModel(board, lut, self.settings.vetoes)
 
     def _targets(self) -> tuple[Target, ...]:
         """The run's board first."""
@@ -139,6 +139,7 @@ class Run:
         return fingerprint(
             __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), asdict(s.search),
             asdict(s.budgets), s.seed, [cost.lut.identity.hash for cost in self.other_costs],
+            asdict(s.vetoes),
         )  # fmt: skip
 
     def search(self) -> SearchResult:
@@ -217,7 +218,7 @@ class Run:
         s = self.settings
         started = time.monotonic()
         deployment = stages.deploy(
-            self.folder / "model.tflite", s.board, s.budgets, self.folder, self.reporter
+            self.folder / "model.tflite", s.board, s.budgets, self.folder, self.reporter, s.vetoes
         )
         self._done("deploy", started, f"firmware.elf, {deployment.build.flash_bytes:,} bytes of flash")
 

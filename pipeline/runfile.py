@@ -16,6 +16,7 @@ from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
+from pipeline.space.vetoes import Vetoes
 from pipeline.tomltable import Table, fill
 from pipeline.train.config import TrainConfig
 
@@ -69,6 +70,7 @@ class RunFile:
     data: DataConfig
     data_options: Any  # the rest of [data]: what can be chosen about that data set (pipeline.data.options)
     budgets: Budgets
+    vetoes: Vetoes
     space: SpaceConfig
     search: SearchConfig
     train: TrainConfig
@@ -114,6 +116,7 @@ def load_runfile(path: Path) -> RunFile:
         data=data,
         data_options=fill(table.sub("data", required=False), default_options(data.name)),
         budgets=_budgets(table.sub("budgets"), board),
+        vetoes=fill(table.sub("vetoes", required=False), Vetoes()),
         space=fill(table.sub("space", required=False), SpaceConfig()),
         search=fill(table.sub("search", required=False), SearchConfig()),
         train=fill(table.sub("train", required=False), TrainConfig()),

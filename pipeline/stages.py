@@ -18,7 +18,7 @@ from pipeline.data import DataSet
 from pipeline.data.shift import shifted
 from pipeline.engine import Model, emit_c, load
 from pipeline.engine.host import cache_dir
-from pipeline.errors import BudgetError
+from pipeline.errors import BudgetError, ModelError
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
 from pipeline.figures import Figure
 from pipeline.firmware import Build, build, render_app
@@ -36,6 +36,7 @@ from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
+from pipeline.space.vetoes import Vetoes
 from pipeline.storage import write_bytes
 from pipeline.validate import Validation, validate
 
@@ -201,12 +202,20 @@ def check_fits(model: Model, predicted: Cost, budgets: Budgets) -> None:
             )
 
 
-def deploy(path: Path, board: Board, budgets: Budgets, folder: Path, reporter: Reporter) -> Deployment:
+def deploy(
+    path: Path, board: Board, budgets: Budgets, folder: Path, reporter: Reporter, vetoes: Vetoes | None = None
+) -> Deployment:
     """Generate and build the firmware of a .tflite; `folder` gets `firmware/` and `firmware.elf`.
 
-    Raises ModelError (unusable file), BudgetError (does not fit), ToolError (no compiler).
+    Raises ModelError (unusable file, or an operator that is vetoed), BudgetError (does not fit), ToolError (no
+    compiler).
     """
     model = load(path)
+    against = (vetoes or Vetoes()).reasons(node.op for node in model.graph.nodes)
+    if against:
+        raise ModelError(
+            f"{path.name} cannot be deployed: {'; '.join(against)}", hint="loosen [vetoes], or search again"
+        )
     lut = obtain_lut(
         board, [node.op for node in model.graph.nodes if node.op.kind != "reshape"], folder / "lut", reporter
     )

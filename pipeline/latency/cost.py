@@ -10,6 +10,7 @@ from pipeline.memory.planner import plan
 from pipeline.space.budgets import Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.opspec import OpSpec
+from pipeline.space.vetoes import Vetoes
 
 # What comparing the margin of an exit's logits takes, in cycles: a call, and so many a logit. No table has it; this
 # is on the high side of what the cores need for the generated loop (tests/emulated/test_exits.py).
@@ -24,7 +25,7 @@ def exit_cycles(logits: int) -> int:
 class CostModel:
     """Costs from `lut`, at the clock of `board`. Raises LutError where the table has no flash model."""
 
-    def __init__(self, board: Board, lut: Lut) -> None:
+    def __init__(self, board: Board, lut: Lut, vetoes: Vetoes | None = None) -> None:
         if lut.flash is None:
             raise LutError(
                 f"the table of {board.name} has no flash model",
@@ -37,6 +38,7 @@ class CostModel:
                 hint=f"measure it: edgenas profile --board {board.name}",
             )
         self.board = board
+        self.vetoes = vetoes or Vetoes()
         self.lut = lut
         self.flash: FlashModel = lut.flash
         self.overhead_ms = self._ms(lut.overhead.inference_cycles)
@@ -76,7 +78,12 @@ class CostModel:
             sram_bytes=self.sram_bytes(graph),
             flash_bytes=self.flash.flash_bytes(graph),
             parameters=parameters,
+            vetoed=sum(1 for node in graph.nodes if self.veto(node.op)),
         )
+
+    def veto(self, op: OpSpec) -> str:
+        """Why `op` cannot be deployed; empty where it can."""
+        return self.vetoes.reason(op)
 
     def predict(self, graph: OpGraph) -> Prediction:
         """Cycles layer by layer, with intervals."""

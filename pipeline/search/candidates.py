@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.search.costs import CostModel, CostTables, Floats, exact_cost
-from pipeline.space.architecture import Architecture
+from pipeline.space.architecture import Architecture, lower
 from pipeline.space.budgets import Budgets, Cost
 
 ExactPath = tuple[tuple[int, int], ...]
@@ -68,6 +68,12 @@ class Judge:
 
     def feasible(self, path: ExactPath) -> bool:
         return not self.budgets.violations(self.exact(path))
+
+    def vetoes(self, path: ExactPath) -> list[str]:
+        """Why it cannot be deployed, whatever the budgets."""
+        veto = getattr(self.cost, "veto", lambda _: "")
+        reasons = [veto(node.op) for node in lower(self.architecture(path)).nodes]
+        return list(dict.fromkeys(filter(None, reasons)))
 
     def roughly_within(self, path: list[tuple[int, int]], slack: float) -> bool:
         """Quick look by the tables alone: latency and parameters at most `slack` times their limits."""

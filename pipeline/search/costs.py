@@ -100,6 +100,8 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
     widths = space.widths
     shape = (len(space.strides), len(widths), len(space.ops), len(space.channels))
     latency, weights, working = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    refused = np.zeros(shape, bool)
+    veto = getattr(cost, "veto", lambda _: "")
     memo: dict[OpSpec, float] = {}
 
     def nodes_latency(nodes: Sequence[Node]) -> float:
@@ -120,8 +122,11 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
                     leaving = space.exit_nodes(block, h, w, c_in, op, c_out)
                     where = (block, widths.index(c_in), o, c)
                     latency[where] = nodes_latency(nodes) + nodes_latency(leaving)
+                    refused[where] = any(veto(node.op) for node in (*nodes, *leaving))
                     weights[where] = nodes_weights(nodes) + nodes_weights(leaving)
                     working[where] = working_set_bytes(nodes, h * w * c_in)
+    # `evaluate` refuses what is vetoed; here it counts as slow, so that the search turns away from it.
+    latency[refused] += 2 * latency.max()
     head_latency, head_weights = np.zeros(len(widths)), np.zeros(len(widths))
     for c_in in space.head_inputs():
         nodes = space.head_nodes(c_in)

@@ -192,6 +192,11 @@ def explain_failure(judge: Judge, nearest: ExactPath) -> str:
     """Why nothing feasible was found: the nearest miss and the budget it breaks most."""
     cost, budgets = judge.exact(nearest), judge.budgets
     violations = budgets.violations(cost)
+    if violations.pop("vetoed", 0):
+        return (
+            f"no architecture found without a veto; the nearest: {judge.architecture(nearest).describe()}: "
+            + ("; ".join(judge.vetoes(nearest)))
+        )
     tightest = max(violations, key=lambda name: violations[name])
     others = [name for name in violations if name != tightest]
     reason = (

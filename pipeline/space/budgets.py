@@ -13,6 +13,7 @@ class Cost:
     sram_bytes: int  # arena + static RAM + reserved stack
     flash_bytes: int
     parameters: int
+    vetoed: int = 0  # operators that cannot be deployed at all (space/vetoes.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,11 @@ class Budgets:
     parameters: int | None = None
 
     def violations(self, cost: Cost) -> dict[str, float]:
-        """Relative excess (0.1 = ten percent over) of each budget that `cost` breaks."""
-        out = {}
+        """Relative excess (0.1 = ten percent over) of each budget that `cost` breaks.
+
+        Operators that cannot be deployed break the budget "vetoed", each by one.
+        """
+        out = {"vetoed": float(cost.vetoed)} if cost.vetoed else {}
         for field in fields(self):
             limit = getattr(self, field.name)
             value = getattr(cost, field.name)

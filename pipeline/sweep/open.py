@@ -43,7 +43,7 @@ def open_sweep(
     bench = Bench(
         space=space,
         data=arrays,
-        cost=CostModel(settings.board, lut),
+        cost=CostModel(settings.board, lut, settings.vetoes),
         cost_identity=f"{settings.board.name}, table {lut.identity.hash} ({lut.provenance})",
         budgets=settings.budgets,
         config=settings.search,
