@@ -27,6 +27,7 @@ from pipeline.profiler.identity import current_identity
 from pipeline.progress import Reporter
 from pipeline.report import write_report
 from pipeline.report.document import core_document
+from pipeline.report.exits import add_split
 from pipeline.report.searched import search_section
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runstate import RunState, fingerprint, read_json
@@ -136,8 +137,10 @@ class Run:
 
     def _search_key(self) -> str:
         s = self.settings
+        settings = asdict(s.search)
+        settings.pop("exits")  # decided after training
         return fingerprint(
-            __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), asdict(s.search),
+            __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), settings,
             asdict(s.budgets), s.seed, [cost.lut.identity.hash for cost in self.other_costs],
             asdict(s.vetoes),
         )  # fmt: skip
@@ -199,17 +202,23 @@ class Run:
         key = fingerprint(
             __version__, self._data_key, architecture.to_json(), asdict(s.train), s.seed, *self._start_key()
         )
+        whole = key
+        if architecture.exits:  # which of them stay depends on more than the training
+            whole = fingerprint(key, asdict(s.search.exits), asdict(s.budgets), self.lut.identity.hash)
         path = self.folder / "training.json"
 
         def work() -> str:
             checkpoint = self._checkpoint("train", key)
             result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())
-            outcome = stages.export(result, self.data, self.folder / "model.tflite", self.reporter)
+            outcome = stages.export(
+                result, self.data, self.folder / "model.tflite", self.reporter,
+                cost=self.cost if architecture.exits else None, budgets=s.budgets, exits=s.search.exits,
+            )  # fmt: skip
             write_text(path, json.dumps(outcome) + "\n")
             accuracy = outcome["accuracy"]
             return f"float {100 * accuracy['float']['value']:.2f} %, INT8 {100 * accuracy['int8']['value']:.2f} %"
 
-        self._stage("train and export", key, ["training.json", "model.tflite"], work)
+        self._stage("train and export", whole, ["training.json", "model.tflite"], work)
         return read_json(path)
 
     def everything(self) -> dict[str, Any]:
@@ -261,7 +270,10 @@ class Run:
     def _add_search_and_training(self, document: dict[str, Any], trained: dict[str, Any]) -> None:
         result = self.search()
         document["accuracy"] |= trained["accuracy"]
-        document["architecture"] = chosen(result).to_json()
+        document["architecture"] = trained.get("architecture") or chosen(result).to_json()
+        document["exit_choice"] = trained.get("exits")
+        if document["exits"]:
+            add_split(document, "test", trained["exits"]["test"]["counts"])
         document["warnings"] += list(self.data.warnings)
         document["search"] = search_section(
             result, seconds=self._state.seconds("search"), space_size=self.space.count()

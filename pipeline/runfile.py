@@ -42,10 +42,11 @@ class SpaceConfig:
     strides: tuple[int, ...] = ()
     ops: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
+    exits: tuple[int, ...] = ()  # blocks, counted from 0, after which an early exit may be placed
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace:
         """The space for a data set's input shape (h, w, c). Raises ConfigError where it has no meaning."""
-        given: dict[str, Any] = {"stem_channels": self.stem_channels}
+        given: dict[str, Any] = {"stem_channels": self.stem_channels, "exits": self.exits}
         if self.stem_stride:
             given["stem_stride"] = self.stem_stride
         if self.ops:

@@ -18,8 +18,10 @@ from pipeline.data import DataSet
 from pipeline.data.shift import shifted
 from pipeline.engine import Model, emit_c, load
 from pipeline.engine.host import cache_dir
-from pipeline.errors import BudgetError, ModelError
+from pipeline.errors import BudgetError, ConfigError, ModelError
+from pipeline.exitstage import export_exits, measure_exits, record, with_exits
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
+from pipeline.export.parity import Int8Network
 from pipeline.figures import Figure
 from pipeline.firmware import Build, build, render_app
 from pipeline.fleet import Targets
@@ -32,6 +34,7 @@ from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import Request, SearchResult, Target, search
 from pipeline.search import ask_family as search_family
+from pipeline.search.exitconfig import ExitConfig
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.opspec import OpSpec
@@ -161,24 +164,58 @@ def train(
         )
 
 
-def export(result: QatResult, data: DataSet, path: Path, reporter: Reporter) -> dict[str, Any]:
-    """Write the .tflite; compare it with the interpreters and measure it on the whole test set."""
-    content = write_tflite(result.network)
+def export(
+    result: QatResult,
+    data: DataSet,
+    path: Path,
+    reporter: Reporter,
+    *,
+    cost: CostModel | None = None,
+    budgets: Budgets | None = None,
+    exits: ExitConfig | None = None,
+) -> dict[str, Any]:
+    """Write the .tflite; compare it with the interpreters and measure it on the whole test set.
+
+    Of a network with early exits those stay that lower the expected latency by `cost` within `budgets`; the last
+    three arguments are not looked at for others. Raises ConfigError where exits come without `cost`.
+    """
+    network: Int8Network = result.network
+    architecture = result.network.architecture
+    chosen = None
+    if architecture.exits:
+        if cost is None:
+            raise ConfigError("early exits cannot be chosen without a latency table")
+        options = exits or ExitConfig()
+        content, network, choice = export_exits(result.network, data, cost, budgets or Budgets(), options)
+        chosen = record(architecture, choice, measure_exits(content, choice, data), options)
+        architecture = with_exits(architecture, choice.kept)
+        kept = ", ".join(f"after block {i}" for i in architecture.exits) or "none"
+        reporter.say(f"  early exits kept: {kept} ({len(chosen['allowed'])} allowed)")
+    else:
+        content = write_tflite(result.network)
     write_bytes(path, content)
     reporter.say(f"  {path.name}: {len(content):,} bytes; comparing it with the reference interpreters")
-    agreement = compare(content, to_int8(data.x_test[:_PARITY_IMAGES]), result.network)
-    int8 = evaluate_int8(content, data.x_test, data.y_test)
+    agreement = compare(content, to_int8(data.x_test[:_PARITY_IMAGES]), network)
+    int8 = chosen["test"]["accuracy"] if chosen else evaluate_int8(content, data.x_test, data.y_test)
     n = len(data.x_test)
 
     def accuracy(value: float, note: str) -> dict[str, Any]:
         return Figure(value, "fraction", "measured", n=n, note=f"{note}, on the whole test split").to_json()
 
+    early = chosen if chosen and chosen["kept"] else None
+    by_rule = ", each image ending at the exit that the thresholds say" if early else ""
+    accuracies = {
+        "float": accuracy(result.float_accuracy, "float network before quantization"),
+        "fake_quantized": accuracy(result.fake_quant_accuracy, "quantization-aware network"),
+        "int8": accuracy(int8, f"the exported file on LiteRT's reference kernels{by_rule}"),
+    }
+    if early:
+        alone = early["test"]["final_accuracy"]
+        accuracies["int8_final_output"] = accuracy(alone, "the exported file, its final output alone")
+    more = {"exits": chosen, "architecture": architecture.to_json()} if chosen else {}
     return {
-        "accuracy": {
-            "float": accuracy(result.float_accuracy, "float network before quantization"),
-            "fake_quantized": accuracy(result.fake_quant_accuracy, "quantization-aware network"),
-            "int8": accuracy(int8, "the exported file on LiteRT's reference kernels"),
-        },
+        "accuracy": accuracies,
+        **more,
         "agreement": agreement.to_json(),
         "history": [dict(row) for row in result.history],
     }

@@ -17,11 +17,6 @@ from pipeline.space.vetoes import Vetoes
 _EXIT_CYCLES, _LOGIT_CYCLES = 40, 16
 
 
-def exit_cycles(logits: int) -> int:
-    """Upper bound of the cycles between an exit's layer and the next one, for so many logits."""
-    return _EXIT_CYCLES + _LOGIT_CYCLES * logits
-
-
 class CostModel:
     """Costs from `lut`, at the clock of `board`. Raises LutError where the table has no flash model."""
 
@@ -57,11 +52,12 @@ class CostModel:
     def latency_ms(self, graph: OpGraph) -> float:
         """One inference: what a latency budget is held against."""
         operators = sum(self.op_latency_ms(node.op) for node in graph.nodes)
-        return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms + self._exits_ms(graph)
+        deciding = sum(self.exit_ms(graph.tensor_bytes[tensor]) for tensor in graph.exits)
+        return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms + deciding
 
-    def _exits_ms(self, graph: OpGraph) -> float:
-        """What deciding at every exit takes: an upper bound, since no table has it."""
-        return self._ms(sum(exit_cycles(graph.tensor_bytes[tensor]) for tensor in graph.exits))
+    def exit_ms(self, logits: int) -> float:
+        """What deciding at an exit with so many logits takes."""
+        return self._ms(_EXIT_CYCLES + _LOGIT_CYCLES * logits)
 
     def exit_latencies_ms(self, graph: OpGraph) -> tuple[float, ...]:
         """Latency of an inference that ends at each output, in execution order; the last is the worst case."""

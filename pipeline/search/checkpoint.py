@@ -24,8 +24,8 @@ _FORMAT = 2
 Identity: TypeAlias = dict[str, str]
 
 
-# What changes at most the last bits, or when something is written.
-_WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device")
+# What changes at most the last bits, when something is written, or what comes after the search.
+_WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device", "exits")
 
 
 def fingerprint(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.search.ablation import AblationConfig
+from pipeline.search.exitconfig import ExitConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.proxyconfig import ProxyConfig
 
@@ -28,6 +29,7 @@ class SearchConfig:
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
+    `exits` says which of the space's early exits stay after training.
     `population` and `tournament` are evolution's, `hyper` is the hypernetwork's; `proxies` choose
     what the baselines train.
     """
@@ -57,6 +59,7 @@ class SearchConfig:
     population: int = 8
     tournament: int = 3
     hyper: HyperConfig = field(default_factory=HyperConfig)
+    exits: ExitConfig = field(default_factory=ExitConfig)
     proxies: ProxyConfig = field(default_factory=ProxyConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
     threads: int | None = None

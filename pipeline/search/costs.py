@@ -30,6 +30,8 @@ class CostModel(Protocol):
 
     def op_latency_ms(self, op: OpSpec) -> float: ...
 
+    def exit_ms(self, logits: int) -> float: ...
+
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost: ...
 
 
@@ -134,6 +136,7 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
         head_weights[widths.index(c_in)] = nodes_weights(nodes)
     stem = space.stem_nodes()
     stem_working = working_set_bytes(stem, int(np.prod(space.input_shape)))
+    deciding = sum(cost.exit_ms(space.classes) for _ in space.exits)
     rng = np.random.default_rng([seed, 0xC057])
     drawn = [space.random(rng) for _ in range(samples)]
     exact = [cost.evaluate(lower(a), parameters(a)) for a in drawn]
@@ -141,7 +144,7 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
     return CostTables(
         space,
         latency,
-        nodes_latency(stem) + cost.overhead_ms,
+        nodes_latency(stem) + cost.overhead_ms + deciding,
         head_latency,
         weights,
         float(nodes_weights(stem)),

@@ -27,6 +27,7 @@ class TrainConfig:
     mirror: bool = True  # random mirroring, where the data set allows it
     cutout: int = 0  # side of a square that is blanked at a random place, in pixels; 0: none
     mixup: float = 0.0  # alpha of the Beta distribution by which pairs of images are blended; 0: none
+    exit_weight: float = 0.3  # of each early exit's loss, where the final output's counts 1
     calibration_batches: int = 30  # that set the activation ranges before fine-tuning
     threads: int = 2
     checkpoint_s: float = 20.0  # at most so much work is lost by an interruption
@@ -35,7 +36,7 @@ class TrainConfig:
         for name in ("float_epochs", "qat_epochs", "batch_size", "threads", "calibration_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be at least 1")
-        for name in ("learning_rate", "qat_learning_rate"):
+        for name in ("learning_rate", "qat_learning_rate", "exit_weight"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be positive")
         for name in ("weight_decay", "shift", "cutout", "mixup", "checkpoint_s"):

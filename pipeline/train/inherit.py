@@ -18,9 +18,15 @@ def inherit(network: QatNetwork, weights: Sequence[Mapping[str, Tensor]]) -> Non
     """Fill `network` with `weights`: for each operator that has any, in execution order, `weight` and either
     `scale` and `shift` of its normalization or a `bias`.
 
-    Running statistics stay at their start values; training sets them. Raises ModelError where they do not fit.
+    Heads of early exits have no such weights and keep their own. Running statistics stay at their start values;
+    training sets them. Raises ModelError where they do not fit.
     """
-    layers = [layer for layer in network.layers if isinstance(layer, Weighted)]
+    graph = network.graph
+    layers = [
+        layer
+        for node, layer in zip(graph.nodes, network.layers, strict=True)
+        if isinstance(layer, Weighted) and node.output not in graph.exits
+    ]
     if len(layers) != len(weights):
         raise ModelError(f"weights of {len(weights)} operators do not fit a network of {len(layers)}")
     for layer, given in zip(layers, weights, strict=True):

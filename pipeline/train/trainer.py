@@ -169,7 +169,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         x, y = self.batches[self.step]
-        loss = F.cross_entropy(network(x), y, label_smoothing=self.config.label_smoothing)
+        loss = self._loss(network.each(x), y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -189,6 +189,14 @@ class _Training:
             self._close_epoch(phase, epoch, accuracy, rate)
         epochs = self.config.float_epochs + self.config.qat_epochs
         return Progress(self.step, self.total_steps, phase, epoch, epochs, value, accuracy)
+
+    def _loss(self, outputs: list[Tensor], y: Tensor) -> Tensor:
+        """Of the final output, and a share of that of each early exit."""
+        smoothing = self.config.label_smoothing
+        loss = F.cross_entropy(outputs[-1], y, label_smoothing=smoothing)
+        for early in outputs[:-1]:
+            loss = loss + self.config.exit_weight * F.cross_entropy(early, y, label_smoothing=smoothing)
+        return loss
 
     def _close_epoch(self, phase: Phase, epoch: int, accuracy: float, rate: float) -> None:
         self.history.append(

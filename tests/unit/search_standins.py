@@ -23,8 +23,12 @@ class MacCost:
     def op_latency_ms(self, op: OpSpec) -> float:
         return (5 * op.macs + 6 * op.out_bytes) / 168e3
 
+    def exit_ms(self, logits: int) -> float:
+        return 0.0007 * logits
+
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         latency = sum(self.op_latency_ms(n.op) + self.layer_overhead_ms for n in graph.nodes)
+        latency += sum(self.exit_ms(graph.tensor_bytes[tensor]) for tensor in graph.exits)
         live = working_set_bytes(graph.nodes, graph.tensor_bytes[0])
         code = 5000 + 300 * len({n.op.kind for n in graph.nodes}) + 60 * len(graph.nodes)
         return Cost(latency + self.overhead_ms, live + 2048, code + parameters, parameters)

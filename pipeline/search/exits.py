@@ -1,0 +1,168 @@
+"""Which of the allowed early exits stay, and at which margins they are taken. No torch.
+
+All allowed exits are trained with the network. Of every subset of them the latency to each output is known, and on
+the validation split the INT8 margin and the correctness of each exit; so subset and thresholds are searched
+without another inference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.space.exits import LARGEST_MARGIN, ExitRule, margins
+
+_COMBINATIONS = 200_000  # of thresholds looked at per subset; all there are for up to two exits
+
+# The latency (ms) to each output of the network with this subset of the exits, or why it may not be deployed.
+LatenciesOf = Callable[[tuple[int, ...]], Sequence[float] | str]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitChoice:
+    """`kept` are positions among the allowed exits; `counts` says how many of the validation images end at each
+    output, `latencies_ms` what an inference to each takes (the final one, the worst case, last).
+
+    `accuracy` is the rule's on these images, `final_accuracy` that of the final output alone. `refused` names the
+    subsets that break a budget.
+    """
+
+    kept: tuple[int, ...]
+    thresholds: tuple[int, ...]
+    counts: tuple[int, ...]
+    latencies_ms: tuple[float, ...]
+    accuracy: float
+    final_accuracy: float
+    refused: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> ExitRule | None:
+        return ExitRule(self.thresholds) if self.kept else None
+
+    @property
+    def expected_ms(self) -> float:
+        return math.fsum(c * ms for c, ms in zip(self.counts, self.latencies_ms, strict=True)) / sum(
+            self.counts
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What the images say: margins (n,) of each exit, and whether each output is right, (outputs, n)."""
+
+    margins: list[NDArray[np.int16]]
+    right: NDArray[np.bool_]
+
+
+def choose_exits(
+    outputs: Sequence[NDArray[np.int8]],
+    labels: NDArray[np.int64],
+    latencies_of: LatenciesOf,
+    accuracy_drop: float,
+) -> ExitChoice:
+    """The subset and thresholds of least expected latency that lose at most `accuracy_drop`.
+
+    outputs: INT8 logits (n, classes) of all allowed exits and the final output; labels (n,). Ties go to fewer
+    exits. Without any exit the network is always allowed. Raises DataError without images.
+    """
+    if len(labels) == 0:
+        raise DataError("there are no validation images to choose exits with", hint="raise data.validation")
+    seen = _Seen([margins(y) for y in outputs[:-1]], np.stack([y.argmax(1) == labels for y in outputs]))
+    n, final_right = len(labels), int(seen.right[-1].sum())
+    least_right = math.ceil(final_right - accuracy_drop * n - 1e-9)
+    alone = latencies_of(())
+    best = ExitChoice(
+        (), (), (n,), (0.0,) if isinstance(alone, str) else tuple(alone), final_right / n, final_right / n
+    )
+    refused = []
+    exits = range(len(outputs) - 1)
+    for size in range(1, len(outputs)):
+        for kept in itertools.combinations(exits, size):
+            latencies = latencies_of(kept)
+            if isinstance(latencies, str):
+                refused.append(latencies)
+                continue
+            thresholds = _best_thresholds(seen, kept, latencies, least_right)
+            if thresholds is None:
+                continue
+            taken = ExitRule(thresholds).taken([outputs[i] for i in kept] + [outputs[-1]])
+            right = seen.right[[*kept, -1]][taken, np.arange(n)]
+            counts = np.bincount(taken, minlength=size + 1)
+            found = ExitChoice(
+                kept, thresholds, tuple(counts.tolist()), tuple(latencies), float(right.mean()), final_right / n
+            )  # fmt: skip
+            if found.expected_ms < best.expected_ms - 1e-12:
+                best = found
+    return ExitChoice(**{**_fields(best), "refused": tuple(refused)})
+
+
+def _fields(choice: ExitChoice) -> dict[str, Any]:
+    return {name: getattr(choice, name) for name in ExitChoice.__dataclass_fields__}
+
+
+def _best_thresholds(
+    seen: _Seen, kept: tuple[int, ...], latencies: Sequence[float], least_right: int
+) -> tuple[int, ...] | None:
+    """Thresholds of least expected latency with at least so many right answers; None where there are none."""
+    each = max(2, int(_COMBINATIONS ** (1 / len(kept)) + 1e-9))
+    candidates = [_candidates(seen.margins[i], each) for i in kept]
+    # how many of an exit's thresholds a margin reaches: the k-th is reached where it is above k
+    reached = [
+        np.searchsorted(c, seen.margins[i], side="right") for c, i in zip(candidates, kept, strict=True)
+    ]
+    shape = tuple(len(c) for c in candidates)
+    total, right = np.zeros(shape), np.zeros(shape)
+    for output in range(len(kept) + 1):
+        is_right = seen.right[kept[output] if output < len(kept) else -1]
+        axes = reached[: output + 1]
+        counts = _ends_here(axes, shape, output, np.ones(len(is_right)))
+        total += latencies[output] * counts
+        right += _ends_here(axes, shape, output, is_right.astype(float))
+    allowed = np.rint(right) >= least_right
+    if not allowed.any():
+        return None
+    least = np.where(allowed, total, np.inf)
+    # of equal latencies the one with more right answers
+    ties = np.flatnonzero(np.isclose(least, least.min(), rtol=1e-12, atol=0.0))
+    position = np.unravel_index(int(ties[right.reshape(-1)[ties].argmax()]), shape)
+    return tuple(int(c[p]) for c, p in zip(candidates, position, strict=True))
+
+
+def _candidates(margin: NDArray[np.int16], count: int) -> NDArray[np.int64]:
+    """Thresholds to try, increasing: each that makes a difference, or `count` quantiles of them.
+
+    Never 0: an exit that every inference takes leaves dead code behind it.
+    """
+    values = np.unique(np.clip(margin, 1, LARGEST_MARGIN)).astype(np.int64)
+    if len(values) <= count:
+        return values
+    spread = np.quantile(np.clip(margin, 1, LARGEST_MARGIN), np.linspace(0, 1, count), method="nearest")
+    return np.unique(spread).astype(np.int64)
+
+
+def _ends_here(
+    reached: list[NDArray[np.int64]], shape: tuple[int, ...], output: int, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum of `weights` of the images that end at `output`, for every combination of thresholds (`shape`).
+
+    They passed the exits before, so their margins reach at most so many thresholds there, and here (but for the
+    final output) they reach more.
+    """
+    exits = len(shape)
+    axes = reached[: min(output + 1, exits)]
+    sizes = tuple(size + 1 for size in shape[: len(axes)])
+    flat = np.ravel_multi_index(axes, sizes)
+    counts = np.bincount(flat, weights, math.prod(sizes)).reshape(sizes)
+    for axis in range(len(axes)):
+        counts = counts.cumsum(axis)
+        upto = np.take(counts, range(shape[axis]), axis)
+        # the last axis of an exit: all images less those that do not reach the threshold
+        counts = np.take(counts, [shape[axis]], axis) - upto if axis == output else upto
+    return np.broadcast_to(counts.reshape(counts.shape + (1,) * (exits - len(axes))), shape)
