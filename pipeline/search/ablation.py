@@ -62,6 +62,9 @@ class MacProxy:
     def op_latency_ms(self, op: OpSpec) -> float:
         return self._ms_per_mac * op.macs
 
+    def exit_ms(self, logits: int) -> float:
+        return 0.0  # no multiply-accumulates
+
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         exact = self._cost.evaluate(graph, parameters)
         return replace(exact, latency_ms=self.overhead_ms + self._ms_per_mac * graph.macs)
