@@ -21,6 +21,7 @@ from pipeline.boards import load_board
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
 from pipeline.export import to_int8
+from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.profiler.identity import current_identity
@@ -107,8 +108,22 @@ class Run:
         return lut
 
     @functools.cached_property
-    def cost(self) -> CostModel:
+    def table_cost(self) -> CostModel:
         return CostModel(self.settings.board, self.lut, self.settings.vetoes)
+
+    @property
+    def predictor_folder(self) -> Path:
+        return self.folder / "predictor"
+
+    @functools.cached_property
+    def cost(self) -> CostModel:
+        """With the latency predictor where the search asks for one."""
+        cost, search = self.table_cost, self.settings.search
+        if search.latency == "predictor":
+            cost.predictor = obtain_predictor(
+                self.space, cost, search.predictor, self.predictor_folder, self.reporter
+            )
+        return cost
 
     @functools.cached_property
     def other_costs(self) -> tuple[CostModel, ...]:
@@ -143,6 +158,7 @@ class Run:
             __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), settings,
             asdict(s.budgets), s.seed, [cost.lut.identity.hash for cost in self.other_costs],
             asdict(s.vetoes),
+            *([self.cost.predictor.digest] if self.cost.predictor else []),
         )  # fmt: skip
 
     def search(self) -> SearchResult:

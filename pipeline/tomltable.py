@@ -84,6 +84,9 @@ class Table:
     def integers(self, key: str, default: Any = _REQUIRED) -> tuple[int, ...]:
         return self._list(key, default, int, "a list of integers")
 
+    def numbers(self, key: str, default: Any = _REQUIRED) -> tuple[float, ...]:
+        return self._list(key, default, (int, float), "a list of numbers")
+
     def close(self) -> None:
         """Raise ConfigError for any key that nobody asked for: most often a misspelling."""
         for key in self._raw:
@@ -144,7 +147,7 @@ class Table:
             raise self.error(key, f"is {value}", hint=f"it must be {limit}")
         return value
 
-    def _list(self, key: str, default: Any, kind: type, wanted: str) -> Any:
+    def _list(self, key: str, default: Any, kind: Any, wanted: str) -> Any:
         value = self._get(key, default, (list, tuple), wanted)
         if value is not None and not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
             raise self.error(key, f"must be {wanted}, not {value!r}")
@@ -165,6 +168,7 @@ def fill(table: Table, config: Any) -> Any:
         "str": table.text,
         "tuple[str, ...]": table.strings,
         "tuple[int, ...]": table.integers,
+        "tuple[float, ...]": table.numbers,
     }
     values, nested = {}, {}
     for field in fields(config):

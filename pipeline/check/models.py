@@ -89,16 +89,16 @@ class ModelRunner:
 def check_table(
     board: Board, lut: Lut, count: int, folder: Path, reporter: Reporter, *, seed: int = 0,
     targets: Targets | None = None, shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10,
+    space: SearchSpace | None = None,
 ) -> list[CheckedModel]:  # fmt: skip
-    """`count` random architectures of the default space; those in `folder`'s journal are not run again.
+    """`count` random architectures (`drawn`) of `space`, or of the default one for `shape` and `classes`; those
+    in `folder`'s journal are not run again.
 
     A real board has to be flashed with each model in turn, so `targets` are emulators or boards that start
     what they are given. Raises as `ModelRunner.check` does.
     """
     targets = targets or Targets()
-    rng = np.random.default_rng(seed)
-    space = SearchSpace.for_input(shape, classes)
-    wanted = [(number, space.random(rng)) for number in range(count)]
+    wanted = list(enumerate(drawn(space or SearchSpace.for_input(shape, classes), count, seed)))
     journal = folder / f"models-{lut.identity.hash}-{seed}.jsonl"
     done = _read(journal)
     waiting = [(n, a) for n, a in wanted if (n, a.describe()) not in done]
@@ -124,6 +124,12 @@ def check_table(
                 found.append(model)
                 bar.update(len(found), "models")
     return sorted(found, key=lambda model: model.number)
+
+
+def drawn(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
+    """The architectures that `check_table` runs, in the order of their numbers."""
+    rng = np.random.default_rng(seed)
+    return [space.random(rng) for _ in range(count)]
 
 
 def _run(workers: Sequence[Worker], waiting: list[tuple[int, Architecture]]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.boards import Board
 from pipeline.errors import LutError
 from pipeline.latency.lut import Lut, Prediction
+from pipeline.latency.predictor import LatencyPredictor
 from pipeline.memory.flash import FlashModel, layers
 from pipeline.memory.planner import plan
 from pipeline.space.budgets import Cost
@@ -38,6 +39,8 @@ class CostModel:
         self.flash: FlashModel = lut.flash
         self.overhead_ms = self._ms(lut.overhead.inference_cycles)
         self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
+        # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
+        self.predictor: LatencyPredictor | None = None
         self._op_ms: dict[OpSpec, float] = {}
 
     def op_latency_ms(self, op: OpSpec) -> float:

@@ -34,12 +34,14 @@ def fingerprint(
     """A hash of each thing that changes the outcome, by the name an error calls it."""
     settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
     table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
+    predictor = {"latency predictor": tables.predictor.digest} if tables.predictor is not None else {}
     images = [torch.as_tensor(x[:: max(1, len(x) // 64)]).cpu().numpy() for x in (data.x_train, data.x_val)]
     labels = [torch.as_tensor(y).cpu().numpy() for y in (data.y_train, data.y_val)]
     return {
         "format": str(_FORMAT),
         "search space": _hash(tables.space.to_json()),
         "latency table": _hash(repr(table)),
+        **predictor,
         "data": _hash([[array.shape, _hash(array.tobytes().hex())] for array in (*images, *labels)]),
         "budgets": _hash(asdict(budgets)),
         "settings": _hash(settings),

@@ -11,7 +11,9 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.search.ablation import AblationConfig
 from pipeline.search.exitconfig import ExitConfig
+from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.proxyconfig import ProxyConfig
 
 _AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
@@ -30,8 +32,9 @@ class SearchConfig:
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
     `exits` says which of the space's early exits stay after training.
-    `population` and `tournament` are evolution's, `hyper` is the hypernetwork's; `proxies` choose
-    what the baselines train.
+    `population` and `tournament` are evolution's, `hyper` is the hypernetwork's, `hwdarts` HW-DARTS'; `proxies`
+    choose what the baselines train. `latency` guides the search: the expectation of the table ("lut"), or a
+    network fitted to whole models ("predictor").
     """
 
     method: str = "edgenas"
@@ -60,6 +63,9 @@ class SearchConfig:
     tournament: int = 3
     hyper: HyperConfig = field(default_factory=HyperConfig)
     exits: ExitConfig = field(default_factory=ExitConfig)
+    hwdarts: HwDartsConfig = field(default_factory=HwDartsConfig)
+    latency: str = "lut"
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
     proxies: ProxyConfig = field(default_factory=ProxyConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
     threads: int | None = None
@@ -88,6 +94,8 @@ class SearchConfig:
             raise ConfigError("search.paths must be at least 2 with gradient 'score': paths are compared")
         if self.freedom > 1:
             raise ConfigError("search.freedom must be at most 1")
+        if self.latency not in ("lut", "predictor"):
+            raise ConfigError(f"search.latency must be 'lut' or 'predictor', not {self.latency!r}")
         if self.penalty_growth < 1:
             raise ConfigError("search.penalty_growth must be at least 1")
         if self.workers < 1:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from pipeline.latency.predictor import LatencyPredictor
 from pipeline.space.architecture import Architecture, lower, operator_parameters, parameters
 from pipeline.space.budgets import Cost
 from pipeline.space.graph import Node, OpGraph
@@ -57,6 +58,21 @@ class CostTables:
     working_fixed: float
     sram_offset: float
     flash_fit: tuple[float, float]
+    # of the whole model, where `search.latency` asks for it: guides in place of the expectation of the table
+    predictor: LatencyPredictor | None = None
+
+    def latency_many(self, paths: ArrayLike) -> Floats:
+        """`path_latency_ms` of many: `paths` (n, blocks, 2) of indices to (n,) ms."""
+        space, index = self.space, np.asarray(paths, np.int64)
+        skip = space.ops.index("skip") if "skip" in space.ops else -1
+        place = np.array([space.widths.index(channels) for channels in space.channels])
+        state = np.full(len(index), space.widths.index(space.stem_channels))
+        total = np.full(len(index), self.latency_fixed)
+        for block in range(len(space.strides)):
+            op, out = index[:, block, 0], index[:, block, 1]
+            total += self.latency_ms[block, state, op, out]
+            state = np.where(op == skip, state, place[out])
+        return total + self.latency_head[state]
 
     def path_working_set(self, path: Sequence[tuple[int, int]]) -> float:
         """Largest working set of any block, in bytes."""

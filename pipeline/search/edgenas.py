@@ -292,23 +292,26 @@ class EdgeNas:
     # -- checkpoint ----------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        self.checkpoint.save(
-            {
-                "step": self.step,
-                "net": self.net.state_dict(),
-                "weights": self.weights.state_dict(),
-                "relaxation": self.relaxation.state_dict(),
-                "architecture": self.architecture.state_dict(),
-                "coefficients": dict(self.penalty.coefficients),
-                "history": self.history,
-                "selection": self.selection.state(),
-            }
-        )
+        self.checkpoint.save(self._state())
 
     def _restore(self) -> None:
         state = self.checkpoint.load()
-        if state is None:
-            return
+        if state is not None:
+            self._take_up(state)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "weights": self.weights.state_dict(),
+            "relaxation": self.relaxation.state_dict(),
+            "architecture": self.architecture.state_dict(),
+            "coefficients": dict(self.penalty.coefficients),
+            "history": self.history,
+            "selection": self.selection.state(),
+        }
+
+    def _take_up(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.net.load_state_dict(state["net"])
         self.weights.load_state_dict(state["weights"])

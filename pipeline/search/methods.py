@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ class Task:
 
         where = device.choose(config.device)
         tables = build_tables(space, cost)
+        if config.latency == "predictor":
+            predictor = getattr(cost, "predictor", None)
+            if predictor is None:
+                raise ConfigError(
+                    "search.latency is 'predictor', and the cost model has none",
+                    hint="set its `predictor` (pipeline.fit.obtain_predictor)",
+                )
+            tables = replace(tables, predictor=predictor)
         data = device.resident(data, where)
         boards = tuple(targets) or (Target("", cost, budgets),)
         return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step, where, boards)
@@ -99,4 +107,4 @@ def names() -> list[str]:
 
 def _load() -> None:
     """Import the modules that register methods; late, because they need torch."""
-    from pipeline.search import edgenas, evolution, hypersearch, mobilenet, random_search  # noqa: F401
+    from pipeline.search import edgenas, evolution, hwdarts, hypersearch, mobilenet, random_search  # noqa: F401

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.search.costs import CostTables
+from pipeline.search.predictor import predicted_latency
 
 IndexPath = list[tuple[int, int]]
 
@@ -135,6 +136,8 @@ class Relaxation(nn.Module):
             stay = ops[block, self._skip] if self._skip is not None else torch.zeros(())
             state = stay * state + (1 - stay) * moved
         latency = latency + state @ self._latency_head
+        if tables.predictor is not None:
+            latency = predicted_latency(tables.predictor, ops, widths, latency, self._skip)
         weights = weights + state @ self._weights_head
         peaks = torch.stack(working)
         sharp = torch.softmax(peaks / (0.05 * peaks.detach().max() + 1e-6), 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import stages
 from pipeline.errors import ConfigError
+from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
@@ -40,11 +41,17 @@ def open_sweep(
         reporter.warn(warning)
     space = settings.space.build(arrays.input_shape, arrays.classes)
     lut = stages.obtain_lut(settings.board, space.operators(), folder / "lut", reporter)
+    cost, guide = CostModel(settings.board, lut, settings.vetoes), ""
+    if settings.search.latency == "predictor":
+        cost.predictor = obtain_predictor(
+            space, cost, settings.search.predictor, folder / "predictor", reporter
+        )
+        guide = f", predictor {cost.predictor.digest[:8]}"
     bench = Bench(
         space=space,
         data=arrays,
-        cost=CostModel(settings.board, lut, settings.vetoes),
-        cost_identity=f"{settings.board.name}, table {lut.identity.hash} ({lut.provenance})",
+        cost=cost,
+        cost_identity=f"{settings.board.name}, table {lut.identity.hash} ({lut.provenance}){guide}",
         budgets=settings.budgets,
         config=settings.search,
         judge_steps=judge_steps,

@@ -1,0 +1,206 @@
+"""HW-DARTS: one supernet, a sweep of the multiplier between accuracy and latency.
+
+After "Hardware-Aware Neural Architecture Search via Differentiable Latency Prediction for Edge Deployment":
+the architecture's loss is CE + lambda * LAT(alpha) / T, LAT being differentiable in the architecture
+parameters alpha. The supernet's weights are trained once, around the anchor; then each lambda moves an alpha
+of its own, from the same start, over the frozen weights. Budgets play no part in the loss: what an alpha says
+is repaired to meet them, and only the exact planner decides.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pipeline.search.candidates import ExactPath, Judge, repair
+from pipeline.search.edgenas import _ARCHITECTURE, _STARTS, EdgeNas
+from pipeline.search.methods import Task, register
+from pipeline.search.result import SearchResult
+from pipeline.search.selection import _log_probabilities, explain_failure, starting_paths
+from pipeline.search.trainer import Validation, cosine, draw_batch
+
+
+class HwDarts(EdgeNas):
+    """EdgeNAS' supernet, estimator, checkpoint and contest around a sweep of the multiplier."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._start = copy.deepcopy((self.relaxation.state_dict(), self.architecture.state_dict()))
+        # Paths that the alphas gave, by lambda; the first is the one for the contest.
+        self.found: list[list[ExactPath]] = []
+        self.nearest: ExactPath | None = None
+        with torch.no_grad():
+            reference = self.relaxation.expected(task.config.temperature_start).latency_ms.item()
+        # The unit of lambda: the deadline, or without one what the undecided architecture takes.
+        self.unit_ms = task.budgets.latency_ms or reference
+
+    @property
+    def weight_steps(self) -> int:
+        return self.task.config.warmup_steps + self.task.config.steps
+
+    @property
+    def steps_each(self) -> int:
+        return self.task.config.hwdarts.steps_each(self.task.config.steps)
+
+    @property
+    def member_steps(self) -> int:
+        """Steps of each member's own training: all together as many as EdgeNAS' two contests have."""
+        config = self.task.config
+        together = config.semifinalists * config.semifinal_steps + config.finalists * config.proxy_steps
+        return max(1, together // len(config.hwdarts.lambdas))
+
+    @property
+    def total(self) -> int:
+        config = self.task.config
+        members = len(config.hwdarts.lambdas) * (self.steps_each + self.member_steps)
+        return self.weight_steps + members + config.candidates
+
+    def _train(self) -> None:
+        """The supernet, then each lambda's alpha and the paths it gives."""
+        config, task = self.task.config, self.task
+        while self.step < self.weight_steps:
+            lr = cosine(config.weight_lr, self.step, self.weight_steps)
+            loss = self._weight_step(config.temperature_start, lr)
+            self.step += 1
+            if self.checkpoint.due() or self.step == self.weight_steps:
+                self._save()
+            task.report("supernet", self.step, self.total, {"train_loss": loss})
+        for index, weight in enumerate(config.hwdarts.lambdas):
+            if index < len(self.found):
+                continue
+            end = self.weight_steps + (index + 1) * self.steps_each
+            while self.step < end:
+                done = self.steps_each - (end - self.step)
+                if done == 0:
+                    self._restart()
+                record = self._lambda_step(weight, done)
+                self.history.append(record)
+                self.step += 1
+                if self.checkpoint.due():
+                    self._save()
+                task.report("search", self.step, self.total, record)
+            self.found.append(self._paths(index))
+            self._save()
+
+    def _restart(self) -> None:
+        relaxation, architecture = copy.deepcopy(self._start)
+        self.relaxation.load_state_dict(relaxation)
+        self.architecture.load_state_dict(architecture)
+
+    def _lambda_step(self, weight: float, done: int) -> dict[str, float]:
+        """One step on alpha. Every lambda sees the same batches and draws, so that they compare."""
+        task, config = self.task, self.task.config
+        share = done / max(1, self.steps_each - 1)
+        ratio = config.temperature_end / config.temperature_start
+        temperature = float(config.temperature_start * ratio**share)
+        rng = task.rng(_ARCHITECTURE, done)
+        batch = draw_batch(task.data.x_val, task.data.y_val, config.validation_batch_size, rng)
+        self.architecture.zero_grad(set_to_none=True)
+        gradient = self._score_gradient if config.gradient == "score" else self._straight_through
+        surrogate, loss, accuracy = gradient(temperature, rng, batch)
+        expected = self.relaxation.expected(temperature)
+        (surrogate + weight / self.unit_ms * expected.latency_ms).backward()
+        self.architecture.step()
+        return {
+            "step": len(self.history),
+            "lambda": weight,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "latency_ms": expected.latency_ms.item(),
+            "sram_bytes": expected.sram_bytes.item(),
+            "flash_bytes": expected.flash_bytes.item(),
+            "parameters": expected.parameters.item(),
+            "temperature": temperature,
+            "entropy": self.relaxation.entropy(temperature),
+        }
+
+    def _paths(self, index: int) -> list[ExactPath]:
+        """What the alpha gives: its most probable path, repaired, then samples; none breaks a budget."""
+        config = self.task.config
+        share = max(1, config.candidates // len(config.hwdarts.lambdas))
+        with torch.no_grad():
+            logs = _log_probabilities(self.relaxation, config.temperature_end)
+            first = repair(self.judge, self.judge.canonical(self.relaxation.argmax()), *logs)
+            # The other paths of `starting_paths` include the cheapest ones and some grown into the budgets.
+            others, nearest = starting_paths(
+                self.judge, self.relaxation, config.temperature_end, share, self.task.rng(_STARTS, index)
+            )
+        if self.nearest is None or self.judge.violation(nearest) < self.judge.violation(self.nearest):
+            self.nearest = nearest
+        paths = [first] if self.judge.feasible(first) else []
+        return paths + [path for path in others if path != first]
+
+    def _freedom(self) -> float:
+        """While the weights are trained, the share of blocks that leave the anchor grows to all: afterwards
+        each lambda goes its own way, and the weights must serve them all."""
+        if self.step < self.weight_steps:
+            return (self.step + 1) / self.weight_steps
+        return self.task.config.freedom
+
+    # -- selection -----------------------------------------------------------------------------------------
+
+    def _select(self) -> SearchResult:
+        """Rank every path with shared weights; train one a lambda alone; the most accurate wins."""
+        task, config = self.task, self.task.config
+        if not any(self.found):
+            assert self.nearest is not None
+            return self._result(None, explain_failure(self.judge, self.nearest))
+        validation = Validation.of(task.data, config.ranking_images, task.seed)
+        done = self.weight_steps + len(config.hwdarts.lambdas) * self.steps_each
+        for path in dict.fromkeys(path for paths in self.found for path in paths):
+            if path in self.selection.scored:
+                continue
+            self.selection.scored[path] = validation.accuracy(self.net, path)
+            if self.checkpoint.due():
+                self._save()
+            task.report(
+                "ranking", min(done + len(self.selection.scored), done + config.candidates), self.total
+            )
+        self._save()
+        everything = Validation.of(task.data, len(task.data.x_val), task.seed)
+        entered = members(self.found, self.selection.scored, self.judge)
+        self._contest("front", entered, self.selection.proxied, self.member_steps, 0, everything)
+        result = self._result(self.selection.ranked()[0], "")
+        trained = [
+            replace(c, proxy_steps=self.member_steps) if c.proxy_accuracy is not None else c
+            for c in result.candidates
+        ]
+        # There is one relaxed choice a lambda, none of them the search's.
+        return replace(result, candidates=trained, relaxed=None)
+
+    # -- checkpoint ----------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        found = [[[list(choice) for choice in path] for path in paths] for paths in self.found]
+        nearest = [list(choice) for choice in self.nearest] if self.nearest is not None else None
+        return super()._state() | {"found": found, "nearest": nearest}
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        super()._take_up(state)
+        self.found = [[_path(path) for path in paths] for paths in state["found"]]
+        self.nearest = _path(state["nearest"]) if state["nearest"] is not None else None
+
+
+def _path(raw: list[list[int]]) -> ExactPath:
+    return tuple((op, width) for op, width in raw)
+
+
+def members(found: list[list[ExactPath]], scored: dict[ExactPath, float], judge: Judge) -> list[ExactPath]:
+    """One path a lambda: its most probable one, or where an earlier lambda has it, its next best by `scored`."""
+    chosen: list[ExactPath] = []
+    for paths in found:
+        rest = sorted(paths[1:], key=lambda p: (scored[p], -judge.exact(p).latency_ms), reverse=True)
+        for path in [*paths[:1], *rest]:
+            if path not in chosen:
+                chosen.append(path)
+                break
+    return chosen
+
+
+@register("hwdarts")
+def hwdarts(task: Task) -> SearchResult:
+    """One supernet, one architecture a multiplier; the result's is the most accurate, its candidates the front."""
+    return HwDarts(task).run()
