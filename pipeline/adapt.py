@@ -28,6 +28,7 @@ from pipeline.search.config import SearchConfig
 from pipeline.search.effort import edgenas_passes
 from pipeline.searchinputs import CloudRun
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.stages import obtain_lut
 from pipeline.storage import write_text
@@ -116,7 +117,12 @@ class EdgeRun(Run):
         shape, classes = self.data.input_shape, self.data.classes
         if self.settings.space == SpaceConfig():
             return replace(self.cloud.space, input_shape=shape, classes=classes)
-        return self.settings.space.build(shape, classes)
+        space = self.settings.space.build(shape, classes)
+        if isinstance(space, CellSpace):
+            raise ConfigError(
+                "a cell space cannot be searched on from the cloud's", hint='[space] kind = "blocks"'
+            )
+        return space
 
     # -- the device's condition ----------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from pipeline.runstate import RunState, fingerprint, read_json
 from pipeline.search import Request, SearchResult, Target
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
 from pipeline.validate import Validation
@@ -93,7 +94,7 @@ class Run:
         return stages.load_data(self.settings, self._data_path)
 
     @functools.cached_property
-    def space(self) -> SearchSpace:
+    def space(self) -> SearchSpace | CellSpace:
         return self.settings.space.build(self.data.input_shape, self.data.classes)
 
     @functools.cached_property
@@ -190,6 +191,8 @@ class Run:
 
     def family(self, request: Request) -> SearchResult:
         """Architectures for another board, limit or S; writes family/BOARD.json. Trains no hypernetwork."""
+        if isinstance(self.space, CellSpace):
+            raise ConfigError("a family of a cell space cannot be asked for later", hint="see its candidates")
         checkpoint = self._checkpoint("search", self._search_key())
         result = stages.ask_family(
             self.settings, self.space, self.data, self._targets(), request, checkpoint, self.reporter

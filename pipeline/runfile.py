@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.space.vetoes import Vetoes
 from pipeline.tomltable import Table, fill
@@ -34,8 +35,14 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpaceConfig:
-    """The search space; 0 and empty tuples take the defaults that suit the input's size."""
+    """The search space; 0 and empty tuples take the defaults that suit the input's size.
 
+    `kind` is "blocks" or "cells"; `blocks` belongs to the first, `nodes` to the second, where `channels` and
+    `strides` have one entry per cell.
+    """
+
+    kind: str = "blocks"
+    nodes: int = 4
     blocks: int = 7
     stem_channels: int = 16
     stem_stride: int = 0
@@ -44,7 +51,7 @@ class SpaceConfig:
     channels: tuple[int, ...] = ()
     exits: tuple[int, ...] = ()  # blocks, counted from 0, after which an early exit may be placed
 
-    def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace:
+    def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace | CellSpace:
         """The space for a data set's input shape (h, w, c). Raises ConfigError where it has no meaning."""
         given: dict[str, Any] = {"stem_channels": self.stem_channels, "exits": self.exits}
         if self.stem_stride:
@@ -53,6 +60,12 @@ class SpaceConfig:
             given["ops"] = self.ops
         if self.channels:
             given["channels"] = self.channels
+        if self.kind == "cells":
+            if self.strides:
+                given["strides"] = self.strides
+            return CellSpace(input_shape, classes, nodes=self.nodes, **given)
+        if self.kind != "blocks":
+            raise ConfigError(f"space.kind is {self.kind!r}", hint="'blocks' or 'cells'")
         if self.strides:
             return SearchSpace(input_shape, classes, strides=self.strides, **given)
         return SearchSpace.for_input(input_shape, classes, blocks=self.blocks, **given)

@@ -13,6 +13,7 @@ from pipeline.latency.lut import Identity
 from pipeline.runfile import RunFile
 from pipeline.runstate import RunState, read_json
 from pipeline.search.config import SearchConfig
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
 INPUTS = "search_inputs.json"
@@ -22,7 +23,12 @@ _CONDITIONS = ("board", "memory", "engine", "timing", "counter")
 
 
 def search_inputs(
-    run: RunFile, method: str, space: SearchSpace, data: DataSet, identity: Identity, checkpoint: Path
+    run: RunFile,
+    method: str,
+    space: SearchSpace | CellSpace,
+    data: DataSet,
+    identity: Identity,
+    checkpoint: Path,
 ) -> dict[str, Any]:
     """The content of `search_inputs.json`; `checkpoint` lies inside the run's folder."""
     return {

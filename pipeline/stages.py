@@ -37,6 +37,7 @@ from pipeline.search import ask_family as search_family
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
+from pipeline.space.cells import CellSpace
 from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
 from pipeline.space.vetoes import Vetoes
@@ -95,7 +96,7 @@ def search_target(cost: CostModel, budgets: Budgets) -> Target:
 
 def search_architecture(
     run: RunFile,
-    space: SearchSpace,
+    space: SearchSpace | CellSpace,
     data: DataSet,
     targets: Sequence[Target],
     checkpoint: Path,

@@ -17,6 +17,7 @@ from pipeline.search.request import Request, complexity_of
 from pipeline.search.result import Candidate, Front, SearchResult
 from pipeline.search.targets import Target
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 
 
 def search(
-    space: SearchSpace,
+    space: SearchSpace | CellSpace,
     data: SearchData,
     cost: CostModel,
     budgets: Budgets,
@@ -51,6 +52,8 @@ def search(
     of which one split lacks a class, LutError where `cost` knows nothing of an operator of the space. An
     impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
+    if isinstance(space, CellSpace):
+        return _search_cells(space, data, cost, budgets, config, seed, checkpoint, on_step)
     method = find(config.method)
     with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
         return method(task)
@@ -78,6 +81,29 @@ def ask_family(
 
     with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
         return HyperSearch(task).ask(request)
+
+
+def _search_cells(
+    space: CellSpace,
+    data: SearchData,
+    cost: CostModel,
+    budgets: Budgets,
+    config: SearchConfig,
+    seed: int,
+    checkpoint: Path | None,
+    on_step: OnStep | None,
+) -> SearchResult:
+    import torch
+
+    from pipeline.search.cell_search import CellSearch
+
+    check_data(data, space)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.torch_threads)
+    try:
+        return CellSearch(space, data, cost, budgets, config, seed, checkpoint, on_step).run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

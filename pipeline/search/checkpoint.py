@@ -31,17 +31,28 @@ _WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device", "exits"
 def fingerprint(
     tables: CostTables, data: SearchData, budgets: Budgets, config: SearchConfig, seed: int
 ) -> Identity:
-    """A hash of each thing that changes the outcome, by the name an error calls it."""
-    settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
+    """`identity_of` for a space of blocks."""
     table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
     predictor = {"latency predictor": tables.predictor.digest} if tables.predictor is not None else {}
+    return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | predictor
+
+
+def identity_of(
+    space: dict[str, Any],
+    table: tuple[Any, ...],
+    data: SearchData,
+    budgets: Budgets,
+    config: SearchConfig,
+    seed: int,
+) -> Identity:
+    """A hash of each thing that changes the outcome, by the name an error calls it; `table`: the costs."""
+    settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
     images = [torch.as_tensor(x[:: max(1, len(x) // 64)]).cpu().numpy() for x in (data.x_train, data.x_val)]
     labels = [torch.as_tensor(y).cpu().numpy() for y in (data.y_train, data.y_val)]
     return {
         "format": str(_FORMAT),
-        "search space": _hash(tables.space.to_json()),
+        "search space": _hash(space),
         "latency table": _hash(repr(table)),
-        **predictor,
         "data": _hash([[array.shape, _hash(array.tobytes().hex())] for array in (*images, *labels)]),
         "budgets": _hash(asdict(budgets)),
         "settings": _hash(settings),

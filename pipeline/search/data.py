@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
 
@@ -24,7 +25,7 @@ class SearchData(Protocol):
     def y_val(self) -> NDArray[np.int64]: ...
 
 
-def check_data(data: SearchData, space: SearchSpace) -> None:
+def check_data(data: SearchData, space: SearchSpace | CellSpace) -> None:
     """Raises DataError where images or labels do not fit the space, or one split alone lacks a class."""
     for split in ("train", "val"):
         x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")

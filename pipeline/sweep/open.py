@@ -10,6 +10,7 @@ from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
+from pipeline.space.cells import CellSpace
 from pipeline.sweep.bench import Bench
 from pipeline.sweep.grid import grid, method_list, numbers, seed_list
 from pipeline.sweep.sweep import Sweep
@@ -40,6 +41,8 @@ def open_sweep(
     for warning in arrays.warnings:
         reporter.warn(warning)
     space = settings.space.build(arrays.input_shape, arrays.classes)
+    if isinstance(space, CellSpace):
+        raise ConfigError("a sweep needs a space of blocks", hint='[space] kind = "blocks"')
     lut = stages.obtain_lut(settings.board, space.operators(), folder / "lut", reporter)
     cost, guide = CostModel(settings.board, lut, settings.vetoes), ""
     if settings.search.latency == "predictor":

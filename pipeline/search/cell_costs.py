@@ -1,0 +1,149 @@
+"""What the operators on a cell space's edges cost, and the judge over its paths. No torch here.
+
+A path is an operator's index per edge, cell after cell (see pipeline.space.cells).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.search.candidates import describe_excess
+from pipeline.search.costs import CostModel, Floats, exact_cost
+from pipeline.space.architecture import operator_parameters
+from pipeline.space.budgets import Budgets, Cost
+from pipeline.space.cells import CellArchitecture, CellSpace
+
+EdgePath = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellTables:
+    """Latency and parameters of every choice, [edge of all cells, operator], and of what is not chosen.
+
+    Both are exact: what is not on an edge is the same in every architecture.
+    """
+
+    space: CellSpace
+    latency_ms: Floats
+    latency_fixed: float
+    weights: Floats
+    weights_fixed: float
+
+    @classmethod
+    def of(cls, space: CellSpace, cost: CostModel) -> CellTables:
+        per_cell = list(space.edge_operators())
+        latency = [
+            [sum(cost.op_latency_ms(op) + cost.layer_overhead_ms for op in ops) for ops in choices]
+            for choices in per_cell
+        ]
+        weights = [[sum(map(operator_parameters, ops)) for ops in choices] for choices in per_cell]
+        tables = (
+            np.repeat(np.array(latency, float), space.edges, 0),
+            np.repeat(np.array(weights, float), space.edges, 0),
+        )
+        nodes = space.build((0,) * space.positions).lower().nodes
+        whole = sum(cost.op_latency_ms(n.op) + cost.layer_overhead_ms for n in nodes) + cost.overhead_ms
+        counted = sum(operator_parameters(n.op) for n in nodes)
+        return cls(
+            space, tables[0], whole - float(tables[0][:, 0].sum()),
+            tables[1], counted - float(tables[1][:, 0].sum()),
+        )  # fmt: skip
+
+    def path_latency_ms(self, path: EdgePath) -> float:
+        return self.latency_fixed + float(self.latency_ms[np.arange(len(path)), path].sum())
+
+
+@dataclass(slots=True)
+class CellJudge:
+    """Exact costs of paths against the budgets; remembers what it has computed."""
+
+    tables: CellTables
+    cost: CostModel
+    budgets: Budgets
+    _known: dict[EdgePath, Cost] = field(default_factory=dict)
+
+    def architecture(self, path: EdgePath) -> CellArchitecture:
+        return self.tables.space.build(path)
+
+    def exact(self, path: EdgePath) -> Cost:
+        if path not in self._known:
+            self._known[path] = exact_cost(self.cost, self.architecture(path))
+        return self._known[path]
+
+    def violation(self, path: EdgePath) -> float:
+        """Sum of the relative excesses; 0 meets every budget."""
+        return sum(self.budgets.violations(self.exact(path)).values())
+
+    def feasible(self, path: EdgePath) -> bool:
+        return not self.budgets.violations(self.exact(path))
+
+    def neighbours(self, path: EdgePath) -> list[EdgePath]:
+        """Every path that differs on one edge."""
+        return [
+            (*path[:edge], op, *path[edge + 1 :])
+            for edge in range(len(path))
+            for op in range(len(self.tables.space.ops))
+            if op != path[edge]
+        ]
+
+    def repair(self, path: EdgePath, log_chances: Floats) -> EdgePath:
+        """Replace one edge's operator at a time until every budget is met, or no replacement helps.
+
+        Each step takes the most relief for the least lost log-probability. While the tables' latency or
+        parameters are over, they rank the replacements; then the exact planner does.
+        """
+        for _ in range(4 * len(path)):
+            if self.feasible(path):
+                break
+            here, ranked = self._relieved(path), []
+            for other in self.neighbours(path):
+                relief = (
+                    (here - self._relieved(other))
+                    if here > 0
+                    else self.violation(path) - self.violation(other)
+                )
+                lost = sum(
+                    log_chances[e, a] - log_chances[e, b]
+                    for e, (a, b) in enumerate(zip(path, other, strict=True))
+                )
+                if relief > 1e-12:
+                    ranked.append((relief / (0.1 + max(0.0, lost)), other))
+            if not ranked:
+                break
+            path = max(ranked)[1]
+        return path
+
+    def _relieved(self, path: EdgePath) -> float:
+        """Excess of latency and parameters by the tables."""
+        total, rows = 0.0, np.arange(len(path))
+        if self.budgets.latency_ms is not None:
+            total += max(0.0, self.tables.path_latency_ms(path) / self.budgets.latency_ms - 1.0)
+        if self.budgets.parameters is not None:
+            weights = self.tables.weights_fixed + float(self.tables.weights[rows, path].sum())
+            total += max(0.0, weights / self.budgets.parameters - 1.0)
+        return total
+
+    def impossible(self) -> str:
+        """Names each budget that the cheapest architecture breaks: one operator on every edge of a cell, then
+        exact descent; empty where there is none."""
+        parts, space = [], self.tables.space
+        starts = [(op,) * space.positions for op in range(len(space.ops))]
+        starts.append(tuple(int(op) for op in self.tables.latency_ms.argmin(1)))
+        for name in ("latency_ms", "sram_bytes", "flash_bytes", "parameters"):
+            limit = getattr(self.budgets, name)
+            if limit is None:
+                continue
+            path = min(starts, key=lambda p: getattr(self.exact(p), name))
+            while getattr(self.exact(path), name) > limit:
+                best = min(self.neighbours(path), key=lambda p: getattr(self.exact(p), name), default=path)
+                if getattr(self.exact(best), name) >= getattr(self.exact(path), name):
+                    break
+                path = best
+            value = getattr(self.exact(path), name)
+            if value > limit:
+                parts.append(
+                    f"{describe_excess(name, value, limit)} for {self.architecture(path).describe()}"
+                )
+        return f"no architecture of the search space meets the budgets: {'; '.join(parts)}" if parts else ""

@@ -1,0 +1,101 @@
+"""The supernet of a cell space and the hypernetwork that emits its edges' logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.search.cell_costs import EdgePath
+from pipeline.search.supernet import Affine, convolve, kernel, max_pool
+from pipeline.space.cells import CellSpace, edges
+
+
+class CellSupernet(nn.Module):
+    """Every edge has weights of its own; `forward` runs one path, or all operators weighted by gates.
+
+    Gates (edges of all cells, ops) with rows that sum to 1 make an edge the weighted sum of its operators, as
+    DARTS does. Normalization uses the batch's own statistics.
+    """
+
+    def __init__(self, space: CellSpace, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.space = space
+            self.stem = kernel(space.stem_channels, space.input_shape[2], 3)
+            self.stem_norm = Affine(1, space.stem_channels)
+            self.widen, self.widen_norm = nn.ParameterDict(), nn.ModuleDict()
+            self.depthwise, self.pointwise = nn.ParameterList(), nn.ParameterList()
+            self.depthwise_norm, self.pointwise_norm = nn.ModuleList(), nn.ModuleList()
+            arriving = space.stem_channels
+            for cell, c in enumerate(space.channels):
+                if c != arriving:
+                    self.widen[str(cell)] = kernel(c, arriving, 1)
+                    self.widen_norm[str(cell)] = Affine(1, c)
+                for _ in range(space.edges):
+                    self.depthwise.append(kernel(c, 1, 3))
+                    self.pointwise.append(kernel(c, c, 1))
+                    self.depthwise_norm.append(Affine(1, c))
+                    self.pointwise_norm.append(Affine(1, c))
+                arriving = c
+            self.classifier = nn.Parameter(torch.randn(space.classes, arriving) / math.sqrt(arriving))
+            self.classifier_bias = nn.Parameter(torch.zeros(space.classes))
+
+    def forward(self, x: Tensor, choice: EdgePath | Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, c, h, w) in 0..1."""
+        space = self.space
+        x = F.relu6(self.stem_norm(convolve(x, self.stem, space.stem_stride), 0))
+        for cell, stride in enumerate(space.strides):
+            x = max_pool(x) if stride == 2 else x
+            if str(cell) in self.widen:
+                x = F.relu6(self.widen_norm[str(cell)](F.conv2d(x, self.widen[str(cell)]), 0))
+            nodes: list[Tensor] = [x]
+            sums: dict[int, Tensor] = {}
+            for edge, (node, source) in enumerate(edges(space.nodes), cell * space.edges):
+                y = self._edge(edge, nodes[source], choice)
+                sums[node] = sums[node] + y if node in sums else y
+                if source == node:
+                    nodes.append(sums[node])
+            x = torch.stack(nodes[1:]).sum(0)
+        return F.linear(x.mean((2, 3)), self.classifier, self.classifier_bias)
+
+    def _edge(self, edge: int, x: Tensor, choice: EdgePath | Tensor) -> Tensor:
+        if not isinstance(choice, Tensor):
+            return self._apply_op(edge, x, self.space.ops[choice[edge]])
+        mixed = [choice[edge, op] * self._apply_op(edge, x, name) for op, name in enumerate(self.space.ops)]
+        return torch.stack(mixed).sum(0)
+
+    def _apply_op(self, edge: int, x: Tensor, op: str) -> Tensor:
+        if op == "identity":
+            return x
+        if op == "pool":
+            return F.max_pool2d(x, 3, 1, padding=1)
+        y = F.conv2d(x, self.depthwise[edge], padding=1, groups=x.shape[1])
+        y = F.relu6(self.depthwise_norm[edge](y, 0))
+        out: Tensor = F.relu6(self.pointwise_norm[edge](F.conv2d(y, self.pointwise[edge]), 0))
+        return out
+
+
+class EdgeHypernetwork(nn.Module):
+    """alpha = H_a(S): S (ops,) on the simplex to logits (edges of all cells, ops)."""
+
+    def __init__(self, space: CellSpace, hidden: int, seed: int) -> None:
+        super().__init__()
+        self.shape = (space.positions, len(space.ops))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            last = nn.Linear(hidden, space.positions * len(space.ops))
+            self.layers = nn.Sequential(
+                nn.Linear(len(space.ops), hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last
+            )
+        # Every S starts undecided.
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, complexity: tuple[float, ...]) -> Tensor:
+        scaled = torch.tensor([value * len(complexity) for value in complexity], dtype=torch.float32)
+        out: Tensor = self.layers(scaled).reshape(self.shape)
+        return out

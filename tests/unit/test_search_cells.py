@@ -1,0 +1,107 @@
+"""Search in cell spaces: exact costs, hard budgets, resuming, determinism."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from search_standins import DATA, TINY, MacCost
+
+from pipeline.errors import ConfigError
+from pipeline.search import SearchResult, search
+from pipeline.search.cell_costs import CellJudge, CellTables
+from pipeline.search.cell_search import latency_of
+from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.costs import exact_cost
+from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
+
+SPACE = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
+COST = MacCost()
+ANY = Budgets()
+CONFIG = replace(TINY, method="hypernetwork")
+
+
+class Interruption(Exception):
+    pass
+
+
+def costs() -> list:
+    rng = np.random.default_rng(1)
+    return [exact_cost(COST, SPACE.random(rng)) for _ in range(60)]
+
+
+def run(method: str = "hypernetwork", budgets: Budgets = ANY, **options) -> SearchResult:
+    return search(SPACE, DATA, COST, budgets, replace(CONFIG, method=method), seed=5, **options)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_relaxed_latency_is_exact_where_choices_are_one_hot(seed: int) -> None:
+    tables = CellTables.of(SPACE, COST)
+    path = SPACE.random_path(np.random.default_rng(seed))
+    gamma = torch.nn.functional.one_hot(torch.tensor(path), 3).double()
+    exact = exact_cost(COST, SPACE.build(path))
+    assert float(latency_of(tables, gamma)) == pytest.approx(exact.latency_ms, rel=1e-9)
+    weights = tables.weights_fixed + tables.weights[np.arange(len(path)), path].sum()
+    assert weights == exact.parameters
+
+
+def test_a_path_is_what_one_hot_gates_compute() -> None:
+    net, path = CellSupernet(SPACE, 0), SPACE.random_path(np.random.default_rng(2))
+    x = torch.rand(6, 1, 8, 8)
+    gates = torch.nn.functional.one_hot(torch.tensor(path), 3).float()
+    assert torch.allclose(net(x, path), net(x, gates), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+@pytest.mark.parametrize("name", ["latency_ms", "sram_bytes", "flash_bytes", "parameters"])
+def test_budgets_are_hard(method: str, name: str) -> None:
+    values = sorted(getattr(c, name) for c in costs())
+    budgets = Budgets(**{name: values[len(values) // 5]})
+    result = run(method, budgets)
+    assert result.feasible and result.candidates
+    for candidate in result.candidates:
+        assert candidate.cost == exact_cost(COST, candidate.architecture)
+        assert not budgets.violations(candidate.cost)
+
+
+def test_impossible_budgets_are_named() -> None:
+    result = run(budgets=Budgets(parameters=10))
+    assert not result.feasible and "parameters" in result.reason and result.architecture is None
+
+
+def test_repair_replaces_edges_until_it_fits() -> None:
+    least = exact_cost(COST, SPACE.build((2,) * SPACE.positions))
+    budgets = Budgets(latency_ms=1.3 * least.latency_ms, sram_bytes=least.sram_bytes)
+    judge = CellJudge(CellTables.of(SPACE, COST), COST, budgets)
+    assert judge.violation((0,) * SPACE.positions) > 0
+    assert judge.feasible(judge.repair((0,) * SPACE.positions, np.zeros((SPACE.positions, 3))))
+
+
+@pytest.mark.parametrize(("method", "at"), [("hypernetwork", 5), ("hypernetwork", 12), ("random", 7)])
+def test_resumed_search_equals_the_uninterrupted_one(method: str, at: int, tmp_path) -> None:
+    whole = run(method)
+    options = {"checkpoint": tmp_path / "c.pt"}
+
+    def stop(progress) -> None:
+        if progress["done"] == at:
+            raise Interruption
+
+    config = replace(CONFIG, method=method, checkpoint_seconds=1e-9)
+    with pytest.raises(Interruption):
+        search(SPACE, DATA, COST, Budgets(), config, seed=5, on_step=stop, **options)
+    assert (tmp_path / "c.pt").is_file()
+    first = []
+    again = search(
+        SPACE, DATA, COST, Budgets(), config, seed=5, on_step=lambda p: first.append(p["done"]), **options
+    )
+    assert first[0] > 1
+    assert again == whole
+    assert SearchResult.from_json(again.to_json()) == again
+
+
+def test_blocks_methods_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cell spaces"):
+        run("edgenas")
