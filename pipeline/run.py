@@ -97,6 +97,15 @@ class Run:
     def space(self) -> SearchSpace | CellSpace:
         return self.settings.space.build(self.data.input_shape, self.data.classes)
 
+    @property
+    def block_space(self) -> SearchSpace:
+        """Raises ConfigError for a space of cells, which not everything can work with."""
+        if isinstance(self.space, CellSpace):
+            raise ConfigError(
+                "a space of cells has no latency predictor and no family", hint='kind = "blocks"'
+            )
+        return self.space
+
     @functools.cached_property
     def lut(self) -> Lut:
         started = time.monotonic()
@@ -122,7 +131,7 @@ class Run:
         cost, search = self.table_cost, self.settings.search
         if search.latency == "predictor":
             cost.predictor = obtain_predictor(
-                self.space, cost, search.predictor, self.predictor_folder, self.reporter
+                self.block_space, cost, search.predictor, self.predictor_folder, self.reporter
             )
         return cost
 
@@ -191,11 +200,9 @@ class Run:
 
     def family(self, request: Request) -> SearchResult:
         """Architectures for another board, limit or S; writes family/BOARD.json. Trains no hypernetwork."""
-        if isinstance(self.space, CellSpace):
-            raise ConfigError("a family of a cell space cannot be asked for later", hint="see its candidates")
         checkpoint = self._checkpoint("search", self._search_key())
         result = stages.ask_family(
-            self.settings, self.space, self.data, self._targets(), request, checkpoint, self.reporter
+            self.settings, self.block_space, self.data, self._targets(), request, checkpoint, self.reporter
         )
         folder = self.folder / "family"
         folder.mkdir(exist_ok=True)

@@ -221,6 +221,8 @@ class CellSearch:
 
     def _explain(self, path: EdgePath) -> str:
         name = max(found := self.budgets.violations(self.judge.exact(path)), key=lambda n: found[n])
+        if name == "vetoed":
+            return "no architecture found without a veto"
         value, limit = getattr(self.judge.exact(path), name), getattr(self.budgets, name)
         return (
             f"nothing found that meets every budget together; tightest: {describe_excess(name, value, limit)}"
