@@ -61,6 +61,8 @@ class SpaceConfig:
         if self.channels:
             given["channels"] = self.channels
         if self.kind == "cells":
+            if given.pop("exits", ()):
+                raise ConfigError("space.exits need a space of blocks", hint='kind = "blocks"')
             if self.strides:
                 given["strides"] = self.strides
             return CellSpace(input_shape, classes, nodes=self.nodes, **given)

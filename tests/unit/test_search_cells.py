@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from search_standins import DATA, TINY, MacCost
 
 from pipeline.errors import ConfigError
+from pipeline.runfile import load_runfile
 from pipeline.search import SearchResult, search
 from pipeline.search.cell_costs import CellJudge, CellTables
 from pipeline.search.cell_search import latency_of
@@ -105,3 +107,11 @@ def test_resumed_search_equals_the_uninterrupted_one(method: str, at: int, tmp_p
 def test_blocks_methods_are_refused() -> None:
     with pytest.raises(ConfigError, match="cell spaces"):
         run("edgenas")
+
+
+def test_run_file_gives_the_published_space() -> None:
+    example = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist_cells.toml"
+    space = load_runfile(example).space
+    assert space.build((28, 28, 1), 10) == CellSpace((28, 28, 1), 10)
+    with pytest.raises(ConfigError, match="exits"):
+        replace(space, exits=(0,)).build((28, 28, 1), 10)
