@@ -69,6 +69,10 @@ class Judge:
     def feasible(self, path: ExactPath) -> bool:
         return not self.budgets.violations(self.exact(path))
 
+    def macs(self, path: ExactPath) -> int:
+        """Multiply-accumulates of one inference: of all cheap figures the best sign of accuracy."""
+        return lower(self.architecture(path)).macs
+
     def vetoes(self, path: ExactPath) -> list[str]:
         """Why it cannot be deployed, whatever the budgets."""
         veto = getattr(self.cost, "veto", lambda _: "")
@@ -213,14 +217,15 @@ def _rough_violation(judge: Judge, path: ExactPath) -> float:
 
 
 def grow(judge: Judge, path: ExactPath, rng: np.random.Generator, attempts: int = 40) -> ExactPath:
-    """Spend what the budgets leave: accept random single-block changes that add parameters and still fit."""
-    space = judge.tables.space
+    """Spend what the budgets leave: accept random single-block changes that add multiply-accumulates and fit."""
+    space, here = judge.tables.space, judge.macs(path)
     for _ in range(attempts):
         block = int(rng.integers(len(path)))
         choice = (int(rng.integers(len(space.ops))), int(rng.integers(len(space.channels))))
         other = judge.canonical((*path[:block], choice, *path[block + 1 :]))
-        if judge.tables.path_parameters(other) > judge.tables.path_parameters(path) and judge.feasible(other):
-            path = other
+        more = judge.macs(other)
+        if more > here and judge.feasible(other):
+            path, here = other, more
     return path
 
 
