@@ -169,6 +169,7 @@ class Run:
             asdict(s.budgets), s.seed, [cost.lut.identity.hash for cost in self.other_costs],
             asdict(s.vetoes),
             *([self.cost.predictor.digest] if self.cost.predictor else []),
+            [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
         )  # fmt: skip
 
     def search(self) -> SearchResult:
@@ -315,6 +316,7 @@ class Run:
             "data": f"{self.data.name} from {self.data.source}",
             "seed": self.settings.seed,
             **{f"LUT {name}": value for name, value in asdict(self.lut.identity).items()},
+            "latency interval": self.lut.interval.describe(),
             "identity of this machine": current_identity(self.settings.board).hash,
             "packages": ", ".join(_versions("torch", "numpy", "ai-edge-litert", "tflite-micro")),
             "host": f"Python {platform.python_version()}, {platform.machine()}",

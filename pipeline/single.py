@@ -68,7 +68,8 @@ class SingleModel:
         ms = 1e3 / self.board.clock_hz
         latency = Figure(
             d.prediction.total_cycles * ms, "ms", source,
-            low=d.prediction.low_cycles * ms, high=d.prediction.high_cycles * ms, note="latency table",
+            low=d.prediction.low_cycles * ms, high=d.prediction.high_cycles * ms,
+            note=f"latency table; {d.prediction.interval.describe()}",
         )  # fmt: skip
         figures = {
             "latency, predicted": latency,
@@ -114,6 +115,7 @@ class SingleModel:
             "model": str(self.path),
             "inputs": str(inputs) if inputs else f"random, seed {seed}",
             "LUT": d.cost.lut.identity.hash,
+            "latency interval": d.cost.interval.describe(),
         }
         write_report(self.folder, document)
         return document

@@ -1,6 +1,14 @@
 """Is a latency table right? Random whole models, predicted and run; two tables, row by row."""
 
 from pipeline.check.compare import Comparison, compare_tables
-from pipeline.check.models import CheckedModel, check_table, drawn, summarize
+from pipeline.check.models import CheckedModel, calibrate, check_table, drawn, summarize
 
-__all__ = ["CheckedModel", "Comparison", "check_table", "compare_tables", "drawn", "summarize"]
+__all__ = [
+    "CheckedModel",
+    "Comparison",
+    "calibrate",
+    "check_table",
+    "compare_tables",
+    "drawn",
+    "summarize",
+]

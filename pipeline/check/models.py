@@ -22,6 +22,7 @@ from pipeline.firmware import build, cycles_per_tick, render_app
 from pipeline.fleet import Fleet, Targets, Worker
 from pipeline.latency.cost import CostModel
 from pipeline.latency.emulated import emulated_inference
+from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Lut
 from pipeline.profiler.footprint import sample_network
 from pipeline.progress import Reporter
@@ -32,7 +33,8 @@ from pipeline.space.search_space import SearchSpace
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    """One architecture; cycles of one inference. `worst_layer`: where prediction and observation are farthest apart."""
+    """One architecture; cycles of one inference. `low` and `high` are the ends of rows and kernels' models, added up,
+    before the factors of the table's interval. `worst_layer`: where prediction and observation are farthest apart."""
 
     number: int
     architecture: str
@@ -74,9 +76,10 @@ class ModelRunner:
             for layer, cycles in zip(model.layers, layers, strict=True)
         ]
         worst = int(np.argmax(np.abs(errors)))
+        low, high = prediction.sums
         return CheckedModel(
             number=number, architecture=architecture.describe(), macs=model.graph.macs,
-            predicted=prediction.total_cycles, low=prediction.low_cycles, high=prediction.high_cycles,
+            predicted=prediction.total_cycles, low=low, high=high,
             observed=observed, worst_layer=model.layers[worst].op.key,
             worst_layer_error=errors[worst] / observed,
             flash_error=expected.flash_bytes / built.flash_bytes - 1.0,
@@ -159,22 +162,46 @@ def _read(journal: Path) -> dict[tuple[int, str], CheckedModel]:
     return found
 
 
-def summarize(models: Sequence[CheckedModel], clock_hz: int) -> Mapping[str, Any]:
-    """MAE, MAPE, worst, Spearman and coverage of the table; the best linear fit of MACs beside it; worst cases."""
+def calibrate(
+    models: Sequence[CheckedModel], board: Board, seed: int, shape: tuple[int, int, int] = (28, 28, 1)
+) -> Interval:
+    """The interval that whole models give; LutError where they are too few."""
+    source = f"random architectures of the default space ({'x'.join(map(str, shape))}, seed {seed})"
+    return Interval.calibrate(
+        [m.observed for m in models], [m.low for m in models], [m.high for m in models],
+        board.latency_provenance, source,
+    )  # fmt: skip
+
+
+def inside(model: CheckedModel, interval: Interval) -> bool:
+    return interval.low * model.low <= model.observed <= interval.high * model.high
+
+
+def mac_line(models: Sequence[CheckedModel]) -> tuple[float, float]:
+    """Cycles per MAC and per inference of the best linear fit: least squares in relative error, as both are judged."""
+    macs = np.array([m.macs for m in models], float)
+    weights = 1.0 / np.array([m.observed for m in models])
+    columns = np.stack([macs * weights, weights], axis=1)
+    slope, start = np.linalg.lstsq(columns, np.ones(len(models)), rcond=None)[0]
+    return float(slope), float(start)
+
+
+def summarize(models: Sequence[CheckedModel], clock_hz: int, interval: Interval) -> Mapping[str, Any]:
+    """MAE, MAPE, worst, Spearman of the table and its `interval`'s coverage; the best linear fit of MACs beside it;
+    worst cases."""
     predicted, observed = (np.array([getattr(m, name) for m in models]) for name in ("predicted", "observed"))
     macs = np.array([m.macs for m in models], float)
-    # least squares in relative error, the measure that both are judged by
-    weights = 1.0 / observed
-    fit = np.linalg.lstsq(np.stack([macs * weights, weights], axis=1), np.ones(len(models)), rcond=None)[0]
-    inside = [m.low <= m.observed <= m.high for m in models]
+    slope, start = mac_line(models)
     worst = sorted(models, key=lambda m: -abs(m.predicted / m.observed - 1.0))[:5]
     ms = 1e3 / clock_hz
     return {
         "models": len(models),
         "observed_ms": [float(observed.min() * ms), float(observed.max() * ms)],
         "table": _errors(predicted, observed, ms),
-        "macs": _errors(fit[0] * macs + fit[1], observed, ms) | {"spearman": spearman(macs, observed)},
-        "coverage": float(np.mean(inside)),
+        "macs": _errors(slope * macs + start, observed, ms) | {"spearman": spearman(macs, observed)},
+        "interval": asdict(interval) | {"text": interval.describe()},
+        "coverage": float(np.mean([inside(m, interval) for m in models])),
+        "above": float(np.mean([m.observed > interval.high * m.high for m in models])),
         "flash_worst": float(max(abs(m.flash_error) for m in models)),
         "sram_worst_bytes": max(abs(m.sram_error_bytes) for m in models),
         "worst": [

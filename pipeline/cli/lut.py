@@ -29,23 +29,37 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--out", help="Folder of the journal; default: runs/check-<board>.")
         ] = None,
         workers: Annotated[int, typer.Option("--workers", min=1, help="Emulators at work side by side.")] = 1,
+        calibrated: Annotated[
+            bool,
+            typer.Option(
+                "--calibrate",
+                help="Give the table the interval that the first half shows; judge by the second.",
+            ),
+        ] = False,
         json: Json = False,
     ) -> None:
         """Build and run random architectures of the default search space; compare with the table's predictions."""
         from pipeline.boards import load_board
-        from pipeline.check import check_table, summarize
+        from pipeline.check import calibrate, check_table, summarize
         from pipeline.fleet import Targets
         from pipeline.latency.lut import Lut
         from pipeline.profiler import current_identity, lut_path
         from pipeline.progress import Reporter
 
         chosen = load_board(board)
-        lut = Lut.load(lut_path(chosen, tables), current_identity(chosen))
+        path = lut_path(chosen, tables)
+        lut = Lut.load(path, current_identity(chosen))
         folder = out or Path("runs") / f"check-{chosen.name}"
         models = check_table(
             chosen, lut, count, folder, Reporter(quiet=json), seed=seed, targets=Targets(count=workers)
         )
-        summary = {"board": chosen.name, "seed": seed, **summarize(models, chosen.clock_hz)}
+        interval = lut.interval
+        if calibrated:
+            half = len(models) // 2
+            interval = calibrate(models[:half], chosen, seed)
+            interval.save(path, lut.identity)
+            models = models[half:]
+        summary = {"board": chosen.name, "seed": seed, **summarize(models, chosen.clock_hz, interval)}
         if json:
             print_json(summary)
             return
@@ -66,7 +80,8 @@ def register(app: typer.Typer) -> None:
             )  # fmt: skip
         stdout.print(table)
         stdout.print(
-            f"inside the predicted interval: {100 * summary['coverage']:.0f} %; flash off by at most "
+            f"{interval.describe()}: {100 * summary['coverage']:.1f} % of {summary['models']} models inside, "
+            f"{100 * summary['above']:.1f} % above\nflash off by at most "
             f"{100 * summary['flash_worst']:.3f} %, SRAM by {summary['sram_worst_bytes']} bytes",
             markup=False,
         )

@@ -1,4 +1,7 @@
-"""CostModel: latency, SRAM and flash of any operator graph on one board, fast enough for a search loop."""
+"""CostModel: latency, SRAM and flash of any operator graph on one board, fast enough for a search loop.
+
+All its latencies are upper quantiles: the upper end of the table's interval (`pipeline.latency.intervals`).
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ class CostModel:
         self.vetoes = vetoes or Vetoes()
         self.lut = lut
         self.flash: FlashModel = lut.flash
+        self.interval = lut.interval
         self.overhead_ms = self._ms(lut.overhead.inference_cycles)
         self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
         # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
@@ -44,16 +48,14 @@ class CostModel:
         self._op_ms: dict[OpSpec, float] = {}
 
     def op_latency_ms(self, op: OpSpec) -> float:
-        """One operator without its call. An estimate counts with the upper end of its interval."""
+        """One operator's part of the upper quantile, without its call."""
         found = self._op_ms.get(op)
         if found is None:
-            predicted = self.lut.predict_op(op)
-            cycles = predicted.high if predicted.provenance == "estimated" else predicted.cycles
-            found = self._op_ms[op] = self._ms(cycles)
+            found = self._op_ms[op] = self._ms(self.lut.predict_op(op).high)
         return found
 
     def latency_ms(self, graph: OpGraph) -> float:
-        """One inference: what a latency budget is held against."""
+        """One inference, upper quantile: what a latency budget is held against."""
         operators = sum(self.op_latency_ms(node.op) for node in graph.nodes)
         deciding = sum(self.exit_ms(graph.tensor_bytes[tensor]) for tensor in graph.exits)
         return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms + deciding
@@ -85,7 +87,7 @@ class CostModel:
         return self.vetoes.reason(op)
 
     def predict(self, graph: OpGraph) -> Prediction:
-        """Cycles layer by layer, with intervals."""
+        """Cycles layer by layer, with intervals; its `high_cycles` are what `latency_ms` says."""
         return self.lut.predict(graph)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
@@ -93,4 +95,5 @@ class CostModel:
         return self.lut.cycles_per_instruction(graph)
 
     def _ms(self, cycles: float) -> float:
-        return cycles / self.board.clock_hz * 1e3
+        """Upper quantile, from the upper end of the rows."""
+        return self.interval.high * cycles / self.board.clock_hz * 1e3

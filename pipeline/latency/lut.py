@@ -1,65 +1,35 @@
 """Lut: measured operators of one board, engine and compiler, and what they predict for whole graphs.
 
 A table is two files: `<name>.csv` (one operator a line, each with its checksum) and `<name>.toml` (identity,
-overheads, flash model). Reading is strict: a table that was damaged, edited by hand or measured under other
-conditions is refused.
+overheads, flash model); `<name>.intervals.toml` beside them is its calibration on whole models. Reading is strict: a
+table that was damaged, edited by hand or measured under other conditions is refused.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import tomllib
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LutError
 from pipeline.figures import Provenance
+from pipeline.latency.identity import Identity as Identity
+from pipeline.latency.identity import refuse_other_identity as refuse_other_identity
 from pipeline.latency.interpolate import KernelModel
+from pipeline.latency.intervals import Interval, intervals_path
+from pipeline.latency.tablefiles import damaged, profile_hint, read_text, read_toml, write_toml
 from pipeline.memory.flash import FlashModel
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
 from pipeline.storage import write_text
 
-FORMAT = 1
 _HEADER = ("op", "kernel", "cycles", "p95", "instructions", "n", "refused", "crc32")
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Under which conditions a table was measured; every field must be equal for it to be used.
-
-    `engine_revision` is the hash of the kernels' sources, `firmware_revision` that of the rest of the
-    firmware (which the flash model and the overheads depend on, and operators do not).
-    """
-
-    board: str
-    clock_hz: int
-    memory: str
-    engine: str
-    engine_revision: str
-    firmware_revision: str
-    compiler: str
-    flags: str
-    timing: str
-    counter: str
-
-    @property
-    def hash(self) -> str:
-        """Of what an operator's cycles depend on: the journal's key."""
-        values = {k: v for k, v in asdict(self).items() if k != "firmware_revision"}
-        return f"{zlib.crc32(_canonical(values)):08x}"
-
-    def differences(self, other: Identity) -> dict[str, tuple[Any, Any]]:
-        """Fields that differ: name to (this one's, the other's) value."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +67,16 @@ class NodePrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Cycles of one inference. `unmeasured` are the keys of operators that were interpolated."""
+    """Cycles of one inference. `unmeasured` are the keys of operators that were interpolated.
+
+    Layers have the intervals of their rows or kernels' models; `interval` are the factors that make the sums of
+    those ends an interval of the whole.
+    """
 
     per_node: tuple[NodePrediction, ...]
     overhead_cycles: float
     unmeasured: tuple[str, ...]
+    interval: Interval
 
     @property
     def total_cycles(self) -> float:
@@ -109,11 +84,19 @@ class Prediction:
 
     @property
     def low_cycles(self) -> float:
-        return sum(node.low for node in self.per_node) + self.overhead_cycles
+        """Lower end of the interval."""
+        return self.interval.low * self.sums[0]
 
     @property
     def high_cycles(self) -> float:
-        return sum(node.high for node in self.per_node) + self.overhead_cycles
+        """Upper quantile: what budgets are held against."""
+        return self.interval.high * self.sums[1]
+
+    @property
+    def sums(self) -> tuple[float, float]:
+        """Lower and upper ends of rows and kernels' models, added up: what an interval is calibrated on."""
+        low, high = (sum(getattr(node, end) for node in self.per_node) for end in ("low", "high"))
+        return low + self.overhead_cycles, high + self.overhead_cycles
 
     def latency_ms(self, clock_hz: int) -> float:
         return self.total_cycles / clock_hz * 1e3
@@ -121,18 +104,19 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Lut:
-    """Immutable; equal where identity, rows, overhead and flash model are."""
+    """Immutable; equal where identity, rows, overhead, flash model and calibration are."""
 
     identity: Identity
     rows: Mapping[str, Row]
     overhead: Overhead = field(default_factory=Overhead)
     flash: FlashModel | None = None
+    calibration: Interval | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Lut):
             return NotImplemented
-        mine = (self.identity, dict(self.rows), self.overhead, self.flash)
-        return mine == (other.identity, dict(other.rows), other.overhead, other.flash)
+        mine = (self.identity, dict(self.rows), self.overhead, self.flash, self.calibration)
+        return mine == (other.identity, dict(other.rows), other.overhead, other.flash, other.calibration)
 
     @property
     def provenance(self) -> Provenance:
@@ -140,6 +124,11 @@ class Lut:
         if self.identity.counter == "instructions":
             return "modelled"
         return "cycle-accurate" if self.identity.timing == "RTL simulation" else "measured"
+
+    @property
+    def interval(self) -> Interval:
+        """Of whole models: calibrated, or a default width that says so."""
+        return self.calibration or Interval.default(self.provenance)
 
     def row(self, op: OpSpec) -> Row | None:
         """The row of `op`, if there is one and it is of the kernel that runs `op` today."""
@@ -180,7 +169,7 @@ class Lut:
         if model is None:
             raise LutError(
                 f"the table of {self.identity.board} has no operator that runs {kernel}, needed by {op.key}",
-                hint=_profile_hint(self.identity.board),
+                hint=profile_hint(self.identity.board),
             )
         estimate = model.estimate(op)
         return NodePrediction(estimate.cycles, "estimated", estimate.low, estimate.high)
@@ -196,7 +185,8 @@ class Lut:
                 if p.provenance == "estimated":
                     unmeasured.append(node.op.key)
             nodes.append(p)
-        return Prediction(tuple(nodes), self.overhead.inference_cycles, tuple(dict.fromkeys(unmeasured)))
+        overhead = self.overhead.inference_cycles
+        return Prediction(tuple(nodes), overhead, tuple(dict.fromkeys(unmeasured)), self.interval)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """Ratio over one inference, from the rows that `graph` has in the table (all rows where none)."""
@@ -210,17 +200,21 @@ class Lut:
         if instructions <= 0:
             raise LutError(
                 f"the table of {self.identity.board} counts no instructions",
-                hint=_profile_hint(self.identity.board),
+                hint=profile_hint(self.identity.board),
             )
         return cycles / instructions
 
     # -- files -------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write `path` (`.csv`) and its `.toml`."""
+        """Write `path` (`.csv`), its `.toml` and, where it is calibrated, its `.intervals.toml`."""
         lines = [_line([*_HEADER[:-1]])] + [_row_line(self.rows[key]) for key in sorted(self.rows)]
         write_text(path, "".join(f"{line}\n" for line in lines))
-        write_text(path.with_suffix(".toml"), _toml(self._description()))
+        write_toml(path.with_suffix(".toml"), self._description())
+        if self.calibration is not None:
+            self.calibration.save(path, self.identity)
+        else:
+            intervals_path(path).unlink(missing_ok=True)  # of the table that was there before
 
     @classmethod
     def load(cls, path: Path, identity: Identity | None = None) -> Lut:
@@ -229,59 +223,30 @@ class Lut:
         Raises LutError: missing or damaged files (with the line), or an identity other than `identity`
         (naming the fields that differ).
         """
-        description = _read_toml(path.with_suffix(".toml"))
+        description = read_toml(path.with_suffix(".toml"))
         found = _identity(description, path)
         if identity is not None:
             refuse_other_identity(found, identity)
         rows = _read_rows(path.with_suffix(".csv"), found.board)
         if len(rows) != description.get("rows"):
             what = f"has {len(rows)} operators, its .toml says {description.get('rows')}"
-            raise _damaged(path.with_suffix(".csv"), what, found.board)
+            raise damaged(path.with_suffix(".csv"), what, found.board)
         try:
             overhead = Overhead(**description["overhead"])
             flash = FlashModel.from_table(description["flash"]) if "flash" in description else None
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path.with_suffix(".toml"), f"lacks or misstates {error}", found.board) from error
-        return cls(found, rows, overhead, flash)
+            raise damaged(path.with_suffix(".toml"), f"lacks or misstates {error}", found.board) from error
+        return cls(found, rows, overhead, flash, Interval.load(path.with_suffix(".csv"), found))
 
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = {
-            "format": FORMAT,
             "rows": len(self.rows),
             "identity": asdict(self.identity),
             "overhead": asdict(self.overhead),
         }
         if self.flash is not None:
             description["flash"] = self.flash.to_table()
-        return {"checksum": _checksum(description), **description}
-
-
-def refuse_other_identity(found: Identity, wanted: Identity) -> None:
-    """Raises LutError, naming every field that differs, where `found` is not `wanted`."""
-    differences = found.differences(wanted)
-    if differences:
-        what = "; ".join(f"{name} is '{a}', here it is '{b}'" for name, (a, b) in differences.items())
-        raise LutError(
-            f"the table of {found.board} was measured under other conditions: {what}",
-            hint=_profile_hint(wanted.board),
-        )
-
-
-def _profile_hint(board: str) -> str:
-    return f"measure it here: edgenas profile --board {board}"
-
-
-def _damaged(path: Path, what: str, board: str = "") -> LutError:
-    name = board or path.parent.name
-    return LutError(f"{path} {what}", hint=f"the file is damaged or was edited; {_profile_hint(name)}")
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _checksum(description: Mapping[str, Any]) -> str:
-    return f"{zlib.crc32(_canonical(description)):08x}"
+        return description
 
 
 # -- rows --------------------------------------------------------------------------------------------------
@@ -300,36 +265,26 @@ def _row_line(row: Row) -> str:
     return _line([row.op.key, row.kernel, *numbers, row.refused])
 
 
-def _read(path: Path, board: str = "") -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        hint = _profile_hint(board or path.parent.name)
-        raise LutError(f"there is no table at {path}", hint=hint) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"cannot be read: {error}", board) from error
-
-
 def _read_rows(path: Path, board: str) -> dict[str, Row]:
     rows: dict[str, Row] = {}
-    lines = _read(path, board).split("\n")
+    lines = read_text(path, board).split("\n")
     if lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, start=1):
         text, _, checksum = line.removesuffix("\r").rpartition(",")
         if f"{zlib.crc32(text.encode()):08x}" != checksum:
-            raise _damaged(path, f"line {number}: the checksum does not match", board)
+            raise damaged(path, f"line {number}: the checksum does not match", board)
         values = next(csv.reader([text]), [])
         if number == 1:
             if tuple(values) != _HEADER[:-1]:
-                raise _damaged(path, f"line 1: the columns are not {', '.join(_HEADER)}", board)
+                raise damaged(path, f"line 1: the columns are not {', '.join(_HEADER)}", board)
             continue
         try:
             row = _row(values)
         except ValueError as error:
-            raise _damaged(path, f"line {number}: {error}", board) from error
+            raise damaged(path, f"line {number}: {error}", board) from error
         if row.op.key in rows:
-            raise _damaged(path, f"line {number}: {row.op.key} is there twice", board)
+            raise damaged(path, f"line {number}: {row.op.key} is there twice", board)
         rows[row.op.key] = row
     return rows
 
@@ -344,47 +299,8 @@ def _row(values: list[str]) -> Row:
 # -- description -------------------------------------------------------------------------------------------
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    text = _read(path)
-    try:
-        description = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _damaged(path, f"is not valid TOML: {error}") from error
-    checksum = description.pop("checksum", None)
-    if checksum != _checksum(description):
-        raise _damaged(path, f"line 1: checksum {checksum} does not match the contents")
-    if description.get("format") != FORMAT:
-        raise LutError(
-            f"{path} has format {description.get('format')}, this version reads {FORMAT}",
-            hint=_profile_hint(path.parent.name),
-        )
-    return description
-
-
 def _identity(description: Mapping[str, Any], path: Path) -> Identity:
     try:
         return Identity(**description["identity"])
     except (KeyError, TypeError) as error:
-        raise _damaged(path.with_suffix(".toml"), f"lacks part of its identity: {error}") from error
-
-
-def _toml(description: Mapping[str, Any]) -> str:
-    """TOML of nested tables with strings, numbers and lists of strings; scalars come first."""
-    lines: list[str] = []
-    _toml_table(description, "", lines)
-    return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def _toml_table(table: Mapping[str, Any], name: str, lines: list[str]) -> None:
-    if name:
-        lines += ["", f"[{name}]"]
-    for key, value in table.items():
-        if not isinstance(value, Mapping):
-            lines.append(f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}")
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            _toml_table(value, f"{name}.{_toml_key(key)}" if name else _toml_key(key), lines)
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+        raise damaged(path.with_suffix(".toml"), f"lacks part of its identity: {error}") from error

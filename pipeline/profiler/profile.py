@@ -54,7 +54,7 @@ def profile(
         _measure(runner, board, plan, book, journal, reporter, targets or Targets())
         measured = {op.key: row for op in todo if (row := book.row(op)) is not None}
     rows = {**(base.rows if base is not None else {}), **measured}
-    lut = Lut(identity, rows)
+    lut = Lut(identity, rows, calibration=base.calibration if base is not None else None)
     if base is not None and base.flash is not None and base.identity == identity:
         lut = replace(lut, overhead=base.overhead, flash=base.flash)
     else:

@@ -157,7 +157,7 @@ def _latency(
         "predicted": Figure(
             prediction.total_cycles * ms, "ms", source,
             low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
-            note="latency table, layer by layer"
+            note=f"latency table, layer by layer; {prediction.interval.describe()}"
             + (f"; {len(prediction.unmeasured)} operators interpolated" if prediction.unmeasured else ""),
         ).to_json()
     }  # fmt: skip

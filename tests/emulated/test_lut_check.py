@@ -45,7 +45,7 @@ def test_predictions_hold_on_whole_models_and_a_check_resumes(lut: Lut, tmp_path
     models = check_table(BOARD, lut, 6, tmp_path, QUIET, targets=Targets(count=2))
     assert models[:3] == first and [m.number for m in models] == list(range(6))
     assert len(journal.read_text().splitlines()) == 7
-    summary = summarize(models, BOARD.clock_hz)
+    summary = summarize(models, BOARD.clock_hz, lut.interval)
     assert summary["table"]["mape"] < 0.01 and summary["table"]["spearman"] == 1.0
     assert summary["macs"]["mape"] > summary["table"]["mape"]
     assert summary["sram_worst_bytes"] == 0 and summary["flash_worst"] < 0.01

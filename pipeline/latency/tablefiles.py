@@ -1,0 +1,89 @@
+"""Files of a latency table: text with checksums, and what is said of damaged ones."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LutError
+from pipeline.storage import write_text
+
+FORMAT = 1
+
+
+def profile_hint(board: str) -> str:
+    return f"measure it here: edgenas profile --board {board}"
+
+
+def damaged(path: Path, what: str, board: str = "") -> LutError:
+    name = board or path.parent.name
+    return LutError(f"{path} {what}", hint=f"the file is damaged or was edited; {profile_hint(name)}")
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _checksum(description: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(canonical(description)):08x}"
+
+
+def read_text(path: Path, board: str = "") -> str:
+    """Raises LutError where there is no such file, or no text in it."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        hint = profile_hint(board or path.parent.name)
+        raise LutError(f"there is no table at {path}", hint=hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, f"cannot be read: {error}", board) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Contents without checksum. Raises LutError: no TOML, edited since it was written, or another format."""
+    text = read_text(path)
+    try:
+        description = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise damaged(path, f"is not valid TOML: {error}") from error
+    stated = description.pop("checksum", None)
+    if stated != _checksum(description):
+        raise damaged(path, f"line 1: checksum {stated} does not match the contents")
+    if description.get("format") != FORMAT:
+        raise LutError(
+            f"{path} has format {description.get('format')}, this version reads {FORMAT}",
+            hint=profile_hint(path.parent.name),
+        )
+    return description
+
+
+def write_toml(path: Path, description: Mapping[str, Any]) -> None:
+    """What `read_toml` reads: `description` with the format's number and a checksum over both."""
+    whole = {"format": FORMAT, **description}
+    write_text(path, _toml({"checksum": _checksum(whole), **whole}))
+
+
+def _toml(description: Mapping[str, Any]) -> str:
+    """TOML of nested tables with strings, numbers and lists of strings; scalars come first."""
+    lines: list[str] = []
+    _toml_table(description, "", lines)
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _toml_table(table: Mapping[str, Any], name: str, lines: list[str]) -> None:
+    if name:
+        lines += ["", f"[{name}]"]
+    for key, value in table.items():
+        if not isinstance(value, Mapping):
+            lines.append(f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}")
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            _toml_table(value, f"{name}.{_toml_key(key)}" if name else _toml_key(key), lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)

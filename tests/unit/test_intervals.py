@@ -1,0 +1,114 @@
+"""Calibrated intervals: coverage on draws of known distributions, files, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.assets import asset_dir
+from pipeline.errors import LutError
+from pipeline.latency.intervals import FEWEST, LEVEL, Interval, intervals_path, tails
+from pipeline.latency.lut import Lut
+from pipeline.search.costs import build_tables
+from pipeline.space.architecture import lower
+from pipeline.space.search_space import SearchSpace
+
+TABLE = asset_dir("luts") / "qemu-cortex-m4" / "edgenas.csv"
+
+
+def coverage(models: int, draw: str, repetitions: int = 1500, tests: int = 40) -> float:
+    """Share of new ratios inside the intervals of many calibrations."""
+    rng = np.random.default_rng([models, len(draw)])
+    shares = []
+    for _ in range(repetitions):
+        noise = rng.standard_t(2, models + tests) if draw == "heavy" else rng.exponential(1.0, models + tests)
+        ratio = np.exp(0.002 * noise)
+        ends = np.full(models, 1e6)
+        interval = Interval.calibrate(1e6 * ratio[:models], ends, ends, "modelled", "draws")
+        new = ratio[models:]
+        shares.append(np.mean((interval.low <= new) & (new <= interval.high)))
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("draw", ["heavy", "skewed"])
+@pytest.mark.parametrize("models", [FEWEST, 40, 45, 100])
+def test_expected_coverage_is_that_of_the_ranks(models: int, draw: str) -> None:
+    """Whatever the distribution: n + 1 - (ranks outside) of n + 1, which is between 90 and 94 %."""
+    expected = 1.0 - sum(tails(models)) / (models + 1)
+    assert 0.90 - 1e-9 <= expected <= 0.94
+    assert coverage(models, draw) == pytest.approx(expected, abs=0.006)
+
+
+@given(st.integers(FEWEST, 2000), st.floats(0.9, 0.9))
+def test_ranks_outside(models: int, level: float) -> None:
+    below, above = tails(models, level)
+    assert above >= 1 and below - above in (0, 1)
+    covered = 1.0 - (below + above) / (models + 1)
+    assert level - 1e-9 <= covered < level + 1.0 / (models + 1)
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=FEWEST, max_size=60), st.floats(0.0, 0.5))
+def test_a_part_of_the_calibration_models_is_inside(ratios: list[float], width: float) -> None:
+    """By count, also where ratios repeat and where estimates bring a width of their own."""
+    observed = np.array(ratios)
+    low, high = np.full(len(ratios), 1.0 - width), np.full(len(ratios), 1.0 + width)
+    interval = Interval.calibrate(observed, low, high, "measured", "draws")
+    slack = 1e-12
+    inside = (interval.low * low <= observed + slack) & (observed <= interval.high * high + slack)
+    assert inside.sum() >= len(ratios) - sum(tails(len(ratios)))
+
+
+def test_too_few_models_are_refused() -> None:
+    ones = [1.0] * (FEWEST - 1)
+    with pytest.raises(LutError, match=f"{FEWEST - 1} models cannot calibrate"):
+        Interval.calibrate(ones, ones, ones, "modelled", "draws")
+    assert tails(FEWEST - 1)[1] == 0  # and no end is left for them
+
+
+def test_a_calibrated_table_keeps_its_interval_and_refuses_anothers(tmp_path: Path) -> None:
+    lut = replace(Lut.load(TABLE), calibration=None)
+    assert lut.interval.models == 0 and "not calibrated" in lut.interval.describe()
+    path = tmp_path / "edgenas.csv"
+    mine = Interval(0.9991, 1.0012, 45, "modelled", "architectures")
+    replace(lut, calibration=mine).save(path)
+    assert Lut.load(path).interval == mine
+    # other firmware around the same operators keeps it
+    replace(lut, identity=replace(lut.identity, firmware_revision="x"), calibration=mine).save(path)
+    assert Lut.load(path).interval == mine
+    mine.save(path, replace(lut.identity, flags="-O3", timing="cortex_m4 0"))
+    with pytest.raises(LutError, match=r"other conditions: flags is '-O3'.*timing is 'cortex_m4 0'"):
+        Lut.load(path)
+    text = intervals_path(path).read_text()
+    intervals_path(path).write_text(text.replace("45", "46"))
+    with pytest.raises(LutError, match="checksum"):
+        Lut.load(path)
+    lut.save(path)  # a table measured anew is not the one that was calibrated
+    assert not intervals_path(path).exists()
+
+
+def test_the_search_and_the_budget_see_the_upper_quantile() -> None:
+    from pipeline.boards import load_board
+    from pipeline.latency.cost import CostModel
+
+    board, space = load_board("qemu-cortex-m4"), SearchSpace.for_input((28, 28, 1), 10)
+    exact = replace(Lut.load(TABLE), calibration=Interval(1.0, 1.0, 45, "modelled", "architectures"))
+    wide = replace(exact, calibration=Interval(0.9, 1.25, 45, "modelled", "architectures"))
+    graph = lower(space.random(np.random.default_rng(1)))
+    narrow, upper = (CostModel(board, lut) for lut in (exact, wide))
+    assert upper.evaluate(graph, 1).latency_ms == pytest.approx(1.25 * narrow.evaluate(graph, 1).latency_ms)
+    assert upper.predict(graph).total_cycles == narrow.predict(graph).total_cycles
+    tables = [build_tables(space, cost, samples=2) for cost in (narrow, upper)]
+    assert tables[1].latency_ms == pytest.approx(1.25 * tables[0].latency_ms)
+    assert tables[1].latency_fixed == pytest.approx(1.25 * tables[0].latency_fixed)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (1.1, 1.0), (0.9, math.inf), (0.9, math.nan)])
+def test_impossible_factors(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="no interval"):
+        Interval(low, high, 40, "modelled", "architectures", LEVEL)
