@@ -5,6 +5,8 @@ Everything random is a function of (seed, step), so that an interrupted training
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.train.config import TrainConfig
 
-_SHUFFLE, _AUGMENT, _CUT, _MIX = 1, 2, 3, 4  # separate random streams
+_SHUFFLE, _AUGMENT, _CUT, _MIX, _PLAIN = 1, 2, 3, 4, 5  # separate random streams
 
 
 def to_input(images: Tensor | NDArray[np.uint8]) -> Tensor:
@@ -33,9 +35,11 @@ class Batches:
         *,
         seed: int,
         mirror: bool,
+        device: torch.device | None = None,
     ):
-        self.x = torch.from_numpy(np.ascontiguousarray(x))
-        self.y = torch.from_numpy(np.ascontiguousarray(y))
+        self.device = device or torch.device("cpu")
+        self.x = self._on_device(np.ascontiguousarray(x))
+        self.y = self._on_device(np.ascontiguousarray(y))
         self.size = min(config.batch_size, len(x))
         self.per_epoch = len(x) // self.size
         self.shift = config.shift
@@ -46,7 +50,7 @@ class Batches:
         self.seed = seed
         self._blank = int(np.rint(x.mean())) if self.cutout else 0  # what says least: the mean pixel
         self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.long)
+        self._order = self._on_device(np.empty(0, np.int64))
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """(images (n, c, h, w) float32, labels (n,) int64) of global step `step`.
@@ -56,7 +60,7 @@ class Batches:
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng((self.seed, _SHUFFLE, epoch)).permutation(len(self.x))
-            self._order, self._epoch = torch.from_numpy(order), epoch
+            self._order, self._epoch = self._on_device(order), epoch
         chosen = self._order[position * self.size : (position + 1) * self.size]
         rng = np.random.default_rng((self.seed, _AUGMENT, step))
         images = self._augment(self.x[chosen], rng)
@@ -66,12 +70,24 @@ class Batches:
             return self._mix(to_input(images), self.y[chosen], np.random.default_rng((self.seed, _MIX, step)))
         return to_input(images), self.y[chosen]
 
+    def plain(self, index: int) -> Tensor:
+        """Images (n, c, h, w) of batch `index`, which is one and the same in every epoch, not augmented."""
+        order = np.random.default_rng((self.seed, _PLAIN)).permutation(len(self.x))
+        chosen = self._on_device(order[index * self.size : (index + 1) * self.size])
+        return to_input(self.x[chosen])
+
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _count(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.device)
+
     def _cut(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Blanks one square per image; its centre lies anywhere, so it may stick out."""
         n, height, width, _ = x.shape
-        top = torch.from_numpy(rng.integers(0, height, (n, 1)) - self.cutout // 2)
-        left = torch.from_numpy(rng.integers(0, width, (n, 1)) - self.cutout // 2)
-        rows, columns = torch.arange(height)[None], torch.arange(width)[None]
+        top = self._on_device(rng.integers(0, height, (n, 1)) - self.cutout // 2)
+        left = self._on_device(rng.integers(0, width, (n, 1)) - self.cutout // 2)
+        rows, columns = self._count(height)[None], self._count(width)[None]
         inside_rows = (rows >= top) & (rows < top + self.cutout)
         inside_columns = (columns >= left) & (columns < left + self.cutout)
         return x.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[..., None], self._blank)
@@ -79,19 +95,19 @@ class Batches:
     def _mix(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Blends each image and its label with another one of the batch, all by the same share."""
         share = float(rng.beta(self.mixup, self.mixup))
-        other = torch.from_numpy(rng.permutation(len(x)))
+        other = self._on_device(rng.permutation(len(x)))
         labels = F.one_hot(y, self.classes).float()
         return torch.lerp(x[other], x, share), torch.lerp(labels[other], labels, share)
 
     def _augment(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         n, height, width, _ = x.shape
-        columns = torch.arange(width).repeat(n, 1)
+        columns = self._count(width).repeat(n, 1)
         if self.mirror:
-            flipped = torch.from_numpy(rng.random(n) < 0.5)[:, None]
+            flipped = self._on_device(rng.random(n) < 0.5)[:, None]
             columns = torch.where(flipped, width - 1 - columns, columns)
         if not self.shift:
             return x.gather(2, columns[:, None, :, None].expand_as(x)) if self.mirror else x
-        dy, dx = torch.from_numpy(rng.integers(0, 2 * self.shift + 1, (2, n, 1)))
+        dy, dx = self._on_device(rng.integers(0, 2 * self.shift + 1, (2, n, 1)))
         padded = F.pad(x, (0, 0, self.shift, self.shift, self.shift, self.shift))
-        rows = torch.arange(height) + dy
-        return padded[torch.arange(n)[:, None, None], rows[:, :, None], (columns + dx)[:, None, :]]
+        rows = self._count(height) + dy
+        return padded[self._count(n)[:, None, None], rows[:, :, None], (columns + dx)[:, None, :]]

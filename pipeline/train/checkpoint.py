@@ -12,21 +12,20 @@ import torch
 
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
-from pipeline.space.architecture import Architecture
 
-_FORMAT = 1
+_FORMAT = 2
 # Fields of TrainConfig that change neither the result nor its meaning.
-_INCIDENTAL = ("checkpoint_s", "threads")
+_INCIDENTAL = ("checkpoint_s", "threads", "device")
 
 
-def fingerprint(architecture: Architecture, data: DataSet, config: dict[str, Any], seed: int) -> str:
-    """Hex digest of everything that determines the outcome of a training."""
+def fingerprint(description: dict[str, Any], data: DataSet, config: dict[str, Any], seed: int) -> str:
+    """Hex digest of everything that determines the outcome of training the network of `description`."""
     images = hashlib.sha256()
     for array in (data.x_train, data.y_train):
         images.update(array.tobytes())
     content = {
         "format": _FORMAT,
-        "architecture": architecture.to_json(),
+        "architecture": description,
         "data": [data.name, list(data.x_train.shape), images.hexdigest()],
         "config": {key: value for key, value in config.items() if key not in _INCIDENTAL},
         "seed": seed,
@@ -42,21 +41,27 @@ def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
     partial.replace(file)
 
 
+def read_state(file: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote. Raises ConfigError where it cannot be read."""
+    hint = f"delete {file} to train afresh"
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"the checkpoint {file} cannot be read: {error}", hint=hint) from error
+    if not isinstance(state, dict) or "identity" not in state:
+        raise ConfigError(f"{file} is not a training checkpoint", hint=hint)
+    return dict(state)
+
+
 def load_checkpoint(file: Path, identity: str) -> dict[str, Any]:
     """Read a state that `save_checkpoint` wrote for the training `identity`.
 
     Raises ConfigError when it is damaged or belongs to another training.
     """
-    hint = f"delete {file} to train afresh"
-    try:
-        state = torch.load(file, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"the checkpoint {file} cannot be read: {error}", hint=hint) from error
-    if not isinstance(state, dict) or "identity" not in state:
-        raise ConfigError(f"{file} is not a training checkpoint", hint=hint)
+    state = read_state(file)
     if state["identity"] != identity:
         raise ConfigError(
             f"the checkpoint {file} belongs to another architecture, data set, seed or training setting",
-            hint=hint,
+            hint=f"delete {file} to train afresh",
         )
-    return dict(state)
+    return state

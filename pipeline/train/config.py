@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.train.teacherconfig import TeacherConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,13 @@ class TrainConfig:
     mixup: float = 0.0  # alpha of the Beta distribution by which pairs of images are blended; 0: none
     exit_weight: float = 0.3  # of each early exit's loss, where the final output's counts 1
     calibration_batches: int = 30  # that set the activation ranges before fine-tuning
+    ema: float = 0.0  # decay a step of averaged weights, which are then the ones that count; 0: none
+    norm_batches: int = 0  # plain batches that set the batch statistics anew before folding; 0: as trained
     threads: int = 2
+    device: str = "auto"  # "auto": a GPU where there is one, else the CPU; "cpu"; "cuda" or "cuda:1"
+    mixed_precision: bool = False  # bfloat16 arithmetic in float training, never in fine-tuning
     checkpoint_s: float = 20.0  # at most so much work is lost by an interruption
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
     def __post_init__(self) -> None:
         for name in ("float_epochs", "qat_epochs", "batch_size", "threads", "calibration_batches"):
@@ -39,9 +46,13 @@ class TrainConfig:
         for name in ("learning_rate", "qat_learning_rate", "exit_weight"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be positive")
-        for name in ("weight_decay", "shift", "cutout", "mixup", "checkpoint_s"):
+        for name in ("weight_decay", "shift", "cutout", "mixup", "norm_batches", "checkpoint_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must not be negative")
-        for name in ("label_smoothing", "momentum"):
+        for name in ("label_smoothing", "momentum", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be in [0, 1)")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(
+                f"train.device = '{self.device}' is not known", hint='"auto", "cpu", "cuda" or "cuda:1"'
+            )

@@ -45,7 +45,8 @@ class Range(nn.Module):
         if activation == "none":
             lo, hi = torch.aminmax(x)
         else:
-            lo, hi = torch.zeros(()), activate(x.amax(), activation)
+            hi = activate(x.amax(), activation)
+            lo = torch.zeros_like(hi)
         self.seen += 1
         # A plain mean at first, then a moving one.
         weight = torch.clamp(1.0 / self.seen, min=self.momentum)
@@ -56,7 +57,9 @@ class Range(nn.Module):
         """(scale float32, zero point int32), both 0-d. The range always includes 0."""
         lo = self.lo.clamp(max=0.0)
         hi = self.hi.clamp(min=0.0)
-        scale = torch.maximum((hi - lo) / 255.0, torch.as_tensor(floor).clamp(min=SCALE_FLOOR))
+        scale = torch.maximum(
+            (hi - lo) / 255.0, torch.as_tensor(floor, device=lo.device).clamp(min=SCALE_FLOOR)
+        )
         zero_point = torch.round(-128.0 - lo / scale).clamp(-128, 127).to(torch.int32)
         return scale, zero_point
 
@@ -191,7 +194,9 @@ class Weighted(nn.Module):
         """Fixed (scale, zero point) of a gate; None where the range is learned."""
         if not self.gate:
             return None
-        return torch.tensor(GATE_SCALE), torch.tensor(GATE_ZERO_POINT, dtype=torch.int32)
+        device = self.weight.device
+        zero_point = torch.tensor(GATE_ZERO_POINT, dtype=torch.int32, device=device)
+        return torch.tensor(GATE_SCALE, device=device), zero_point
 
     @torch.no_grad()
     def weight_scale(self, input_scale: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import numpy as np
@@ -41,7 +42,12 @@ class QatNetwork(nn.Module):
         self.graph: OpGraph = lower(architecture)
         self.mode: Mode = "float"
         self.ranges_frozen = False
+        self.watch: Callable[..., None] | None = None  # is shown each layer's name, output and weights
         self.layers = nn.ModuleList(_layers(self.graph))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @property
     def folded(self) -> bool:
@@ -75,6 +81,8 @@ class QatNetwork(nn.Module):
             else:
                 y, grids[node.output] = self._quantized(node, layer, inputs, grids)
             values[node.output] = y
+            if self.watch is not None:
+                self.watch(node.name or node.op.kind, y, *layer.parameters())
         return [values[number] for number in self.graph.outputs]
 
     def _quantized(
@@ -102,7 +110,9 @@ class QatNetwork(nn.Module):
 
     @property
     def input_quantization(self) -> Quantization:
-        return torch.tensor(INPUT_SCALE), torch.tensor(INPUT_ZERO_POINT, dtype=torch.int32)
+        device = self.device
+        zero_point = torch.tensor(INPUT_ZERO_POINT, dtype=torch.int32, device=device)
+        return torch.tensor(INPUT_SCALE, device=device), zero_point
 
     def grids(self) -> dict[int, Quantization]:
         """(scale, zero point) of every activation tensor, as the quantized mode uses them."""
@@ -126,7 +136,8 @@ class QatNetwork(nn.Module):
         parts = []
         for start in range(0, len(x), batch):
             real = (torch.from_numpy(x[start : start + batch]).float() - INPUT_ZERO_POINT) * INPUT_SCALE
-            logits = self.each(real.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last))
+            images = real.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+            logits = self.each(images.to(self.device))
             parts.append([_to_grid(y, *grids[n]) for y, n in zip(logits, self.graph.outputs, strict=True)])
         self.train(was[0])
         self.mode = was[1]
@@ -134,7 +145,7 @@ class QatNetwork(nn.Module):
 
 
 def _to_grid(y: Tensor, scale: Tensor, zero_point: Tensor) -> NDArray[np.int8]:
-    found: NDArray[np.int8] = (torch.round(y / scale) + zero_point).to(torch.int8).numpy()
+    found: NDArray[np.int8] = (torch.round(y / scale) + zero_point).to(torch.int8).cpu().numpy()
     return found
 
 

@@ -5,42 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.data import DataSet
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.space.architecture import Architecture
-from pipeline.train.batches import Batches, to_input
+from pipeline.train.averaging import Average, recalibrate_norms
+from pipeline.train.batches import Batches
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from pipeline.train.config import TrainConfig
+from pipeline.train.device import choose, exact_arithmetic, precision
+from pipeline.train.diagnosis import all_finite, diverged
+from pipeline.train.evaluate import accuracy as evaluate
 from pipeline.train.inherit import fingerprint_of, inherit
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.network import Mode, QatNetwork
-
-Phase = Literal["float", "qat"]
-_WARM_UP = 0.2  # share of float training in which the learning rate rises
-_EVALUATION_BATCH = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training stands after a step; `val_accuracy` (0..1) is set at the end of each epoch."""
-
-    step: int
-    total_steps: int
-    phase: Phase
-    epoch: int
-    epochs: int
-    loss: float
-    val_accuracy: float | None = None
+from pipeline.train.optimizer import cosine, one_cycle, set_rate, sgd
+from pipeline.train.progress import Phase, Progress
+from pipeline.train.teacher import Teacher, distillation_loss, files_digest, obtain_teacher
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +74,8 @@ def train_qat(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        return _Training(architecture, data, config, seed, checkpoint, start).run(on_step)
+        with exact_arithmetic():
+            return _Training(architecture, data, config, seed, checkpoint, start).run(on_step)
     finally:
         torch.set_num_threads(threads)
 
@@ -100,18 +90,24 @@ class _Training:
         checkpoint: Path | None,
         start: Sequence[Mapping[str, Tensor]] | None,
     ) -> None:
-        self.data, self.config, self.file = data, config, checkpoint
-        self.batches = Batches(data.x_train, data.y_train, config, seed=seed, mirror=data.mirror)
+        self.data, self.config, self.file, self.seed = data, config, checkpoint, seed
+        self.device = choose(config.device)
+        self.batches = Batches(
+            data.x_train, data.y_train, config, seed=seed, mirror=data.mirror, device=self.device
+        )
         self.float_steps = config.float_epochs * self.batches.per_epoch
         self.total_steps = self.float_steps + config.qat_epochs * self.batches.per_epoch
-        self.identity = fingerprint(architecture, data, asdict(config), seed)
+        self.identity = fingerprint(architecture.to_json(), data, asdict(config), seed)
+        self.identity += "".join(files_digest(config.teacher.files))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
         if start is not None:
             inherit(self.network, start)
             self.identity += fingerprint_of(start)
-        self.optimizer = self._optimizer()
+        self.network.to(self.device)
+        self.teacher: Teacher | None = None
+        self._begin_phase()
         self.step = 0
         self.epoch_loss = 0.0
         self.epoch_s = 0.0
@@ -119,16 +115,18 @@ class _Training:
         self.float_state: dict[str, Any] | None = None
         self._resume()
 
-    # One optimizer a phase: folding replaces parameters.
-    def _optimizer(self) -> torch.optim.SGD:
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others}]
-        return torch.optim.SGD(
-            groups, lr=0.0, momentum=self.config.momentum, nesterov=self.config.momentum > 0
-        )
+    def _begin_phase(self) -> None:
+        """Optimizer and average are a phase's own: folding replaces parameters."""
+        self.optimizer = sgd(self.network, self.config)
+        self.average = Average(self.network, self.config.ema) if self.config.ema else None
 
     def run(self, on_step: Callable[[Progress], None] | None) -> QatResult:
+        if self.config.teacher.active and self.step < self.total_steps:
+            folder = self.file.parent if self.file is not None else None
+            self.teacher = obtain_teacher(
+                self.network.architecture, self.data, self.config, self.device,
+                seed=self.seed, folder=folder, on_step=on_step,
+            )  # fmt: skip
         saved = time.monotonic()
         while self.step < self.total_steps:
             if self.step == self.float_steps and not self.network.folded:
@@ -151,11 +149,8 @@ class _Training:
         config = self.config
         if self.phase == "qat":
             done = (self.step - self.float_steps) / (self.total_steps - self.float_steps)
-            return config.qat_learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-        done = self.step / self.float_steps
-        if done < _WARM_UP:
-            return config.learning_rate * (0.04 + 0.96 * done / _WARM_UP)
-        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (done - _WARM_UP) / (1.0 - _WARM_UP)))
+            return cosine(config.qat_learning_rate, done)
+        return one_cycle(config.learning_rate, self.step / self.float_steps)
 
     def _train_step(self) -> Progress:
         started = time.monotonic()
@@ -166,34 +161,40 @@ class _Training:
             # Ranges settle first; the last epoch trains on the very grids that are exported.
             network.ranges_frozen = epoch == self.config.float_epochs + self.config.qat_epochs - 1
         rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         x, y = self.batches[self.step]
-        loss = self._loss(network.each(x), y)
+        with precision(self.device, self.config.mixed_precision and phase == "float"):
+            outputs = [logits.float() for logits in network.each(x)]
+        loss = self._loss(outputs, x, y)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            name = "learning_rate" if phase == "float" else "qat_learning_rate"
+            raise diverged(network, x, f"epoch {epoch + 1}", value, f"train.{name}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ConfigError(
-                f"training diverged in epoch {epoch + 1}: the loss is {value}",
-                hint="lower learning_rate, or delete the checkpoint if it holds the diverged state",
-            )
+        if self.average is not None:
+            self.average.update(network)
         self.step += 1
         self.epoch_loss += value
         accuracy = None
         if position == self.batches.per_epoch - 1:
-            accuracy = _accuracy(network, self.data.x_val, self.data.y_val)
+            with self.average.swapped_in(network) if self.average is not None else nullcontext():
+                accuracy = evaluate(network, self.data.x_val, self.data.y_val, self.device)
         self.epoch_s += time.monotonic() - started
         if accuracy is not None:
             self._close_epoch(phase, epoch, accuracy, rate)
         epochs = self.config.float_epochs + self.config.qat_epochs
         return Progress(self.step, self.total_steps, phase, epoch, epochs, value, accuracy)
 
-    def _loss(self, outputs: list[Tensor], y: Tensor) -> Tensor:
-        """Of the final output, and a share of that of each early exit."""
-        smoothing = self.config.label_smoothing
+    def _loss(self, outputs: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """Of the final output, which a teacher has a share in, and a share of that of each early exit."""
+        smoothing, taught = self.config.label_smoothing, self.config.teacher
         loss = F.cross_entropy(outputs[-1], y, label_smoothing=smoothing)
+        if self.teacher is not None:
+            opinion = self.teacher.probabilities(x, taught.temperature)
+            lesson = distillation_loss(outputs[-1], opinion, taught.temperature)
+            loss = (1.0 - taught.weight) * loss + taught.weight * lesson
         for early in outputs[:-1]:
             loss = loss + self.config.exit_weight * F.cross_entropy(early, y, label_smoothing=smoothing)
         return loss
@@ -214,31 +215,39 @@ class _Training:
     @torch.no_grad()
     def _start_qat(self) -> None:
         """Fold, keep the float network for the final comparison, and find the activation ranges."""
-        network = self.network.eval()
+        network = self.network
+        if self.average is not None:
+            self.average.store(network)
+        recalibrate_norms(network, self.batches, self.config.norm_batches)
+        network.eval()
         network.fold()
         self.float_state = {key: value.clone() for key, value in network.state_dict().items()}
         network.mode = "observe"
         for index in range(min(self.config.calibration_batches, self.batches.per_epoch)):
             network(self.batches[self.step + index][0])
         network.mode = "quantized"
-        self.optimizer = self._optimizer()
+        self._begin_phase()
 
     def _result(self) -> QatResult:
         network = self.network.eval()
+        if self.average is not None:
+            self.average.store(network)
         tuned = {key: value.clone() for key, value in network.state_dict().items()}
         float_accuracy = self._test_accuracy("float", self.float_state or tuned)
         fake_quant_accuracy = self._test_accuracy("quantized", tuned)
         network.ranges_frozen = True
+        network.to("cpu")
         return QatResult(network, float_accuracy, fake_quant_accuracy, tuple(self.history))
 
     def _test_accuracy(self, mode: Mode, state: dict[str, Any]) -> float:
         self.network.load_state_dict(state)
         self.network.mode = mode
-        return _accuracy(self.network, self.data.x_test, self.data.y_test)
+        return evaluate(self.network, self.data.x_test, self.data.y_test, self.device)
 
     def _save(self) -> None:
-        if self.file is None:
+        if self.file is None or not all_finite(self.network):
             return
+        average = self.average
         save_checkpoint(
             self.file,
             {
@@ -247,6 +256,7 @@ class _Training:
                 "folded": self.network.folded,
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "average": (average.updates, average.values) if average is not None else None,
                 "history": self.history,
                 "epoch_loss": self.epoch_loss,
                 "epoch_s": self.epoch_s,
@@ -261,19 +271,13 @@ class _Training:
         if state["folded"]:
             self.network.fold()
             self.network.mode = "quantized"
-            self.optimizer = self._optimizer()
+            self._begin_phase()
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.updates, values = state["average"]
+            for name, value in values.items():
+                self.average.values[name].copy_(value)
         self.step, self.history = state["step"], state["history"]
         self.epoch_loss, self.epoch_s = state["epoch_loss"], state["epoch_s"]
         self.float_state = state["float_state"]
-
-
-@torch.no_grad()
-def _accuracy(network: QatNetwork, x: NDArray[np.uint8], y: NDArray[np.int64]) -> float:
-    network.eval()
-    right = 0
-    for start in range(0, len(x), _EVALUATION_BATCH):
-        logits = network(to_input(x[start : start + _EVALUATION_BATCH]))
-        right += int((logits.argmax(1).numpy() == y[start : start + _EVALUATION_BATCH]).sum())
-    return right / len(x)

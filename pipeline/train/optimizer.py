@@ -1,0 +1,37 @@
+"""The optimizer and the learning rate of every training here."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from pipeline.train.config import TrainConfig
+
+_WARM_UP = 0.2  # share of float training in which the learning rate rises
+
+
+def sgd(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """SGD with weight decay on weights only, not on biases or normalization."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}]
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def cosine(start: float, done: float) -> float:
+    """From `start` to 0; `done` is the share of the steps that are done."""
+    return start * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def one_cycle(peak: float, done: float) -> float:
+    """A linear rise to `peak`, then a cosine to 0; `done` is the share of the steps that are done."""
+    if done < _WARM_UP:
+        return peak * (0.04 + 0.96 * done / _WARM_UP)
+    return cosine(peak, (done - _WARM_UP) / (1.0 - _WARM_UP))

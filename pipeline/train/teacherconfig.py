@@ -1,0 +1,47 @@
+"""What can be chosen about knowledge distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+
+ARCHITECTURES = ("wide", "resnet")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherConfig:
+    """A larger network whose outputs the trained one learns from (Hinton et al. 2015, arXiv:1503.02531).
+
+    The loss is (1 - weight) CE + weight T^2 KL(teacher || student), both softened by T = `temperature`.
+    Raises ConfigError for values that cannot work.
+    """
+
+    weight: float = 0.0  # share of the teacher in the loss; 0: no teacher
+    temperature: float = 4.0
+    architecture: str = "wide"  # "wide": the student with `width` times its channels; "resnet"
+    width: float = 2.0  # a resnet has 16, 32 and 64 channels times this
+    depth: int = 2  # residual blocks in each of a resnet's three stages
+    members: int = 1  # so many teachers from different seeds, their probabilities averaged
+    epochs: int = 12
+    learning_rate: float = 0.15  # peak of the one-cycle schedule
+    files: tuple[str, ...] = ()  # trained teachers to use again; then nothing is trained
+
+    @property
+    def active(self) -> bool:
+        return self.weight > 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ConfigError(f"teacher weight = {self.weight} must be in [0, 1]")
+        for name in ("temperature", "width", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"teacher {name} = {getattr(self, name)} must be positive")
+        for name in ("depth", "members", "epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"teacher {name} = {getattr(self, name)} must be at least 1")
+        if self.architecture not in ARCHITECTURES:
+            raise ConfigError(
+                f"teacher architecture = '{self.architecture}' is not known",
+                hint=f"one of {', '.join(ARCHITECTURES)}",
+            )
