@@ -1,7 +1,7 @@
 """Is a latency table right? Random whole models, predicted and run; two tables, row by row."""
 
 from pipeline.check.compare import Comparison, compare_tables
-from pipeline.check.models import CheckedModel, calibrate, check_table, drawn, summarize
+from pipeline.check.models import CheckedModel, calibrate, check_table, drawn, points_ms, summarize
 
 __all__ = [
     "CheckedModel",
@@ -10,5 +10,6 @@ __all__ = [
     "check_table",
     "compare_tables",
     "drawn",
+    "points_ms",
     "summarize",
 ]

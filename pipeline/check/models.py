@@ -186,6 +186,13 @@ def mac_line(models: Sequence[CheckedModel]) -> tuple[float, float]:
     return float(slope), float(start)
 
 
+def points_ms(models: Sequence[CheckedModel], clock_hz: int) -> list[tuple[float, float, float]]:
+    """Observed, predicted by the table, predicted by the best linear fit of MACs: one triple a model, in ms."""
+    slope, start = mac_line(models)
+    ms = 1e3 / clock_hz
+    return [(m.observed * ms, m.predicted * ms, (slope * m.macs + start) * ms) for m in models]
+
+
 def summarize(models: Sequence[CheckedModel], clock_hz: int, interval: Interval) -> Mapping[str, Any]:
     """MAE, MAPE, worst, Spearman of the table and its `interval`'s coverage; the best linear fit of MACs beside it;
     worst cases."""

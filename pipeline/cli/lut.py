@@ -40,11 +40,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Build and run random architectures of the default search space; compare with the table's predictions."""
         from pipeline.boards import load_board
-        from pipeline.check import calibrate, check_table, summarize
+        from pipeline.check import calibrate, check_table, points_ms, summarize
         from pipeline.fleet import Targets
         from pipeline.latency.lut import Lut
         from pipeline.profiler import current_identity, lut_path
         from pipeline.progress import Reporter
+        from pipeline.report.scatter import write_check
 
         chosen = load_board(board)
         path = lut_path(chosen, tables)
@@ -59,7 +60,13 @@ def register(app: typer.Typer) -> None:
             interval = calibrate(models[:half], chosen, seed)
             interval.save(path, lut.identity)
             models = models[half:]
-        summary = {"board": chosen.name, "seed": seed, **summarize(models, chosen.clock_hz, interval)}
+        summary = {
+            "board": chosen.name,
+            "seed": seed,
+            "observed_by": chosen.latency_provenance,
+            **summarize(models, chosen.clock_hz, interval),
+        }
+        page = write_check(folder, summary, points_ms(models, chosen.clock_hz))
         if json:
             print_json(summary)
             return
@@ -91,6 +98,7 @@ def register(app: typer.Typer) -> None:
                 f"            mostly {case['layer']}: {100 * case['layer_part']:+.3f} % of the whole",
                 markup=False,
             )
+        stdout.print(f"page: {page}", markup=False)
 
     @group.command(epilog=example("edgenas lut diff luts/qemu-cortex-m4/edgenas.csv other/edgenas.csv"))
     def diff(

@@ -112,3 +112,27 @@ def test_the_search_and_the_budget_see_the_upper_quantile() -> None:
 def test_impossible_factors(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="no interval"):
         Interval(low, high, 40, "modelled", "architectures", LEVEL)
+
+
+def test_the_page_of_a_check_has_every_model_and_both_predictions(tmp_path: Path) -> None:
+    import json
+
+    from pipeline.check import points_ms, summarize
+    from pipeline.check.models import CheckedModel
+    from pipeline.report.scatter import write_check
+
+    cycles = [168_000 * n for n in (3, 5, 9, 14)]
+    models = [
+        CheckedModel(i, f"model {i}", 100 * c + 7, c * 1.01, c * 1.01, c * 1.01, c, "op", 0.0, 0.0, 0)
+        for i, c in enumerate(cycles)
+    ]
+    points = points_ms(models, 168_000_000)
+    assert [p[0] for p in points] == pytest.approx([3.0, 5.0, 9.0, 14.0])
+    assert [p[1] for p in points] == pytest.approx([3.03, 5.05, 9.09, 14.14])
+    assert [p[2] for p in points] == pytest.approx([3.0, 5.0, 9.0, 14.0])  # MACs are on a line here
+    summary = summarize(models, 168_000_000, Interval(0.98, 1.0, 40, "modelled", "models"))
+    assert summary["coverage"] == 1.0 and summary["above"] == 0.0
+    page = write_check(tmp_path, {"board": "a <b>", "observed_by": "modelled", **summary}, points).read_text()
+    assert "a &lt;b&gt;" in page and "100.0 % inside" in page and "latency table" in page
+    assert page.count("<use") >= 4 * len(models)  # table and MACs, values and errors
+    assert json.loads((tmp_path / "check.json").read_text())["points_ms"] == [list(p) for p in points]
