@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
 from pipeline.search.data import SearchData
+from pipeline.train.device import choose as choose_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,15 +27,7 @@ class _Resident:
 
 def choose(name: str) -> torch.device:
     """The device that `search.device` names; raises ConfigError where this machine has none such."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"search.device is '{name}', and this machine has {torch.cuda.device_count()} CUDA devices",
-            hint='use "auto" or "cpu"; torch from PyPI may also be a build without CUDA',
-        )
-    return device
+    return choose_device(name, "search.device")
 
 
 def resident(data: SearchData, device: torch.device) -> SearchData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -81,9 +82,12 @@ class _FakeQuantize(torch.autograd.Function):
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, activation: str = "none") -> Tensor:
     """Activation, then round to the INT8 grid and back, as the integer kernels do it: by saturation.
 
-    The gradient is 1 inside the range and 0 where the result saturates.
+    The gradient is 1 inside the range and 0 where the result saturates. A scale that is not finite gives NaN.
     """
-    zero, step = int(zero_point), float(scale)
+    step = float(scale)
+    if not math.isfinite(step):  # training has diverged: whoever looks at the loss shall see it
+        return x * math.nan
+    zero = int(zero_point)
     low, high = -128 - zero, 127 - zero
     if activation != "none":
         low = max(low, 0)

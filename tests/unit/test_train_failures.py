@@ -1,0 +1,145 @@
+"""Training where it must not depend on the machine, and where something has gone wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from test_train import ARCHITECTURE, CONFIG, data_set
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from pipeline.errors import ConfigError
+from pipeline.train import train_qat
+from pipeline.train.diagnosis import first_nonfinite
+from pipeline.train.network import QatNetwork
+from pipeline.train.resnet import ResNet
+from pipeline.train.teacherconfig import TeacherConfig
+
+RESNET = TeacherConfig(weight=0.5, architecture="resnet", width=0.5, depth=1, epochs=2)
+ALL = replace(CONFIG, ema=0.9, norm_batches=4, teacher=RESNET)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_divergence_while_fine_tuning_is_an_error_with_its_layer() -> None:
+    with pytest.raises(ConfigError, match=r"first in (stem|block\d/|head/)") as error:
+        train_qat(ARCHITECTURE, data_set(), replace(CONFIG, qat_learning_rate=1e30), seed=1)
+    assert "train.qat_learning_rate" in error.value.hint
+
+
+def test_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    config = replace(CONFIG, teacher=RESNET)
+    train_qat(ARCHITECTURE, data_set(), config, seed=1, checkpoint=tmp_path / "a")
+    (file,) = tmp_path.glob("teacher-*")
+    state = torch.load(file)
+    for change, message in (
+        ({"classes": 4}, "is for 4 classes"),
+        ({"finished": False}, "trained to its end"),
+        ({"network": {}}, "not a teacher"),
+        ({"description": {}}, "not a teacher"),
+    ):
+        torch.save(state | change, file)
+        with pytest.raises(ConfigError, match=message):
+            train_qat(ARCHITECTURE, data_set(), replace(config, teacher=replace(RESNET, files=(str(file),))))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        train_qat(ARCHITECTURE, data_set(), replace(config, teacher=replace(RESNET, files=("none",))))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_first_nonfinite_names_the_poisoned_layer(quantized: bool) -> None:
+    torch.manual_seed(0)
+    network = QatNetwork(ARCHITECTURE).train()
+    x = torch.rand(8, 1, 12, 12)
+    network(x)
+    if quantized:
+        network.fold()
+        network.mode = "observe"
+        network(x)
+        network.mode, network.ranges_frozen = "quantized", True
+    assert first_nonfinite(network, x) == ""
+    for index in (len(network.layers) - 1, 5, 0):  # each earlier than the one before
+        with torch.no_grad():
+            next(network.layers[index].parameters())[0] = float("nan")
+        assert first_nonfinite(network, x) == network.graph.nodes[index].name
+    assert network.watch is None
+    teacher = ResNet((12, 12, 1), 3, 0.5, 1)
+    with torch.no_grad():
+        teacher.get_parameter("blocks.1.conv2.weight")[0] = float("inf")
+    assert first_nonfinite(teacher, x) == "blocks.1.conv2"
+    assert first_nonfinite(teacher, x * float("nan")) == "the input"
+
+
+class Placed(TorchFunctionMode):
+    """Treats the CPU as if it were a GPU: who has not been put on the device explicitly is not there.
+
+    Marks tensors by identity; a call that mixes the two kinds is what a GPU would refuse.
+    """
+
+    MAKERS: ClassVar = {
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "arange",
+        "tensor",
+        "as_tensor",
+        "from_numpy",
+        "rand",
+        "randn",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: dict[int, bool] = {}
+        self.kept: list[Any] = []  # identities stay unique while all tensors live
+        self.mixed: list[str] = []
+
+    def mark(self, value: Any, there: bool) -> None:
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, torch.Tensor):
+                self.kept.append(leaf)
+                self.there[id(leaf)] = there
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        result = func(*args, **kwargs)
+        if name == "to" and any(isinstance(arg, torch.device) for arg in args):
+            if isinstance(result, torch.Tensor) and result is args[0]:
+                result = result.view_as(result)
+            self.mark(result, True)
+        elif name in self.MAKERS and not (inputs and kwargs.get("device") is None):
+            self.mark(result, kwargs.get("device") is not None)
+        elif inputs and name not in ("cpu", "__get__", "__set__"):
+            known = {self.there[id(leaf)] for leaf in inputs if id(leaf) in self.there}
+            if len(known) == 2:
+                self.mixed.append(name)
+            new = [leaf for leaf in tree_leaves(result) if id(leaf) not in self.there]
+            self.mark(new, known != {False})
+        return result
+
+
+@pytest.mark.parametrize("settings", [{}, {"cutout": 3, "mixup": 0.3, "shift": 2}])
+def test_no_tensor_is_left_on_the_host(settings: dict[str, Any]) -> None:
+    config = replace(ALL, float_epochs=1, teacher=replace(RESNET, epochs=1), **settings)
+    with Placed() as mode:
+        train_qat(ARCHITECTURE, data_set(), config, seed=1)
+    assert len(mode.kept) > 1000
+    assert not mode.mixed, set(mode.mixed)
+
+
+def test_the_check_above_sees_a_tensor_on_the_host() -> None:
+    device = torch.device("cpu")
+    with Placed() as mode:
+        torch.arange(3, device=device) + torch.zeros(3).to(device)
+        assert not mode.mixed
+        torch.arange(3, device=device) + torch.zeros(3)
+    assert mode.mixed
