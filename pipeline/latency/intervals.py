@@ -54,7 +54,8 @@ class Interval:
         """E.g. `90 % interval, -0.02 to +0.12 %, calibrated on 45 ...`."""
         how = f"calibrated on {self.models} {self.source}" if self.models else self.source
         ends = f"{100 * (self.low - 1):+.2f} to {100 * (self.high - 1):+.2f} %"
-        return f"{100 * self.level:.0f} % interval, {ends}, {how}"
+        kind = f"{100 * self.level:.0f} % interval" if self.models else "assumed interval"
+        return f"{kind}, {ends}, {how}"
 
     @classmethod
     def default(cls, provenance: Provenance) -> Interval:

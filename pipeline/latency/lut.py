@@ -104,13 +104,17 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Lut:
-    """Immutable; equal where identity, rows, overhead, flash model and calibration are."""
+    """Immutable; equal where identity, rows, overhead, flash model and calibration are.
+
+    `stand_in` names the emulated board whose cycles are used in place of measurements ("": it has its own).
+    """
 
     identity: Identity
     rows: Mapping[str, Row]
     overhead: Overhead = field(default_factory=Overhead)
     flash: FlashModel | None = None
     calibration: Interval | None = None
+    stand_in: str = ""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Lut):
@@ -121,7 +125,7 @@ class Lut:
     @property
     def provenance(self) -> Provenance:
         """Of rows: a timing model over instructions does not measure, and simulated hardware is its own kind."""
-        if self.identity.counter == "instructions":
+        if self.identity.counter == "instructions" or self.stand_in:
             return "modelled"
         return "cycle-accurate" if self.identity.timing == "RTL simulation" else "measured"
 

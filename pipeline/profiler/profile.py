@@ -19,6 +19,7 @@ from pipeline.profiler.footprint import measure_footprint, sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
 from pipeline.profiler.journal import Journal, Measurement
 from pipeline.profiler.plan import Plan
+from pipeline.profiler.standin import stand_in
 from pipeline.progress import Reporter
 from pipeline.space.opspec import OpSpec
 
@@ -77,8 +78,9 @@ def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Repor
 
     The one that ships, or the one in `folder`, where it fits; else what is missing is measured and the
     table written to `folder`. A real board is not measured in passing, since it may run another firmware:
-    what its table lacks is estimated. Raises LutError for a damaged table or, for a real board, none that
-    fits, and as `profile` does.
+    what its table lacks is estimated, and where it has none at all, that of an emulated board with the same
+    core stands in (`modelled`, with a wide interval). Raises LutError for a damaged table or, for a real
+    board, none that fits and none to stand in, and as `profile` does.
     """
     identity = current_identity(board)
     if board.emulator is None:
@@ -113,6 +115,12 @@ def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Rep
             )
             return replace(lut, identity=identity, flash=flash, overhead=overhead)
         others.append(f"{path} is of {_why_not(lut.identity, identity)}")
+    if not others and (other := stand_in(board, identity, folder)) is not None:
+        reporter.warn(
+            f"no latency table of {board.name}: {other.interval.describe()}. "
+            f"Measure the board: edgenas flash, then edgenas profile, both with --board {board.name}"
+        )
+        return other
     raise LutError(
         f"no latency table of {board.name} fits" + (f": {'; '.join(others)}" if others else ""),
         hint=f"connect it and measure it: edgenas flash, then edgenas profile, both with --board {board.name}",

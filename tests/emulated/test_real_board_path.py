@@ -117,9 +117,25 @@ def test_the_wrong_firmware_on_the_board_is_named(board_file: Path, tables: Path
     assert "edgenas flash" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_without_a_table_it_says_what_to_do(board_file: Path, tmp_path: Path) -> None:
+def test_without_a_table_an_emulated_board_stands_in_and_is_named(board_file: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.tflite"
     model.write_bytes(sample_network(sample_graph()))
-    done = edgenas("deploy", model, "--board", board_file, "--out", tmp_path / "out")
+    done = edgenas("deploy", model, "--board", board_file, "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    latency = figures["latency, predicted"]
+    assert latency["provenance"] == "modelled" and "qemu-cortex-m4" in latency["note"]
+    assert latency["low"] == pytest.approx(0.9 * latency["value"])
+    assert latency["high"] == pytest.approx(1.5 * latency["value"])
+    # Memory is the board's own: its applications were built.
+    linked = figures["flash, linked"]["value"]
+    assert figures["flash, predicted"]["value"] == pytest.approx(linked, rel=0.005)
+
+
+def test_without_any_table_it_says_what_to_do(board_file: Path, tmp_path: Path) -> None:
+    model, other = tmp_path / "model.tflite", tmp_path / "bench-board.toml"
+    model.write_bytes(sample_network(sample_graph()))
+    other.write_text(board_file.read_text().replace('name = "cortex-m4"', 'name = "cortex-m4x"'))
+    done = edgenas("deploy", model, "--board", other, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "no latency table of bench-board" in done.stderr and "edgenas profile" in done.stderr
