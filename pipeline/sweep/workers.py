@@ -18,10 +18,12 @@ import tempfile
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from pipeline.errors import ConfigError, EdgeNasError, ToolError
@@ -79,7 +81,8 @@ class LocalWorkers:
         process = self._context.Process(
             target=_child, args=(self._bench, job, key, folder, self._threads), name=job.name, daemon=True
         )
-        process.start()
+        with _uninterrupted():
+            process.start()
         return _LocalRun(process, folder)
 
     def close(self) -> None:
@@ -108,10 +111,35 @@ class _LocalRun:
         self._process.join()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds back SIGINT and SIGTERM: a child that was sent half of its job would end with a traceback.
+
+    The child starts with both blocked, until it decides about them itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals interrupt the main thread alone
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    held: list[tuple[int, FrameType | None]] = []
+    # other threads may still take the signal, so a mask alone does not hold it back
+    handlers = [signal.signal(number, lambda *which: held.append(which)) for number in numbers]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for which, handler in zip(numbers, handlers, strict=True):
+            signal.signal(which, handler)
+    for number, _ in held:
+        signal.raise_signal(number)
+
+
 def _child(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> None:
     # Ctrl-C reaches every process of the terminal; the sweep itself decides and then ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     write_text(folder / _OUTCOME, json.dumps(attempt(bench, job, key, folder, threads)))
 

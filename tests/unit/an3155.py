@@ -107,7 +107,8 @@ class SimulatedStm32:
             count = self._checked(1)[0] + 1
             self._give(ACK + bytes(self.memory[offset : offset + count]))
         elif code == 0x21:
-            self.started_at = self._address() + self.origin
+            self.started_at = self._offset() + self.origin  # before the tool hears of it and ends
+            self._give(ACK)
         elif code == 0x31:
             self._write(self._address())
         elif code == 0x44:
@@ -122,9 +123,13 @@ class SimulatedStm32:
         assert check == expected, f"bad check byte {check:02x} after {bytes(data).hex()}"
         return bytes(data)
 
-    def _address(self) -> int:
+    def _offset(self) -> int:
         offset = int.from_bytes(self._checked(4), "big") - self.origin
         assert 0 <= offset < len(self.memory), hex(offset + self.origin)
+        return offset
+
+    def _address(self) -> int:
+        offset = self._offset()
         self._give(ACK)
         return offset
 

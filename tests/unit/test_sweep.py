@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -146,6 +147,29 @@ def test_a_killed_search_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 def test_a_worker_with_another_state_of_the_program_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another state of edgenas"):
         perform(replace(BENCH, code="older"), Job("random", 0, 2.0), "key", tmp_path, 1)
+
+
+@dataclass(frozen=True)
+class Interrupted(MacCost):
+    """Ctrl-C comes while it is sent to a worker."""
+
+    def __getstate__(self) -> dict[str, object]:
+        signal.raise_signal(signal.SIGINT)
+        return dict(self.__dict__)
+
+
+@pytest.mark.slow
+def test_ctrl_c_never_leaves_a_worker_with_half_a_job(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = replace(BENCH, cost=Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        LocalWorkers(bench, 1).start(Job("random", 0, 2.0), "key", tmp_path)
+    (child,) = multiprocessing.active_children()
+    child.join(60)
+    assert child.exitcode == 0
+    assert "result" in json.loads((tmp_path / "outcome.json").read_text())
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @dataclass(frozen=True)
