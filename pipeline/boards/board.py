@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.assets import asset_dir
+from pipeline.boards.memory_system import MemorySystem, read_memory_system
 from pipeline.errors import ConfigError
 from pipeline.figures import Provenance
 from pipeline.tomltable import Table
@@ -49,8 +50,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
+    """`system`: what makes the core wait for them; None where nothing does, or nobody has described it."""
+
     flash: Region
     sram: Region
+    system: MemorySystem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ def _board(table: Table, path: Path) -> Board:
         core=_core(table.sub("core")),
         clock_hz=table.sub("clock").integer("hz"),
         clock_reference=table.sub("clock").text("reference", ""),
-        memory=Memory(_region(memory.sub("flash")), _region(memory.sub("sram"))),
+        memory=_memory(memory),
         stack_bytes=memory.sub("stack").integer("bytes"),
         uart=_uart(table.sub("uart")),
         counter=_counter(table.sub("counter")),
@@ -183,12 +187,29 @@ def _board(table: Table, path: Path) -> Board:
         raise table.sub("core").error(
             "timing", "is missing", hint="a counter of instructions needs a timing model of the core"
         )
+    _check_wait_states(board, memory)
     if board.stack_bytes >= board.memory.sram.bytes:
         raise memory.sub("stack").error(
             "bytes", f"is {board.stack_bytes}, all of the SRAM", hint="reserve less"
         )
     table.close()
     return board
+
+
+def _memory(t: Table) -> Memory:
+    system = read_memory_system(t.sub("system", required=False))
+    return Memory(_region(t.sub("flash")), _region(t.sub("sram")), system)
+
+
+def _check_wait_states(board: Board, memory: Table) -> None:
+    """Too few of them are a board that does not run; more than needed is a choice."""
+    system, states = board.memory.system, board.memory.flash.wait_states
+    if system is not None and states < (needed := system.wait_states(board.clock_hz)):
+        raise memory.sub("flash").error(
+            "wait_states",
+            f"is {states}, but {board.clock_hz} Hz need {needed}",
+            hint="see memory.system.wait_state_hz",
+        )
 
 
 def _core(t: Table) -> Core:

@@ -11,6 +11,7 @@ from pipeline.errors import LinkError
 from pipeline.latency.timing import timing_model
 from pipeline.links import open_link
 from pipeline.links.blockcount import RegionReader, plugin_args
+from pipeline.links.memorysim import Simulated, Waits
 from pipeline.wire.client import Client
 
 _REGION_TIMEOUT_S = 10.0
@@ -18,10 +19,14 @@ _REGION_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class LayerCount:
-    """One layer: cycles, and executed instructions where an emulator counted them (else 0)."""
+    """One layer: cycles, and executed instructions where an emulator counted them (else 0).
+
+    `waits`: of each variant of the memory system that was asked for, not part of `cycles`.
+    """
 
     cycles: float
     instructions: int
+    waits: tuple[Waits, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,26 @@ class EmulatedInference:
 
 
 def emulated_inference(
-    board: Board, elf: Path, x: bytes, *, port: str | None = None, layers: int | None = None
+    board: Board,
+    elf: Path,
+    x: bytes,
+    *,
+    port: str | None = None,
+    layers: int | None = None,
+    system: Simulated | None = None,
 ) -> EmulatedInference:
     """Starts the application `elf`, runs one inference over input `x` (INT8, NHWC) and counts its layers.
 
     `layers`: how many of them this input goes through, where it may leave early.
+
+    `system`: a memory system to simulate on the way, only where an emulator counts blocks.
 
     Where the device counts instructions, an emulator's block counts and the timing model give each layer's
     cycles; else the device's counter does. Raises ToolError (no emulator or plugin) and LinkError (it does
     not answer, or the counted regions are not one per layer).
     """
     if board.counts_instructions:
-        return _from_blocks(board, elf, x, layers)
+        return _from_blocks(board, elf, x, layers, system)
     with open_link(board, elf, port=port) as link:
         client = Client(link)
         client.hello()
@@ -55,11 +68,14 @@ def emulated_inference(
         return EmulatedInference(counts, result.output, result.ticks)
 
 
-def _from_blocks(board: Board, elf: Path, x: bytes, layers: int | None) -> EmulatedInference:
+def _from_blocks(
+    board: Board, elf: Path, x: bytes, layers: int | None, system: Simulated | None
+) -> EmulatedInference:
     model = timing_model(board.core.timing)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
         out = Path(folder) / "regions.bin"
-        with open_link(board, elf, plugin_args=plugin_args(out)) as link:
+        plugins = plugin_args(out) + (system.plugin_args(board, Path(folder)) if system is not None else [])
+        with open_link(board, elf, plugin_args=plugins) as link:
             client = Client(link)
             client.hello()
             expected = client.describe().layers if layers is None else layers
@@ -67,9 +83,15 @@ def _from_blocks(board: Board, elf: Path, x: bytes, layers: int | None) -> Emula
             reader = RegionReader(out)
             regions = [reader.next(_REGION_TIMEOUT_S) for _ in range(expected)]
             surplus = len(reader.read_all())
+        waits = system.read(Path(folder)) if system is not None else [()] * expected
         if surplus:
             raise LinkError(f"{elf.name} has {expected} layers but {expected + surplus} marked regions")
-    counts = tuple(LayerCount(model.region_cycles(region), region.instructions) for region in regions)
+    if len(waits) != expected:
+        raise LinkError(f"{elf.name} has {expected} layers but {len(waits)} regions with waits")
+    counts = tuple(
+        LayerCount(model.region_cycles(region), region.instructions, waited)
+        for region, waited in zip(regions, waits, strict=True)
+    )
     return EmulatedInference(counts, result.output, result.ticks)
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import struct
-import subprocess
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +10,9 @@ from pathlib import Path
 
 from pipeline.assets import asset_dir
 from pipeline.errors import LinkError, ToolError
+from pipeline.links.compiled import shared_library
 
 _SOURCES = ("blockcount.c", "qemu_plugin_api.h")
-_FLAGS = ("-std=gnu11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _MAGIC = b"EDGB"
 _VERSION = 1
 _POLL_S = 0.01
@@ -48,44 +44,13 @@ class Region:
         return sum(block.instructions * block.runs for block in self.blocks)
 
 
-def cache_folder() -> Path:
-    """Where compiled helpers are kept for this user; need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgenas"
-
-
 def plugin_library() -> Path:
     """The plugin as a shared library, compiled on first use and kept under a hash of its source.
 
     Raises ToolError: no C compiler on this machine, or it failed.
     """
     folder = asset_dir("firmware") / "emulator"
-    digest = hashlib.sha256(" ".join(_FLAGS).encode())
-    for name in _SOURCES:
-        digest.update((folder / name).read_bytes())
-    library = cache_folder() / f"blockcount-{digest.hexdigest()[:16]}.so"
-    if library.is_file():
-        return library
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise ToolError(
-            "no C compiler on this machine to build QEMU's counting plugin", hint="apt install gcc"
-        )
-    library.parent.mkdir(parents=True, exist_ok=True)
-    fresh = library.with_name(f".{library.name}.{os.getpid()}")
-    command = [compiler, *_FLAGS, str(folder / "blockcount.c"), "-o", str(fresh)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode != 0:
-            raise ToolError(
-                f"cannot compile QEMU's counting plugin: {done.stderr.strip()[-800:]}", hint=" ".join(command)
-            )
-        fresh.replace(library)  # another process may have made the same file meanwhile
-    except subprocess.TimeoutExpired as error:
-        raise ToolError("compiling QEMU's counting plugin took over two minutes") from error
-    finally:
-        fresh.unlink(missing_ok=True)
-    return library
+    return shared_library("blockcount", folder, _SOURCES, "QEMU's counting plugin")
 
 
 def plugin_args(out: Path) -> list[str]:

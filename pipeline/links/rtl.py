@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import ToolError
-from pipeline.links.blockcount import cache_folder
+from pipeline.links.compiled import cache_folder
 from pipeline.links.process import ProcessLink
 from pipeline.progress import Reporter
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.assets import asset_dir
 from pipeline.errors import LinkError, ToolError
 from pipeline.latency.timing import timing_model
-from pipeline.links import blockcount
+from pipeline.links import compiled
 from pipeline.links.blockcount import Region, RegionReader, plugin_args, plugin_library
 
 pytestmark = [
@@ -241,7 +241,7 @@ def test_library_is_compiled_once_and_needs_a_compiler(
     library = plugin_library()
     assert library.parent == tmp_path / "edgenas"
     stamp = library.stat().st_mtime_ns
-    monkeypatch.setattr(blockcount.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     assert plugin_library() == library
     assert library.stat().st_mtime_ns == stamp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
