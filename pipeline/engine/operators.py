@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.flatfile import FlatModel, Operator, Tensor
 from pipeline.engine.quantization import (
+    Requantization,
     accumulator_reach,
     activation_range,
     fold_zero_point,
@@ -111,6 +112,8 @@ def _conv_struct(
                 f"channel {channel} overflows when it is requantized",
                 hint="the scales of this layer are degenerate; quantize again",
             )
+    if op.kind == "depthwise_conv2d":
+        taps, folded, pairs = _without_quiet_channels(taps, folded, pairs, (y.zero_point, low, high))
     arrays: dict[str, NDArray[Any]] = {
         "weights": taps.reshape(-1),
         "bias": folded,
@@ -118,6 +121,30 @@ def _conv_struct(
         "shift": np.array([s for _, s in pairs], np.int8),
     }
     return fields, arrays
+
+
+def _without_quiet_channels(
+    taps: NDArray[np.int8],
+    folded: NDArray[np.int32],
+    pairs: list[tuple[int, int]],
+    limits: tuple[int, int, int],
+) -> tuple[NDArray[np.int8], NDArray[np.int32], list[tuple[int, int]]]:
+    """Channels whose output no input can change, written so that the fast kernels can take them.
+
+    Training leaves such channels behind: tiny weights beside a bias that is huge in their units, which would
+    cost their three neighbours the fast path too. `limits`: zero point, lowest and highest output.
+    """
+    taps, folded, pairs = taps.copy(), folded.copy(), list(pairs)
+    reach = 128 * np.abs(taps.astype(np.int64)).sum(axis=1)
+    for channel in range(len(folded) if len(pairs) > 1 else 0):
+        requantize = Requantization(*pairs[channel], *limits)
+        bias = int(folded[channel])
+        output = requantize.quiet(bias - int(reach[channel]), bias + int(reach[channel]))
+        if output is not None:
+            taps[channel] = 0
+            folded[channel], *pair = requantize.constant(output)
+            pairs[channel] = (pair[0], pair[1])
+    return taps, folded, pairs
 
 
 def _convolution(source: Source, kind: OpKind) -> Lowered:

@@ -105,3 +105,30 @@ def rounding_is_safe(reach: int, multiplier: int, shift: int) -> bool:
     if shift >= 0:
         return reach << shift < 1 << 31
     return (reach * multiplier >> 31) + 1 + (1 << (-shift - 1)) < 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Requantization:
+    """From one channel's accumulators to int8: Q31 multiplier and shift, zero point, limits of the activation."""
+
+    multiplier: int
+    shift: int
+    zero_point: int
+    low: int
+    high: int
+
+    def __call__(self, accumulator: int) -> int:
+        value = scale_by(accumulator, self.multiplier, self.shift) + self.zero_point
+        return min(self.high, max(self.low, value))
+
+    def quiet(self, lowest: int, highest: int) -> int | None:
+        """The output of all accumulators from `lowest` to `highest` where it is one; None where there are several.
+
+        Outputs never fall with the accumulator, so the two ends decide.
+        """
+        first = self(lowest)
+        return first if first == self(highest) else None
+
+    def constant(self, output: int) -> tuple[int, int, int]:
+        """(bias, multiplier, shift) of a channel without weights that gives `output`."""
+        return 4 * (output - self.zero_point), 1 << 30, -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,21 +80,35 @@ def output_size(size: int, kernel: int, window: dict) -> int:
     return -(-size // window["stride"]) if window["same"] else -(-(size - reach + 1) // window["stride"])
 
 
-def convolution(window: dict, channels: int, depthwise: bool, activation: int, q: dict, seed: int) -> bytes:
+def convolution(
+    window: dict,
+    channels: int,
+    depthwise: bool,
+    activation: int,
+    q: dict,
+    seed: int,
+    exponents: Sequence[int] = (0,),
+    bias_bits: Sequence[int] = (14,),
+) -> bytes:
+    """`exponents`: powers of two on the channels' scales; `bias_bits`: magnitudes of their biases; both repeated."""
     rng = np.random.default_rng(seed)
     kh, kw = window["kernel"]
     c = window["c"]
     out_c = c * channels if depthwise else channels
     shape = (1, kh, kw, out_c) if depthwise else (out_c, kh, kw, c)
     taps = kh * kw * (1 if depthwise else c)
-    scales = rng.uniform(0.001, 0.02, out_c).astype(np.float32)
+    scales = np.ldexp(rng.uniform(0.001, 0.02, out_c), np.resize(exponents, out_c)).astype(np.float32)
+    most = 1.2 * np.ldexp(1.0, np.resize(bias_bits, out_c))
     builder = Builder()
     x = builder.tensor((1, window["h"], window["w"], c), quantization(q["in"], q["in_zero"]))
     weights = builder.tensor(
         shape, quantization(scales, 0, 3 if depthwise else 0), rng.integers(-127, 128, shape), np.int8
     )
     bias = builder.tensor(
-        (out_c,), quantization(scales * np.float32(q["in"])), rng.integers(-20000, 20000, out_c), np.int32
+        (out_c,),
+        quantization(scales * np.float32(q["in"])),
+        rng.uniform(-most, most).astype(np.int64),
+        np.int32,
     )
     # an output scale that uses the range: about sqrt(taps) products of medium size
     out_scale = float(np.float32(q["in"] * 0.01 * 64 * np.sqrt(taps) * q["stretch"]))
@@ -177,6 +192,34 @@ def test_depthwise_square(
     content = convolution(window, 1, True, activation, q, seed)
     expected = "edgenas_depthwise_3x3" if kernel == 3 else "edgenas_depthwise_plain"
     assert load(content).layers[0].kernel == expected
+    check(runner, content, seed)
+
+
+@CASES
+@given(
+    st.sampled_from([3, 5, 7]), st.integers(1, 2), st.lists(st.sampled_from([*range(-27, 13)]), min_size=1, max_size=8),
+    st.lists(st.integers(10, 30), min_size=1, max_size=8), ACTIVATIONS, QUANTS, SEED,
+)  # fmt: skip
+def test_depthwise_of_any_scale(
+    runner: KernelRunner, kernel: int, stride: int, exponents: list[int], bits: list[int], activation: int, q: dict,
+    seed: int,
+) -> None:  # fmt: skip
+    window = {
+        "h": 6,
+        "w": 7,
+        "c": 8,
+        "kernel": (kernel, kernel),
+        "stride": stride,
+        "dilation": 1,
+        "same": True,
+    }
+    # what the engine refuses: an accumulator or a scaled one beyond 32 bits
+    limited = [
+        min(b, 30 if e < -8 else 20 - e)
+        for b, e in zip(np.resize(bits, 8), np.resize(exponents, 8), strict=True)
+    ]
+    q = q | {"stretch": 0.05}  # shifts of about -32 to 11
+    content = convolution(window, 1, True, activation, q, seed, np.resize(exponents, 8), limited)
     check(runner, content, seed)
 
 

@@ -29,28 +29,49 @@ static void narrow(const edgenas_conv_t *p, int8_t *output, int count) {
     }
 }
 
-/* Prepares four channels; whether they may take the fast row functions: shifts to the right so small that the
- * zero point can be added before, to a sum that has room for it. */
-static int prepare(const edgenas_conv_t *p, edgenas_row_t *r, int packed_rows, int16_t *packed,
-                   int packed_size) {
-    const int taps = p->kernel_h * p->kernel_w;
+/* So far a shift to the left fits into 16-bit weights, and the zero point in units of one to the right into the
+ * sum. Almost all that lies beyond are channels without any effect, which are replaced ahead of time
+ * (_without_quiet_channels in pipeline/engine/operators.py). */
+#define LEFT_MAX 8
+#define RIGHT_MAX 22
+#define SUM_MAX (1 << 30)
+
+/* Prepares one channel; whether it may take the fast row functions. These add the zero point before the
+ * shift.
+ *
+ * With no shift to the right they round the negative outputs down by one, which does not matter where the
+ * activation cuts those off. */
+static int prepare(const edgenas_conv_t *p, int channel, edgenas_lane_t *lane, int packed_rows,
+                   int16_t *packed) {
+    const int32_t shift = p->shift[channel * p->per_channel];
+    const int32_t left = shift > 0 ? shift : 0;
+    const int32_t right = shift < 0 ? -shift : 0;
+    const int32_t bias = p->bias[channel];
+    if (left > LEFT_MAX || right > RIGHT_MAX || bias >= SUM_MAX >> left || bias < -(SUM_MAX >> left) ||
+        (right == 0 && p->activation_min < p->output_zero_point)) {
+        return 0;
+    }
+    lane->packed = packed;
+    lane->bias = bias * (1 << left);
+    lane->multiplier = p->multiplier[channel * p->per_channel];
+    lane->half = ((1 << right) >> 1) + p->output_zero_point * (1 << right);
+    lane->right = right;
+    edgenas_pack(p->weights + channel * p->kernel_h * p->kernel_w, p->kernel_h, p->kernel_w, packed_rows,
+                 packed);
+    if (left > 0) {
+        for (int i = packed_rows * EDGENAS_PACKED(p->kernel_w); i > 0; i--, packed++) {
+            *packed = (int16_t)(*packed * (1 << left));
+        }
+    }
+    return 1;
+}
+
+/* Whether all of four channels may. */
+static int prepare_lanes(const edgenas_conv_t *p, edgenas_row_t *r, int packed_rows, int16_t *packed,
+                         int packed_size) {
     int fast = packed_rows > 0;
-    for (int i = 0; i < r->lanes; i++, packed += packed_size) {
-        const int channel = r->channel + i;
-        const int32_t right = -p->shift[channel * p->per_channel];
-        const int32_t bias = p->bias[channel];
-        edgenas_lane_t *const lane = &r->lane[i];
-        if (right < 1 || right > 16 || bias >= 1 << 30 || bias < -(1 << 30)) {
-            fast = 0;
-        }
-        if (fast) {
-            lane->packed = packed;
-            lane->bias = bias;
-            lane->multiplier = p->multiplier[channel * p->per_channel];
-            lane->half = (1 << (right - 1)) + p->output_zero_point * (1 << right);
-            lane->right = right;
-            edgenas_pack(p->weights + channel * taps, p->kernel_h, p->kernel_w, packed_rows, packed);
-        }
+    for (int i = 0; fast && i < r->lanes; i++, packed += packed_size) {
+        fast = prepare(p, r->channel + i, &r->lane[i], packed_rows, packed);
     }
     return fast;
 }
@@ -80,7 +101,7 @@ void edgenas_depthwise_planes(const edgenas_conv_t *p, const int8_t *input, int8
         r.channel = c;
         r.output = output + c;
         const edgenas_row_fn chosen =
-            prepare(p, &r, packed_rows, packed, packed_size) ? row : edgenas_row_any;
+            prepare_lanes(p, &r, packed_rows, packed, packed_size) ? row : edgenas_row_any;
         const int8_t *source = input + c; /* the next input row to be copied, its number and its slot */
         int next = -p->pad_top;
         int slot = 0;
