@@ -32,7 +32,7 @@ def export_exits(
     from pipeline.export.tflite import serialize
 
     architecture = network.architecture
-    frozen = freeze(network)
+    frozen = freeze(network, data.front_end)
     outputs = int8_logits(serialize(frozen), data.x_val)
 
     def latencies_of(kept: tuple[int, ...]) -> tuple[float, ...] | str:

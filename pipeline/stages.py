@@ -193,7 +193,7 @@ def export(
         kept = ", ".join(f"after block {i}" for i in architecture.exits) or "none"
         reporter.say(f"  early exits kept: {kept} ({len(chosen['allowed'])} allowed)")
     else:
-        content = write_tflite(result.network)
+        content = write_tflite(result.network, data.front_end)
     write_bytes(path, content)
     reporter.say(f"  {path.name}: {len(content):,} bytes; comparing it with the reference interpreters")
     agreement = compare(content, to_int8(data.x_test[:_PARITY_IMAGES]), network)

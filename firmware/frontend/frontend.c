@@ -46,14 +46,7 @@ static uint64_t power(const frontend_work_t *work, int k) {
 static int32_t log_of(uint64_t energy) {
     enum { INNER = 16 - FRONTEND_LOG_TABLE_BITS };
     const uint64_t value = energy + FRONTEND_FLOOR;
-    uint64_t rest = value;
-    int exponent = 0;
-    for (int bits = 32; bits > 0; bits /= 2) {
-        if (rest >> bits) {
-            exponent += bits;
-            rest >>= bits;
-        }
-    }
+    const int exponent = 63 - __builtin_clzll(value); /* takes the same time for every value */
     const uint32_t fraction = (uint32_t)(value >> (exponent - 16)) & 0xFFFFu;
     const uint32_t index = fraction >> INNER, between = fraction & ((1u << INNER) - 1u);
     const uint32_t mixed =

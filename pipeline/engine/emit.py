@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.emit_exits import exit_code, exit_decisions, exit_declarations, output_words
 from pipeline.engine.model import ARRAY_TYPES, Layer, Model
+from pipeline.engine.sound import sound_code, sound_declarations, sound_sources
 from pipeline.space.opspec import OpSpec
 
 _STRUCTS = {
@@ -30,7 +31,8 @@ _WIDTH = 100
 
 
 def emit_c(model: Model, annotations: Sequence[str] | None = None) -> dict[str, str]:
-    """The generated sources by file name: model.h, model.c and model_data.h (weights and parameters).
+    """The generated sources by file name: model.h, model.c and model_data.h (weights and parameters), and those of
+    the front end where the model has one.
 
     annotations: one text a layer for its comment, for instance the predicted cycles.
     """
@@ -38,6 +40,7 @@ def emit_c(model: Model, annotations: Sequence[str] | None = None) -> dict[str, 
         "model.h": _header(model),
         "model.c": _code(model, annotations or [""] * len(model.layers)),
         "model_data.h": _data(model),
+        **sound_sources(model),
     }
 
 
@@ -64,7 +67,7 @@ def _header(model: Model) -> str:
 #include <stdint.h>
 
 #define MODEL_LAYERS {len(model.layers)}
-#define MODEL_ARENA_BYTES {model.plan.arena_bytes}
+#define MODEL_ARENA_BYTES {model.arena_bytes}
 #define MODEL_INPUT_BYTES {model.input_bytes}
 #define MODEL_OUTPUT_BYTES {model.output_bytes}
 
@@ -79,7 +82,7 @@ int8_t *model_input(void);
 
 /* The output, {output_words(model)}; valid until the next input is written. */
 const int8_t *model_output(void);
-{exit_declarations(model)}
+{exit_declarations(model)}{sound_declarations(model)}
 /* One inference. Each layer lies between region markers (marker.h). */
 void model_invoke(void);
 
@@ -96,7 +99,7 @@ def _code(model: Model, annotations: Sequence[str]) -> str:
         "_Alignas(16) static uint8_t model_arena[MODEL_ARENA_BYTES];\n\n"
         "#define AT(offset) ((int8_t *)model_arena + (offset))\n\n"
         f"int8_t *model_input(void) {{ return AT({plan.offsets[graph.input]}); }}\n\n"
-        f"{exit_code(model) or _output(plan.offsets[graph.output])}\n"
+        f"{exit_code(model) or _output(plan.offsets[graph.output])}\n{sound_code(model)}"
     ]
     for i, (layer, note) in enumerate(zip(model.layers, annotations, strict=True)):
         parts.append(_layer(model, i, layer, note))

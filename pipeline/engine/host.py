@@ -23,8 +23,22 @@ _MAIN = """\
 
 #include "model.h"
 
-int main(void) {
-    while (fread(model_input(), 1, MODEL_INPUT_BYTES, stdin) == MODEL_INPUT_BYTES) {
+int main(int count, char **arguments) {
+#ifdef MODEL_SOUND_BYTES
+    /* with an argument: clips in, features and outputs out */
+    while (count > 1 && fread(model_sound(), 1, MODEL_SOUND_BYTES, stdin) == MODEL_SOUND_BYTES) {
+        model_features();
+        if (fwrite(model_input(), 1, MODEL_INPUT_BYTES, stdout) != MODEL_INPUT_BYTES) {
+            return 1;
+        }
+        model_invoke();
+        if (fwrite(model_output(), 1, MODEL_OUTPUT_BYTES, stdout) != MODEL_OUTPUT_BYTES) {
+            return 1;
+        }
+    }
+#endif
+    (void)arguments;
+    while (count == 1 && fread(model_input(), 1, MODEL_INPUT_BYTES, stdin) == MODEL_INPUT_BYTES) {
         model_invoke();
         if (fwrite(model_output(), 1, MODEL_OUTPUT_BYTES, stdout) != MODEL_OUTPUT_BYTES) {
             return 1;
@@ -62,16 +76,30 @@ class HostModel:
         n = len(x)
         if x.size != n * self.model.input_bytes:
             raise ModelError(f"inputs of shape {x.shape[1:]} for a model of input {self.model.input_shape}")
+        return np.frombuffer(self._run(x.tobytes()), np.int8).reshape(n, *self.model.answer_shape)
+
+    def run_sound(self, clips: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """Features (n, ...) and outputs (n, ...) of clips (n, samples), of a model with a front end."""
+        front_end = self.model.front_end
+        if front_end is None or clips.dtype != np.int16 or clips.shape[1:] != (front_end.samples,):
+            raise ModelError(f"clips of {clips.dtype} {clips.shape} for this model")
+        answers = np.frombuffer(self._run(clips.tobytes(), "sound"), np.int8).reshape(len(clips), -1)
+        made, outputs = np.split(answers, [self.model.input_bytes], axis=1)
+        shape = (len(clips), *self.model.answer_shape)
+        return made.reshape(len(clips), *front_end.shape), outputs.reshape(shape)
+
+    def _run(self, data: bytes, *arguments: str) -> bytes:
+        command = [str(self._program), *arguments]
         try:
             done = subprocess.run(
-                [self._program], input=x.tobytes(), capture_output=True, timeout=self._timeout_s, check=False
+                command, input=data, capture_output=True, timeout=self._timeout_s, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise ToolError(f"the model's native build did not finish in {self._timeout_s:.0f} s") from error
         if done.returncode != 0:
             tail = done.stderr.decode("utf-8", "replace")[-2000:]
             raise ToolError(f"the model's native build failed (status {done.returncode}): {tail}")
-        return np.frombuffer(done.stdout, np.int8).reshape(n, *self.model.answer_shape)
+        return done.stdout
 
 
 def _build(files: dict[str, str], sanitize: bool) -> Path:
@@ -89,8 +117,9 @@ def _build(files: dict[str, str], sanitize: bool) -> Path:
         for file_name, text in files.items():
             (folder / file_name).write_text(text, encoding="utf-8")
         built = folder / "model"
-        command = ["gcc", *flags, f"-I{include_dir()}", f"-I{marker}", f"-I{folder}", str(folder / "model.c")]
-        command += [str(folder / "main.c"), *map(str, kernel_sources()), "-o", str(built)]
+        command = ["gcc", *flags, f"-I{include_dir()}", f"-I{marker}", f"-I{folder}"]
+        command += [str(folder / name) for name in sorted(files) if name.endswith(".c")]
+        command += [*map(str, kernel_sources()), "-o", str(built)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         except FileNotFoundError as error:

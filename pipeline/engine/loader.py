@@ -8,6 +8,7 @@ from pipeline.engine.exits import exit_rule, find_exits
 from pipeline.engine.flatfile import FlatModel, Operator, parse
 from pipeline.engine.model import Layer, Model
 from pipeline.engine.operators import Lowered, lower_operator
+from pipeline.engine.sound import front_end_of
 from pipeline.engine.source import Source
 from pipeline.errors import ModelError
 from pipeline.memory.planner import plan
@@ -62,17 +63,22 @@ def _load(content: bytes) -> Model:
     layers = tuple(_layer(i, node, low) for i, (node, (_, low)) in enumerate(zip(graph.nodes, lowered, strict=True))
                    if low.struct)  # fmt: skip
     first, last = Source(flat, lowered[0][0]), Source(flat, lowered[-1][0])
+    input_shape, input_grid = (
+        flat.tensors[source_tensor].shape,
+        first.quantization(flat.tensors[source_tensor]),
+    )
     return Model(
         graph=graph,
         layers=layers,
         plan=plan(graph),
-        input_shape=flat.tensors[source_tensor].shape,
+        input_shape=input_shape,
         output_shape=flat.tensors[result_tensor].shape,
-        input=first.quantization(flat.tensors[source_tensor]),
+        input=input_grid,
         output=last.quantization(flat.tensors[result_tensor]),
         parameters=sum(low.parameters for _, low in lowered),
         tflite_bytes=len(content),
         exits=find_exits(flat, graph, layers, rule) if rule else (),
+        front_end=front_end_of(flat, input_shape, input_grid),
     )
 
 

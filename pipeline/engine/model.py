@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.quantization import Quantization
+from pipeline.frontend import FrontEnd
+from pipeline.memory.overlay import Overlay, overlay
 from pipeline.memory.planner import ArenaPlan
 from pipeline.space.exits import ExitRule
 from pipeline.space.graph import OpGraph
@@ -58,7 +60,8 @@ class Model:
     """A .tflite that the engine can run; `layers` are in execution order.
 
     `output_shape` and `output` are the final output's; `exits` have the same shape. With exits the device's
-    output is the logits of the one that was taken and one byte with its number.
+    output is the logits of the one that was taken and one byte with its number. `front_end` makes the input out of
+    sound on the device.
     """
 
     graph: OpGraph
@@ -71,6 +74,18 @@ class Model:
     parameters: int  # weights and biases
     tflite_bytes: int
     exits: tuple[Exit, ...] = ()
+    front_end: FrontEnd | None = None
+
+    @property
+    def overlay(self) -> Overlay | None:
+        """Where sound lies before the inference; None without a front end."""
+        return overlay(self.plan, self.graph, self.front_end) if self.front_end else None
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the linked arena: activations and scratch memory, or the front end's where those take more."""
+        placed = self.overlay
+        return placed.arena_bytes if placed else self.plan.arena_bytes
 
     @property
     def exit_rule(self) -> ExitRule | None:

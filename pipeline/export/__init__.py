@@ -11,6 +11,7 @@ from pipeline.export.parity import Agreement, ParityReport, compare
 from pipeline.export.reference import LiteRtReference, TflmReference, evaluate_int8, to_int8
 
 if TYPE_CHECKING:
+    from pipeline.frontend import FrontEnd
     from pipeline.train.network import QatNetwork
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
 ]
 
 
-def write_tflite(network: QatNetwork) -> bytes:
+def write_tflite(network: QatNetwork, front_end: FrontEnd | None = None) -> bytes:
     """The fully INT8 .tflite of a trained network; equal networks give equal bytes.
+
+    The file names `front_end`, which makes the input out of sound, so that firmware made from it takes sound.
 
     Raises ModelError where the network is not quantized yet, or does not fit INT8 arithmetic.
     """
@@ -34,6 +37,6 @@ def write_tflite(network: QatNetwork) -> bytes:
     from pipeline.export.freeze import freeze
     from pipeline.export.tflite import serialize
 
-    model = serialize(freeze(network))
+    model = serialize(freeze(network, front_end))
     check_int8(model)
     return model

@@ -30,6 +30,7 @@ def keep_exits(network: QuantizedNetwork, kept: Sequence[int], rule: ExitRule | 
         weights={i: network.weights[node] for i, node in enumerate(nodes) if node in network.weights},
         constants={numbers[t]: value for t, value in network.constants.items() if t in numbers},
         exit_rule=rule,
+        front_end=network.front_end,
     )
 
 

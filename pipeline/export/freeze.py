@@ -7,13 +7,17 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.export.quantized import Grid, QuantizedNetwork, Weights
+from pipeline.frontend import FrontEnd
 from pipeline.train.layers import Weighted
 from pipeline.train.network import QatNetwork
 
 
 @torch.no_grad()
-def freeze(network: QatNetwork) -> QuantizedNetwork:
-    """The integers that `network` computes with. Raises ModelError where they do not fit their types."""
+def freeze(network: QatNetwork, front_end: FrontEnd | None = None) -> QuantizedNetwork:
+    """The integers that `network` computes with, and `front_end`, which makes its input out of sound.
+
+    Raises ModelError where they do not fit their types.
+    """
     if not network.folded:
         raise ModelError(
             "the network still has batch normalization", hint="call fold() and calibrate it first"
@@ -30,6 +34,7 @@ def freeze(network: QatNetwork) -> QuantizedNetwork:
             for number in range(len(network.graph.tensor_bytes))
         ),
         weights=weights,
+        front_end=front_end,
     )
     frozen.check()
     return frozen

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
+from pipeline.frontend import FrontEnd
 from pipeline.space.exits import ExitRule
 from pipeline.space.graph import OpGraph
 
@@ -41,7 +42,8 @@ class QuantizedNetwork:
     """An OpGraph with a grid for each tensor, and weights for the nodes (by index) that have some.
 
     `constants`: values (INT8) of tensors, by number, that are no activations: the fixed operand of an addition.
-    `exit_rule`: when to leave at the graph's exits; a file without it can be run as a whole only.
+    `exit_rule`: when to leave at the graph's exits; a file without it can be run as a whole only. `front_end`: what
+    makes the input out of sound.
     """
 
     graph: OpGraph
@@ -49,6 +51,7 @@ class QuantizedNetwork:
     weights: dict[int, Weights]
     constants: dict[int, NDArray[np.int8]] = field(default_factory=dict)
     exit_rule: ExitRule | None = None
+    front_end: FrontEnd | None = None
 
     def check(self) -> None:
         """Raise ModelError, naming the layer, where an integer kernel would overflow or lose everything."""

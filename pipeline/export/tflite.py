@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.errors import ModelError
 from pipeline.export.quantized import Grid, QuantizedNetwork
+from pipeline.frontend import METADATA as FRONT_END
+from pipeline.frontend import to_bytes
 from pipeline.space.exits import METADATA
 from pipeline.space.graph import Node
 from pipeline.space.opspec import OpSpec, same_padding
@@ -100,6 +102,9 @@ class _Writer:
         if self.network.exit_rule is not None:
             rule = self.network.exit_rule.to_bytes()
             metadata.append(schema.MetadataT(name=METADATA, buffer=self._buffer(rule)))
+        if self.network.front_end is not None:
+            front_end = to_bytes(self.network.front_end)
+            metadata.append(schema.MetadataT(name=FRONT_END, buffer=self._buffer(front_end)))
         return schema.ModelT(
             version=3,
             operatorCodes=codes,

@@ -25,17 +25,18 @@ def cycles_per_tick(board: Board, cycles_per_instruction: float) -> float:
 
 
 def render_app(
-    sources: Mapping[str, str], board: Board, budgets: Budgets, out_dir: Path, cycles_per_instruction: float
-) -> Path:
+    sources: Mapping[str, str], board: Board, budgets: Budgets, out_dir: Path, cycles_per_instruction: float,
+    front_end_cycles_per_instruction: float | None = None,
+) -> Path:  # fmt: skip
     """Writes the application for `board` to `out_dir` and returns that.
 
     `sources`: the generated model, file name to text (`engine.emit_c`), with `model.h` among them.
     `budgets` are compiled in, for the device's own check; `cycles_per_instruction` turns its instruction
-    count into modelled cycles where its counter counts instructions.
+    count into modelled cycles where its counter counts instructions. `front_end_cycles_per_instruction` is that
+    of the audio front end, and needed where the model has one (`model_features`).
     """
-    rate = round(cycles_per_tick(board, cycles_per_instruction) * 65536)
-    if not 0 < rate < 1 << 32:
-        raise ConfigError(f"{cycles_per_instruction:g} cycles an instruction cannot be right")
+    rate = _rate_q16(board, cycles_per_instruction)
+    sound = front_end_cycles_per_instruction
     if board.counter.counts == "cycles":
         note = "The counter counts core cycles."
     else:
@@ -51,7 +52,15 @@ def render_app(
             sram_budget_bytes=budgets.sram_bytes or 0,
             flash_budget_bytes=budgets.flash_bytes or 0,
             cycles_per_tick_q16=rate,
+            front_end_cycles_per_tick_q16=0 if sound is None else _rate_q16(board, sound),
             rate_note=note,
         )
     )
     return write_folder(board, out_dir, "Application", files, definitions=("EDGENAS_LAYER_TICKS",))
+
+
+def _rate_q16(board: Board, cycles_per_instruction: float) -> int:
+    rate = round(cycles_per_tick(board, cycles_per_instruction) * 65536)
+    if not 0 < rate < 1 << 32:
+        raise ConfigError(f"{cycles_per_instruction:g} cycles an instruction cannot be right")
+    return rate

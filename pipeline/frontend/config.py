@@ -92,6 +92,16 @@ class FrontEnd:
         return self.frames, self.columns, 1
 
     @property
+    def sound_bytes(self) -> int:
+        """One clip."""
+        return 2 * self.samples
+
+    @property
+    def work_bytes(self) -> int:
+        """The C front end's working memory, frontend_work_t."""
+        return 4 * (self.window + self.frames * self.bands)
+
+    @property
     def window_table(self) -> Ints:
         """Periodic Hann window, Q15."""
         phase = 2 * np.pi * np.arange(self.window) / self.window

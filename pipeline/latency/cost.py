@@ -5,11 +5,15 @@ All its latencies are upper quantiles: the upper end of the table's interval (`p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.boards import Board
 from pipeline.errors import LutError
 from pipeline.latency.lut import Lut, Prediction
 from pipeline.latency.predictor import LatencyPredictor
+from pipeline.latency.sound import SoundCost
 from pipeline.memory.flash import FlashModel, layers
+from pipeline.memory.overlay import overlay
 from pipeline.memory.planner import plan
 from pipeline.space.budgets import Cost
 from pipeline.space.graph import OpGraph
@@ -22,9 +26,14 @@ _EXIT_CYCLES, _LOGIT_CYCLES = 40, 16
 
 
 class CostModel:
-    """Costs from `lut`, at the clock of `board`. Raises LutError where the table has no flash model."""
+    """Costs from `lut`, at the clock of `board`. Raises LutError where the table has no flash model.
 
-    def __init__(self, board: Board, lut: Lut, vetoes: Vetoes | None = None) -> None:
+    `sound`: what the front end adds, for models whose input it makes; every cost then has it in it.
+    """
+
+    def __init__(
+        self, board: Board, lut: Lut, vetoes: Vetoes | None = None, sound: SoundCost | None = None
+    ) -> None:
         if lut.flash is None:
             raise LutError(
                 f"the table of {board.name} has no flash model",
@@ -41,7 +50,9 @@ class CostModel:
         self.lut = lut
         self.flash: FlashModel = lut.flash
         self.interval = lut.interval
-        self.overhead_ms = self._ms(lut.overhead.inference_cycles)
+        self.sound = sound
+        self.front_end_ms = self._ms(sound.high) if sound else 0.0
+        self.overhead_ms = self._ms(lut.overhead.inference_cycles) + self.front_end_ms
         self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
         # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
         self.predictor: LatencyPredictor | None = None
@@ -69,15 +80,19 @@ class CostModel:
         return tuple(self.latency_ms(graph.until(tensor)) for tensor in graph.outputs)
 
     def sram_bytes(self, graph: OpGraph) -> int:
-        """Planned arena, other static RAM and reserved stack."""
-        return self.flash.sram_bytes(plan(graph).arena_bytes, layers(graph), exits=bool(graph.exits))
+        """Planned arena, other static RAM and reserved stack. The front end's memory lies in the arena."""
+        planned, more = plan(graph), 0
+        arena = planned.arena_bytes
+        if self.sound is not None:
+            arena, more = overlay(planned, graph, self.sound.front_end).arena_bytes, self.sound.ram_bytes
+        return self.flash.sram_bytes(arena, layers(graph), exits=bool(graph.exits)) + more
 
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         """All that a budget can limit. Raises LutError for a kernel that was never measured."""
         return Cost(
             latency_ms=self.latency_ms(graph),
             sram_bytes=self.sram_bytes(graph),
-            flash_bytes=self.flash.flash_bytes(graph),
+            flash_bytes=self.flash.flash_bytes(graph) + (self.sound.flash_bytes if self.sound else 0),
             parameters=parameters,
             vetoed=sum(1 for node in graph.nodes if self.veto(node.op)),
         )
@@ -88,7 +103,8 @@ class CostModel:
 
     def predict(self, graph: OpGraph) -> Prediction:
         """Cycles layer by layer, with intervals; its `high_cycles` are what `latency_ms` says."""
-        return self.lut.predict(graph)
+        prediction = self.lut.predict(graph)
+        return replace(prediction, front_end=self.sound.prediction) if self.sound else prediction
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """For a device whose counter counts instructions: what it multiplies them with."""

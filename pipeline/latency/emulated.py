@@ -30,6 +30,16 @@ class LayerCount:
 
 
 @dataclass(frozen=True, slots=True)
+class EmulatedFeatures:
+    """One clip through the front end; cycles and instructions as of a layer, ticks the device's own count."""
+
+    cycles: float
+    instructions: int
+    features: bytes
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True)
 class EmulatedInference:
     """One inference: its layers, its output, and the device's own count over all of it."""
 
@@ -93,6 +103,29 @@ def _from_blocks(
         for region, waited in zip(regions, waits, strict=True)
     )
     return EmulatedInference(counts, result.output, result.ticks)
+
+
+def emulated_features(board: Board, elf: Path, sound: bytes, *, port: str | None = None) -> EmulatedFeatures:
+    """Starts the application `elf` and runs its front end over a clip (16-bit PCM); see `emulated_inference`.
+
+    Raises RefusedError for an application without a front end.
+    """
+    if not board.counts_instructions:
+        with open_link(board, elf, port=port) as link:
+            client = Client(link)
+            client.hello()
+            made = client.features(sound)
+        cycles = made.ticks * board.clock_hz / board.counter.hz
+        return EmulatedFeatures(cycles, 0, made.features, made.ticks)
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
+        out = Path(folder) / "regions.bin"
+        with open_link(board, elf, plugin_args=plugin_args(out)) as link:
+            client = Client(link)
+            client.hello()
+            made = client.features(sound)
+            region = RegionReader(out).next(_REGION_TIMEOUT_S)
+    cycles = timing_model(board.core.timing).region_cycles(region)
+    return EmulatedFeatures(cycles, region.instructions, made.features, made.ticks)
 
 
 def emulated_layers(board: Board, elf: Path, x: bytes) -> tuple[LayerCount, ...]:

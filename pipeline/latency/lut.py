@@ -77,10 +77,12 @@ class Prediction:
     overhead_cycles: float
     unmeasured: tuple[str, ...]
     interval: Interval
+    front_end: NodePrediction | None = None  # that makes the input out of sound; in all sums
 
     @property
     def total_cycles(self) -> float:
-        return sum(node.cycles for node in self.per_node) + self.overhead_cycles
+        front_end = self.front_end.cycles if self.front_end else 0.0
+        return sum(node.cycles for node in self.per_node) + self.overhead_cycles + front_end
 
     @property
     def low_cycles(self) -> float:
@@ -95,7 +97,8 @@ class Prediction:
     @property
     def sums(self) -> tuple[float, float]:
         """Lower and upper ends of rows and kernels' models, added up: what an interval is calibrated on."""
-        low, high = (sum(getattr(node, end) for node in self.per_node) for end in ("low", "high"))
+        parts = [*self.per_node, *([self.front_end] if self.front_end else [])]
+        low, high = (sum(getattr(part, end) for part in parts) for end in ("low", "high"))
         return low + self.overhead_cycles, high + self.overhead_cycles
 
     def latency_ms(self, clock_hz: int) -> float:

@@ -17,6 +17,8 @@ from pipeline.wire.messages import (
     CheckReply,
     DescribeReply,
     FaultReply,
+    FeaturesReply,
+    FeaturesRequest,
     HelloReply,
     InvokeReply,
     InvokeRequest,
@@ -33,8 +35,8 @@ from pipeline.wire.messages import (
     Verdict,
 )
 
-__all__ = ["ByteStream", "Check", "Client", "Hello", "InvokeResult", "RefusedError", "RestartedError",
-           "WrongFirmwareError"]  # fmt: skip
+__all__ = ["ByteStream", "Check", "Client", "FeaturesResult", "Hello", "InvokeResult", "RefusedError",
+           "RestartedError", "WrongFirmwareError"]  # fmt: skip
 
 # An emulator that counts basic blocks still executes some 50 million instructions a second, and no kernel
 # needs more than about 60 for a multiply-accumulate or 600 for an element.
@@ -62,6 +64,12 @@ class Hello:
 class InvokeResult:
     output: bytes
     ticks: int  # of the device's counter, over the whole inference
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesResult:
+    features: bytes  # the model's input, as the device's front end made it
+    ticks: int  # of the device's counter, over the front end
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,7 @@ class Client:
         self._slowness: float = getattr(link, "slowness", 1.0)
         self._work_ratio = 0.25  # of the bound on computing time, twice what the device took lately
         self._invoke_s = 0.0
+        self._features_s = 0.0
         self._description: DescribeReply | None = None
 
     @property
@@ -190,17 +199,39 @@ class Client:
         """One inference over input tensor `x` (INT8, NHWC); `limit_s` bounds the first (on a device, not
         a simulator), later ones adapt."""
         self.load_input(x)
-        started, limit_s = time.monotonic(), limit_s * self._slowness
-        most_s = min(limit_s, self._line.patience_s + 10.0 * self._invoke_s) if self._invoke_s else limit_s
+        return self.invoke_loaded(x, limit_s=limit_s)
+
+    def features(self, sound: bytes, *, limit_s: float = 60.0) -> FeaturesResult:
+        """The front end over a clip (16-bit PCM, little-endian); its features are then the loaded input.
+
+        RefusedError UNKNOWN_OP for an application without a front end.
+        """
+        self._load(Op.LOAD_SOUND, sound, lambda offset: LoadInputRequest(offset).pack())
+        request = FeaturesRequest(zlib.crc32(sound)).pack()
+        payload, self._features_s = self._compute(Op.FEATURES, request, limit_s, self._features_s)
+        reply = FeaturesReply.unpack(payload)
+        features = self._read(Op.READ_INPUT, 0, reply.input_bytes)
+        if zlib.crc32(features) != reply.input_crc:
+            raise LinkError("the features read back are not those that the device computed")
+        return FeaturesResult(features, reply.ticks)
+
+    def invoke_loaded(self, x: bytes, *, limit_s: float = 60.0) -> InvokeResult:
+        """One inference over the input that is on the device, which must be `x`; see `invoke`."""
         request = InvokeRequest(zlib.crc32(x)).pack()
-        payload = self._line.request(Op.INVOKE, request, limit_s=most_s, likely_s=1.5 * self._invoke_s)
-        self._invoke_s = time.monotonic() - started
+        payload, self._invoke_s = self._compute(Op.INVOKE, request, limit_s, self._invoke_s)
         reply = InvokeReply.unpack(payload[: InvokeReply.size()])
         output = payload[InvokeReply.size() :]
         output += self._read(Op.READ_OUTPUT, len(output), reply.output_bytes)
         if len(output) != reply.output_bytes or zlib.crc32(output) != reply.output_crc:
             raise LinkError("the output read back is not the output that the device computed")
         return InvokeResult(output, reply.ticks)
+
+    def _compute(self, op: Op, request: bytes, limit_s: float, last_s: float) -> tuple[bytes, float]:
+        """The reply's payload and the seconds it took, where the last such request took `last_s` (0: none yet)."""
+        started, limit_s = time.monotonic(), limit_s * self._slowness
+        most_s = min(limit_s, self._line.patience_s + 10.0 * last_s) if last_s else limit_s
+        payload = self._line.request(op, request, limit_s=most_s, likely_s=1.5 * last_s)
+        return payload, time.monotonic() - started
 
     def layer_ticks(self, layers: int | None = None) -> list[int]:
         """Counter ticks of each layer in the last inference, in execution order.

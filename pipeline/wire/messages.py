@@ -15,7 +15,7 @@ from pipeline.errors import LinkError
 from pipeline.space.kernels import KERNELS, KernelChoice
 from pipeline.space.opspec import OP_KINDS, Activation, OpSpec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 CHUNK_BYTES = 512  # most bytes of tensor data in one frame
 INLINE_BYTES = 64  # most bytes of output in INVOKE's own reply; short, since it can only be sent again whole
 MAX_PAYLOAD_BYTES = CHUNK_BYTES + 32
@@ -43,6 +43,9 @@ class Op(IntEnum):
     LAYER = 0x23  # application: ticks of consecutive layers in the last inference
     LOAD_MODEL = 0x24  # interpreter: bytes of a .tflite, at an offset
     PREPARE = 0x25  # interpreter: make the loaded model ready; INVOKE and its like then apply to it
+    LOAD_SOUND = 0x26  # application with a front end: bytes of the clip (16-bit PCM), at an offset
+    FEATURES = 0x27  # application with a front end: the loaded clip's features, which become the input
+    READ_INPUT = 0x28  # application with a front end: bytes of the complete input, from an offset
     MEMORY = 0x30  # both: static RAM and stack
     CHECK = 0x31  # application: the device holds its own figures against its budgets
     FAULT = 0x32  # both: registers of the fault that caused the last restart
@@ -69,7 +72,7 @@ class Reason(IntEnum):
     UNKNOWN_KERNEL = 6  # detail: kernel number
     TOO_BIG = 7  # detail: bytes needed
     OUT_OF_RANGE = 8  # offset and length leave the tensor; detail: its size
-    NO_INPUT = 9  # INVOKE without a complete, intact input; detail: CRC-32 of what is there
+    NO_INPUT = 9  # INVOKE, FEATURES or READ_INPUT without what they need; detail: CRC-32 of what is there
     NO_RESULT = 10  # READ_OUTPUT, LAYER or CHECK before a successful INVOKE
     KERNEL_FAILED = 11  # detail: the kernel's own status
     NO_MODEL = 12  # PREPARE without a complete, intact model; detail: CRC-32 of what is there
@@ -171,6 +174,7 @@ class DescribeReply(Message):
     output_bytes: U32
     arena_bytes: U32
     layers: U32
+    sound_bytes: U32  # application with a front end: one clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,7 @@ class RunOpReply(VarintMessage):
 
 @dataclass(frozen=True, slots=True)
 class LoadInputRequest(Message):
-    """LOAD_INPUT: followed by up to CHUNK_BYTES of data."""
+    """LOAD_INPUT and LOAD_SOUND: followed by up to CHUNK_BYTES of data."""
 
     struct_name: ClassVar[str] = "load_input_request"
     offset: U32
@@ -253,8 +257,26 @@ class InvokeReply(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class FeaturesRequest(Message):
+    """FEATURES: CRC-32 of the whole clip as the host meant it."""
+
+    struct_name: ClassVar[str] = "features_request"
+    sound_crc: U32
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesReply(Message):
+    """FEATURES' reply: ticks inside the front end, and the CRC-32 of the input that it made."""
+
+    struct_name: ClassVar[str] = "features_reply"
+    ticks: U64
+    input_crc: U32
+    input_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
 class ReadRequest(Message):
-    """READ_OUTPUT (bytes) and LAYER (layers; the reply is that many u32)."""
+    """READ_OUTPUT and READ_INPUT (bytes) and LAYER (layers; the reply is that many u32)."""
 
     struct_name: ClassVar[str] = "read_request"
     offset: U32
@@ -345,7 +367,8 @@ class NakReply(Message):
 
 MESSAGES: tuple[type[Message], ...] = (
     HelloReply, DescribeReply, RunOpRequest, RunOpReply, LoadInputRequest, InvokeRequest, InvokeReply,
-    ReadRequest, LoadModelRequest, PrepareRequest, PrepareReply, FaultReply, MemoryReply, CheckReply, NakReply,
+    FeaturesRequest, FeaturesReply, ReadRequest, LoadModelRequest, PrepareRequest, PrepareReply, FaultReply,
+    MemoryReply, CheckReply, NakReply,
 )  # fmt: skip
 
 

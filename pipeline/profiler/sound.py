@@ -1,0 +1,152 @@
+"""The front end's cost on a board: two small applications are built, one of them with it, and clips are run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.assets import asset_dir
+from pipeline.boards import Board, load_board
+from pipeline.engine import Model, emit_c, load
+from pipeline.errors import EdgeNasError, LinkError, LutError
+from pipeline.figures import Provenance
+from pipeline.firmware.app import render_app
+from pipeline.firmware.build import Build, build
+from pipeline.frontend import FrontEnd, features
+from pipeline.latency.emulated import emulated_features
+from pipeline.latency.sound import SoundCost, sound_cost_path
+from pipeline.profiler.footprint import sample_network
+from pipeline.profiler.identity import current_identity
+from pipeline.profiler.standin import HIGH, LOW
+from pipeline.progress import Reporter
+from pipeline.space.budgets import Budgets
+from pipeline.space.graph import Node, OpGraph
+from pipeline.space.opspec import OpSpec
+
+
+def probing_clips(front_end: FrontEnd) -> NDArray[np.int16]:
+    """Clips (n, samples) of different loudness and kind, in which the front end takes all its branches."""
+    n = front_end.samples
+    rng, time = np.random.default_rng(7), np.arange(n) / front_end.sample_rate
+    chirp = 12_000 * np.sin(2 * np.pi * (100 + 0.4 * front_end.high_hz * time / max(time[-1], 1e-9)) * time)
+    clips = [
+        np.zeros(n),
+        rng.integers(-32768, 32768, n),
+        rng.normal(0, 30, n),
+        chirp + rng.normal(0, 300, n),
+    ]
+    return np.stack([np.clip(np.rint(clip), -32768, 32767).astype(np.int16) for clip in clips])
+
+
+def obtain_sound_cost(board: Board, front_end: FrontEnd, *, folder: Path, reporter: Reporter) -> SoundCost:
+    """What is kept beside the board's table in `folder`, else measured now and kept there.
+
+    A real board is not measured in passing: the cycles of an emulated board with the same core stand in for it,
+    with that stand-in's wide interval; flash and RAM are of the board's own build. Raises LutError where there
+    is no such board, or the file is damaged; ToolError (compiler or emulator missing) and LinkError.
+    """
+    path, identity = sound_cost_path(folder, board.name, front_end), current_identity(board)
+    if path.is_file():
+        try:
+            return SoundCost.load(path, front_end, identity)
+        except LutError as error:
+            reporter.say(f"  {error.message}; measuring anew")
+    reporter.say(f"  front end on {board.name}: building two applications")
+    work = folder / f"front-end-{board.name}"
+    if board.emulator is not None:
+        cost = measure_sound_cost(board, front_end, work)
+    else:
+        cost = _of_real_board(board, front_end, work)
+        reporter.warn(f"front end on {board.name}: {cost.note}")
+    cost.save(path, identity)
+    return cost
+
+
+def measure_sound_cost(board: Board, front_end: FrontEnd, folder: Path) -> SoundCost:
+    """Build in `folder`, run `probing_clips` on the target. Raises ToolError, LinkError (also where the device's
+    features are not NumPy's)."""
+    flash, ram, built = _footprint(board, front_end, folder)
+    clips = probing_clips(front_end)
+    wanted = features(front_end, clips)
+    counts = []
+    for clip, feature in zip(clips, wanted, strict=True):
+        seen = emulated_features(board, built.elf, clip.astype("<i2").tobytes())
+        if seen.features != feature.tobytes():
+            raise LinkError(
+                f"the front end on {board.name} computes other features than this machine",
+                hint="a compiler or emulator fault: run tests/emulated/test_sound_on_target.py",
+            )
+        counts.append(seen)
+    cycles = [seen.cycles for seen in counts]
+    note = (
+        "executed blocks times the core's timing model"
+        if board.counts_instructions
+        else "the device's counter"
+    )
+    return SoundCost(
+        front_end, float(np.median(cycles)), min(cycles), max(cycles),
+        float(np.median([seen.instructions for seen in counts])), len(clips), flash, ram,
+        board.latency_provenance, note,
+    )  # fmt: skip
+
+
+def _of_real_board(board: Board, front_end: FrontEnd, folder: Path) -> SoundCost:
+    other = _same_core(board)
+    if other is None:
+        raise LutError(
+            f"the front end of this data was never measured on {board.name}, and no emulated board has its core "
+            f"({board.core.name}, {board.core.isa})",
+            hint="add an emulated board with this core (docs/boards.md), or use features without a front end "
+            "on the device: an image data set",
+        )
+    seen = measure_sound_cost(other, front_end, folder / other.name)
+    flash, ram, _ = _footprint(board, front_end, folder)
+    modelled: Provenance = "modelled"
+    return replace(
+        seen, low=LOW * seen.low, high=HIGH * seen.high, flash_bytes=flash, ram_bytes=ram, provenance=modelled,
+        note=f"cycles of {other.name}, whose memory never waits, {LOW:.2f} to {HIGH:.2f} of them assumed",
+    )  # fmt: skip
+
+
+def _same_core(board: Board) -> Board | None:
+    for table in sorted(asset_dir("luts").glob("*/edgenas.csv")):
+        try:
+            other = load_board(table.parent.name)
+        except EdgeNasError:
+            continue
+        if other.emulator is not None and (other.core.name, other.core.isa) == (
+            board.core.name,
+            board.core.isa,
+        ):
+            return other
+    return None
+
+
+def _footprint(board: Board, front_end: FrontEnd, folder: Path) -> tuple[int, int, Build]:
+    """Flash and static RAM (the arena left out) that the front end adds, and the application that has it."""
+    plain = load(sample_network(_smallest(front_end)))
+    with_sound = replace(plain, front_end=front_end)
+
+    def built(model: Model, name: str, ratio: float | None) -> Build:
+        sources = render_app(emit_c(model), board, Budgets(), folder / name, 1.0, ratio)
+        return build(sources, board)
+
+    without, wanted = built(plain, "without", None), built(with_sound, "with", 1.0)
+    arena = with_sound.arena_bytes - plain.arena_bytes
+    ram = wanted.static_ram_bytes - without.static_ram_bytes - arena
+    return wanted.flash_bytes - without.flash_bytes, max(0, ram), wanted
+
+
+def _smallest(front_end: FrontEnd) -> OpGraph:
+    """A network over the features: their mean, and two classes of it."""
+    height, width, _ = front_end.shape
+    mean = OpSpec("mean", in_h=height, in_w=width, in_c=1, out_h=1, out_w=1, out_c=1)
+    dense = OpSpec("fully_connected", in_h=1, in_w=1, in_c=1, out_h=1, out_w=1, out_c=2)
+    nodes = (Node(mean, (0,), 1, "mean"), Node(dense, (1,), 2, "dense"))
+    return OpGraph((height * width, 1, 2), nodes, 0, 2)
+
+
+__all__ = ["measure_sound_cost", "obtain_sound_cost", "probing_clips"]
