@@ -165,8 +165,8 @@ class Run:
         settings = asdict(s.search)
         settings.pop("exits")  # decided after training
         return fingerprint(
-            __version__, self._data_key, self.lut.identity.hash, self.space.to_json(), settings,
-            asdict(s.budgets), s.seed, [cost.lut.identity.hash for cost in self.other_costs],
+            __version__, self._data_key, self.lut.key, self.space.to_json(), settings,
+            asdict(s.budgets), s.seed, [cost.lut.key for cost in self.other_costs],
             asdict(s.vetoes),
             *([self.cost.predictor.digest] if self.cost.predictor else []),
             [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
@@ -231,7 +231,7 @@ class Run:
         )
         whole = key
         if architecture.exits:  # which of them stay depends on more than the training
-            whole = fingerprint(key, asdict(s.search.exits), asdict(s.budgets), self.lut.identity.hash)
+            whole = fingerprint(key, asdict(s.search.exits), asdict(s.budgets), self.lut.key)
         path = self.folder / "training.json"
 
         def work() -> str:

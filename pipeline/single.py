@@ -114,7 +114,7 @@ class SingleModel:
             "edgenas": __version__,
             "model": str(self.path),
             "inputs": str(inputs) if inputs else f"random, seed {seed}",
-            "LUT": d.cost.lut.identity.hash,
+            "LUT": d.cost.lut.key,
             "latency interval": d.cost.interval.describe(),
         }
         write_report(self.folder, document)

@@ -102,7 +102,7 @@ def check_table(
     """
     targets = targets or Targets()
     wanted = list(enumerate(drawn(space or SearchSpace.for_input(shape, classes), count, seed)))
-    journal = folder / f"models-{lut.identity.hash}-{seed}.jsonl"
+    journal = folder / f"models-{lut.key}-{seed}.jsonl"
     done = _read(journal)
     waiting = [(n, a) for n, a in wanted if (n, a.describe()) not in done]
     found = [done[n, a.describe()] for n, a in wanted if (n, a.describe()) in done]

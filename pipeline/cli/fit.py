@@ -1,24 +1,34 @@
-"""`edgenas fit`: what is fitted to whole models that ran on a target."""
+"""`edgenas fit`: what is fitted to a target: a predictor of whole models, another board's table."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json, stdout
+from pipeline.cli.common import (
+    DEFAULT_RUNS,
+    BoardName,
+    DataPath,
+    Json,
+    RunFile,
+    RunsDir,
+    example,
+    print_json,
+    stdout,
+)
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Fit latency models to whole models on a target.", no_args_is_help=True)
+    group = typer.Typer(help="Fit latency models to a target.", no_args_is_help=True)
     app.add_typer(group, name="fit")
 
     @group.callback()
     def callback() -> None:
-        """Fit latency models to whole models on a target."""
+        """Fit latency models to a target."""
 
     @group.command(epilog=example("edgenas fit predictor examples/fashion_mnist_hwdarts.toml --out m4.npz"))
     def predictor(
@@ -81,3 +91,81 @@ def register(app: typer.Typer) -> None:
             )  # fmt: skip
         stdout.print(table)
         stdout.print(f"written: {out}", markup=False)
+
+    @group.command(epilog=example("edgenas fit transfer --board nucleo-l4r5zi --port /dev/ttyACM0"))
+    def transfer(
+        board: BoardName,
+        base: Annotated[
+            str,
+            typer.Option(help="A board, or a table (.csv); default: an emulated board with the same core."),
+        ] = "",
+        measurements: Annotated[
+            int | None,
+            typer.Option(
+                "--measurements", min=5, help="Operators to have measured; default: 20, none with --measured."
+            ),
+        ] = None,
+        measured: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--measured", help="A table of this board (.csv), however small; repeat it for more."
+            ),
+        ] = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", help="Folder of tables; default: those that ship.")
+        ] = None,
+        port: Annotated[
+            list[str] | None,
+            typer.Option("--port", help="Serial port of a real board; repeat it for several like boards."),
+        ] = None,
+        workers: Annotated[int, typer.Option("--workers", min=1, help="Emulators at work side by side.")] = 1,
+        json: Json = False,
+    ) -> None:
+        """Correct an emulated board's table by a handful of measurements on this one, and write the whole table.
+
+        Operators are chosen so that their measurements tell most of the others. Rows that were not measured are
+        modelled; their intervals and the stated error come from measurements left out of the fit. What was measured
+        before (the journal, the table there) counts and stays as it is.
+        """
+        from pipeline.fit import transfer_table
+        from pipeline.fleet import Targets
+
+        lut, path = transfer_table(
+            board, base, measurements, tuple(measured or ()), out,
+            targets=Targets(tuple(port or ()), workers), quiet=json,
+        )  # fmt: skip
+        assert lut.transfer is not None
+        rows = [row for row in lut.rows.values() if row.transferred]
+        kernels = {}
+        for name in sorted({row.kernel for row in rows}):
+            own = [row for row in rows if row.kernel == name]
+            widths = sorted(row.p95 / row.cycles - 1.0 for row in own)
+            kernels[name] = {
+                "rows": len(own), "measured": own[0].relatives,
+                "interval_median": widths[len(widths) // 2], "interval_widest": widths[-1],
+            }  # fmt: skip
+        summary = {
+            "board": lut.identity.board, "path": str(path), "provenance": lut.provenance,
+            **asdict(lut.transfer), "measured_rows": len(lut.rows) - len(rows), "transferred_rows": len(rows),
+            "kernels": kernels,
+        }  # fmt: skip
+        if json:
+            print_json(summary)
+            return
+        about = lut.transfer
+        stdout.print(
+            f"{about.measurements} operators of {lut.identity.board} measured, {len(rows)} of {about.base} corrected "
+            f"(modelled)\n{about.correction}\nleft out of the fit, measurements are {100 * about.mape:.1f} % off on "
+            f"average, {100 * about.worst:.1f} % at most",
+            markup=False,
+        )
+        table = Table(box=None, pad_edge=False)
+        for column in ("kernel", "measured", "corrected", "interval, median", "widest"):
+            table.add_column(column, justify="right" if column != "kernel" else "left")
+        for name, k in kernels.items():
+            table.add_row(
+                name.removeprefix("edgenas_"), str(k["measured"]), str(k["rows"]),
+                f"+{100 * k['interval_median']:.1f} %", f"+{100 * k['interval_widest']:.1f} %",
+            )  # fmt: skip
+        stdout.print(table)
+        stdout.print(f"written: {path}", markup=False)

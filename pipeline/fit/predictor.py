@@ -25,7 +25,7 @@ _SEED = 0  # of the architectures
 
 
 def predictor_identity(space: SearchSpace, cost: CostModel) -> PredictorIdentity:
-    return PredictorIdentity.of(space, cost.board.name, cost.board.clock_hz, cost.lut.identity.hash)
+    return PredictorIdentity.of(space, cost.board.name, cost.board.clock_hz, cost.lut.key)
 
 
 def fit_to_target(

@@ -7,11 +7,9 @@ table that was damaged, edited by hand or measured under other conditions is ref
 
 from __future__ import annotations
 
-import csv
-import io
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,27 +20,14 @@ from pipeline.latency.identity import Identity as Identity
 from pipeline.latency.identity import refuse_other_identity as refuse_other_identity
 from pipeline.latency.interpolate import KernelModel
 from pipeline.latency.intervals import Interval, intervals_path
-from pipeline.latency.tablefiles import damaged, profile_hint, read_text, read_toml, write_toml
+from pipeline.latency.rows import Row as Row
+from pipeline.latency.rows import read_rows, write_rows
+from pipeline.latency.tablefiles import canonical, damaged, profile_hint, read_toml, write_toml
+from pipeline.latency.transfer import Transfer
 from pipeline.memory.flash import FlashModel
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
-from pipeline.storage import write_text
-
-_HEADER = ("op", "kernel", "cycles", "p95", "instructions", "n", "refused", "crc32")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One operator. `cycles` is the median of `n` runs; `refused` says why there is no measurement."""
-
-    op: OpSpec
-    kernel: str
-    cycles: float
-    p95: float
-    instructions: int
-    n: int
-    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +94,8 @@ class Prediction:
 class Lut:
     """Immutable; equal where identity, rows, overhead, flash model and calibration are.
 
-    `stand_in` names the emulated board whose cycles are used in place of measurements ("": it has its own).
+    `stand_in` names the emulated board whose cycles are used in place of measurements ("": it has its own);
+    `transfer` says how the rows that were not measured were fitted (None: there are none).
     """
 
     identity: Identity
@@ -118,24 +104,50 @@ class Lut:
     flash: FlashModel | None = None
     calibration: Interval | None = None
     stand_in: str = ""
+    transfer: Transfer | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Lut):
             return NotImplemented
-        mine = (self.identity, dict(self.rows), self.overhead, self.flash, self.calibration)
-        return mine == (other.identity, dict(other.rows), other.overhead, other.flash, other.calibration)
+        mine = (self.identity, dict(self.rows), self.overhead, self.flash, self.calibration, self.transfer)
+        theirs = (
+            other.identity,
+            dict(other.rows),
+            other.overhead,
+            other.flash,
+            other.calibration,
+            other.transfer,
+        )
+        return mine == theirs
 
     @property
     def provenance(self) -> Provenance:
-        """Of rows: a timing model over instructions does not measure, and simulated hardware is its own kind."""
-        if self.identity.counter == "instructions" or self.stand_in:
+        """Of the table as a whole; see `observed`."""
+        return "modelled" if self.stand_in or self.transfer else self.observed
+
+    @property
+    def observed(self) -> Provenance:
+        """Of measured rows: a timing model over instructions does not measure, simulated hardware is its own kind."""
+        if self.identity.counter == "instructions":
             return "modelled"
         return "cycle-accurate" if self.identity.timing == "RTL simulation" else "measured"
 
     @property
+    def key(self) -> str:
+        """Of what predictions depend on: for caches. The same measurements' correction differs with their number."""
+        if self.transfer is None:
+            return self.identity.hash
+        return f"{self.identity.hash}-{zlib.crc32(canonical(asdict(self.transfer))):08x}"
+
+    @property
     def interval(self) -> Interval:
         """Of whole models: calibrated, or a default width that says so."""
-        return self.calibration or Interval.default(self.provenance)
+        if self.calibration is not None:
+            return self.calibration
+        default = Interval.default(self.observed)
+        if self.transfer is None:
+            return default
+        return replace(default, source=f"on top of {self.transfer.describe()}; whole models {default.source}")
 
     def row(self, op: OpSpec) -> Row | None:
         """The row of `op`, if there is one and it is of the kernel that runs `op` today."""
@@ -170,7 +182,8 @@ class Lut:
             return NodePrediction(0.0, self.provenance, 0.0, 0.0)
         row = self.row(op)
         if row is not None and not row.refused:
-            return NodePrediction(row.cycles, self.provenance, min(row.cycles, row.p95), row.p95)
+            provenance = "modelled" if row.transferred or self.stand_in else self.observed
+            return NodePrediction(row.cycles, provenance, row.least, row.p95)
         kernel = select(op).name
         model = self.models.get(kernel)
         if model is None:
@@ -179,7 +192,18 @@ class Lut:
                 hint=profile_hint(self.identity.board),
             )
         estimate = model.estimate(op)
-        return NodePrediction(estimate.cycles, "estimated", estimate.low, estimate.high)
+        below, above = self._spread.get(kernel, (1.0, 1.0))
+        return NodePrediction(estimate.cycles, "estimated", below * estimate.low, above * estimate.high)
+
+    @cached_property
+    def _spread(self) -> Mapping[str, tuple[float, float]]:
+        """Widest ends, as factors, of each kernel's transferred rows: what is estimated from them inherits these."""
+        found: dict[str, tuple[float, float]] = {}
+        for row in self.rows.values():
+            if row.transferred:
+                below, above = found.get(row.kernel, (1.0, 1.0))
+                found[row.kernel] = min(below, row.low / row.cycles), max(above, row.p95 / row.cycles)
+        return found
 
     def predict(self, graph: OpGraph) -> Prediction:
         """Cycles of one inference over `graph`, layer by layer. Raises LutError as `predict_op` does."""
@@ -215,8 +239,7 @@ class Lut:
 
     def save(self, path: Path) -> None:
         """Write `path` (`.csv`), its `.toml` and, where it is calibrated, its `.intervals.toml`."""
-        lines = [_line([*_HEADER[:-1]])] + [_row_line(self.rows[key]) for key in sorted(self.rows)]
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        write_rows(path, self.rows, self.observed)
         write_toml(path.with_suffix(".toml"), self._description())
         if self.calibration is not None:
             self.calibration.save(path, self.identity)
@@ -234,16 +257,18 @@ class Lut:
         found = _identity(description, path)
         if identity is not None:
             refuse_other_identity(found, identity)
-        rows = _read_rows(path.with_suffix(".csv"), found.board)
+        rows = read_rows(path.with_suffix(".csv"), found.board)
         if len(rows) != description.get("rows"):
             what = f"has {len(rows)} operators, its .toml says {description.get('rows')}"
             raise damaged(path.with_suffix(".csv"), what, found.board)
         try:
             overhead = Overhead(**description["overhead"])
             flash = FlashModel.from_table(description["flash"]) if "flash" in description else None
+            transfer = Transfer.from_table(description["transfer"]) if "transfer" in description else None
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path.with_suffix(".toml"), f"lacks or misstates {error}", found.board) from error
-        return cls(found, rows, overhead, flash, Interval.load(path.with_suffix(".csv"), found))
+        calibration = Interval.load(path.with_suffix(".csv"), found)
+        return cls(found, rows, overhead, flash, calibration, transfer=transfer)
 
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = {
@@ -253,54 +278,9 @@ class Lut:
         }
         if self.flash is not None:
             description["flash"] = self.flash.to_table()
+        if self.transfer is not None:
+            description["transfer"] = asdict(self.transfer)
         return description
-
-
-# -- rows --------------------------------------------------------------------------------------------------
-
-
-def _line(values: list[str]) -> str:
-    """The CSV line of `values` and the checksum over its text (the header's too)."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    text = buffer.getvalue()
-    return f"{text},{zlib.crc32(text.encode()):08x}"
-
-
-def _row_line(row: Row) -> str:
-    numbers = [repr(row.cycles), repr(row.p95), str(row.instructions), str(row.n)]
-    return _line([row.op.key, row.kernel, *numbers, row.refused])
-
-
-def _read_rows(path: Path, board: str) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    lines = read_text(path, board).split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        text, _, checksum = line.removesuffix("\r").rpartition(",")
-        if f"{zlib.crc32(text.encode()):08x}" != checksum:
-            raise damaged(path, f"line {number}: the checksum does not match", board)
-        values = next(csv.reader([text]), [])
-        if number == 1:
-            if tuple(values) != _HEADER[:-1]:
-                raise damaged(path, f"line 1: the columns are not {', '.join(_HEADER)}", board)
-            continue
-        try:
-            row = _row(values)
-        except ValueError as error:
-            raise damaged(path, f"line {number}: {error}", board) from error
-        if row.op.key in rows:
-            raise damaged(path, f"line {number}: {row.op.key} is there twice", board)
-        rows[row.op.key] = row
-    return rows
-
-
-def _row(values: list[str]) -> Row:
-    if len(values) != len(_HEADER) - 1:
-        raise ValueError(f"{len(values)} values instead of {len(_HEADER) - 1}")
-    key, kernel, cycles, p95, instructions, n, refused = values
-    return Row(OpSpec.from_key(key), kernel, float(cycles), float(p95), int(instructions), int(n), refused)
 
 
 # -- description -------------------------------------------------------------------------------------------

@@ -73,15 +73,26 @@ def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> t
 
     `lut` needs a row for each operator of `graph`. Raises ToolError (compiler, emulator) and LinkError.
     """
+    flash, large, built = _footprint(board, graph, folder)
+    if board.emulator is None:
+        return flash, Overhead()
+    return flash, _overhead(board, built, large, lut)
+
+
+def measure_flash(board: Board, graph: OpGraph, folder: Path) -> FlashModel:
+    """As `measure_footprint`, without running anything."""
+    return _footprint(board, graph, folder)[0]
+
+
+def _footprint(board: Board, graph: OpGraph, folder: Path) -> tuple[FlashModel, Model, Build]:
+    """The flash model, and the larger application."""
     # object files of sources that are no longer compiled would be counted
     shutil.rmtree(folder, ignore_errors=True)
     large = load(sample_network(graph))
     small = load(sample_network(beginning(graph)))
     built = [_build(board, model, folder / name) for name, model in (("large", large), ("small", small))]
     flash = flash_model(folder / "large" / "build", board, list(zip((large, small), built, strict=True)))
-    if board.emulator is None:
-        return flash, Overhead()
-    return flash, _overhead(board, built[0], large, lut)
+    return flash, large, built[0]
 
 
 def flash_model(objects: Path, board: Board, applications: list[tuple[Model, Build]]) -> FlashModel:

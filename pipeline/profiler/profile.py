@@ -55,7 +55,9 @@ def profile(
         _measure(runner, board, plan, book, journal, reporter, targets or Targets())
         measured = {op.key: row for op in todo if (row := book.row(op)) is not None}
     rows = {**(base.rows if base is not None else {}), **measured}
-    lut = Lut(identity, rows, calibration=base.calibration if base is not None else None)
+    lut = Lut(identity, rows)
+    if base is not None:
+        lut = replace(lut, calibration=base.calibration, transfer=base.transfer)
     if base is not None and base.flash is not None and base.identity == identity:
         lut = replace(lut, overhead=base.overhead, flash=base.flash)
     else:
@@ -66,6 +68,24 @@ def profile(
     if out is not None:
         lut.save(out if out.suffix == ".csv" else out / f"{engine}.csv")
     return lut
+
+
+def measure(
+    board: Board, ops: Sequence[OpSpec], *, journal: Path, reporter: Reporter, targets: Targets | None = None
+) -> dict[str, Row]:
+    """Rows of exactly these operators; what `journal` has is not measured again. Raises as `profile` does."""
+    runner = engine_named(ENGINE)
+    with Journal(journal, runner.identity(board).hash) as book:
+        _measure(runner, board, Plan(ops), book, journal, reporter, targets or Targets())
+        return {op.key: row for op in ops if (row := book.row(op)) is not None}
+
+
+def journalled(board: Board, ops: Sequence[OpSpec], *, journal: Path) -> dict[str, Row]:
+    """Rows of those of `ops` that `journal` has under today's identity."""
+    if not journal.is_file():
+        return {}
+    with Journal(journal, current_identity(board).hash) as book:
+        return {op.key: row for op in ops if (row := book.row(op)) is not None}
 
 
 def _folder(journal: Path, engine: Engine, what: str, board: Board) -> Path:
@@ -113,6 +133,8 @@ def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Rep
             flash, overhead = measure_footprint(
                 board, sample_graph(), lut, folder / f"footprint-{board.name}"
             )
+            if lut.transfer is not None:  # its overhead came with the base table
+                overhead = lut.overhead
             return replace(lut, identity=identity, flash=flash, overhead=overhead)
         others.append(f"{path} is of {_why_not(lut.identity, identity)}")
     if not others and (other := stand_in(board, identity, folder)) is not None:

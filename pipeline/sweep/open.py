@@ -54,7 +54,7 @@ def open_sweep(
         space=space,
         data=arrays,
         cost=cost,
-        cost_identity=f"{settings.board.name}, table {lut.identity.hash} ({lut.provenance}){guide}",
+        cost_identity=f"{settings.board.name}, table {lut.key} ({lut.provenance}){guide}",
         budgets=settings.budgets,
         config=settings.search,
         judge_steps=judge_steps,
