@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,15 @@ class Interval:
         """For a table whose rows are `provenance` and that was never held against whole models."""
         width = _DEFAULT[provenance]
         return cls(1.0 - width, 1.0 + width, 0, provenance, "not calibrated: a default width")
+
+    def widened(self, low: float, high: float, why: str) -> Interval:
+        """By factors of another source of error, which only ever widen it."""
+        return replace(
+            self,
+            low=self.low * min(1.0, low),
+            high=self.high * max(1.0, high),
+            source=f"{self.source}; {why}",
+        )
 
     @classmethod
     def calibrate(

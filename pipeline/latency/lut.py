@@ -24,6 +24,7 @@ from pipeline.latency.rows import Row as Row
 from pipeline.latency.rows import read_rows, write_rows
 from pipeline.latency.tablefiles import canonical, damaged, profile_hint, read_toml, write_toml
 from pipeline.latency.transfer import Transfer
+from pipeline.latency.waits import WaitModel
 from pipeline.memory.flash import FlashModel
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
@@ -95,7 +96,8 @@ class Lut:
     """Immutable; equal where identity, rows, overhead, flash model and calibration are.
 
     `stand_in` names the emulated board whose cycles are used in place of measurements ("": it has its own);
-    `transfer` says how the rows that were not measured were fitted (None: there are none).
+    `transfer` says how the rows that were not measured were fitted (None: there are none). `waits` is what operators of
+    whole models wait for memories beyond what their rows have; no file of the table keeps it.
     """
 
     identity: Identity
@@ -105,6 +107,7 @@ class Lut:
     calibration: Interval | None = None
     stand_in: str = ""
     transfer: Transfer | None = None
+    waits: WaitModel | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Lut):
@@ -144,10 +147,15 @@ class Lut:
         """Of whole models: calibrated, or a default width that says so."""
         if self.calibration is not None:
             return self.calibration
-        default = Interval.default(self.observed)
-        if self.transfer is None:
-            return default
-        return replace(default, source=f"on top of {self.transfer.describe()}; whole models {default.source}")
+        found = Interval.default(self.observed)
+        if self.transfer is not None:
+            found = replace(
+                found, source=f"on top of {self.transfer.describe()}; whole models {found.source}"
+            )
+        if self.waits is not None:
+            why = "flash and cache effects of whole models simulated"
+            found = found.widened(self.waits.low, self.waits.high, why)
+        return found
 
     def row(self, op: OpSpec) -> Row | None:
         """The row of `op`, if there is one and it is of the kernel that runs `op` today."""
@@ -174,10 +182,20 @@ class Lut:
         return {kernel: KernelModel.fit(kernel, rows) for kernel, rows in sorted(by_kernel.items())}
 
     def predict_op(self, op: OpSpec) -> NodePrediction:
-        """Cycles of one operator without its call; reshape costs nothing.
+        """Cycles of one operator without its call, waits included; reshape costs nothing.
 
         Raises LutError for an operator whose kernel was never measured.
         """
+        bare = self._predict_bare(op)
+        if self.waits is None or op.kind == "reshape":
+            return bare
+        waits = self.waits.op(op)
+        provenance: Provenance = "modelled" if bare.provenance == "measured" else bare.provenance
+        return NodePrediction(
+            bare.cycles + waits.likely, provenance, bare.low + waits.low, bare.high + waits.high
+        )
+
+    def _predict_bare(self, op: OpSpec) -> NodePrediction:
         if op.kind == "reshape":
             return NodePrediction(0.0, self.provenance, 0.0, 0.0)
         row = self.row(op)

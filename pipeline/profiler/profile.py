@@ -19,7 +19,7 @@ from pipeline.profiler.footprint import measure_footprint, sample_graph
 from pipeline.profiler.identity import ENGINE, current_identity
 from pipeline.profiler.journal import Journal, Measurement
 from pipeline.profiler.plan import Plan
-from pipeline.profiler.standin import stand_in
+from pipeline.profiler.standin import stand_in, with_refill
 from pipeline.progress import Reporter
 from pipeline.space.opspec import OpSpec
 
@@ -127,7 +127,7 @@ def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Rep
             continue
         lut = Lut.load(path)
         if lut.identity == identity:
-            return lut
+            return with_refill(board, lut, folder, reporter)
         if lut.identity.hash == identity.hash:
             reporter.say("  footprint: building two applications")
             flash, overhead = measure_footprint(
@@ -135,9 +135,10 @@ def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Rep
             )
             if lut.transfer is not None:  # its overhead came with the base table
                 overhead = lut.overhead
-            return replace(lut, identity=identity, flash=flash, overhead=overhead)
+            lut = replace(lut, identity=identity, flash=flash, overhead=overhead)
+            return with_refill(board, lut, folder, reporter)
         others.append(f"{path} is of {_why_not(lut.identity, identity)}")
-    if not others and (other := stand_in(board, identity, folder)) is not None:
+    if not others and (other := stand_in(board, identity, folder, reporter)) is not None:
         reporter.warn(
             f"no latency table of {board.name}: {other.interval.describe()}. "
             f"Measure the board: edgenas flash, then edgenas profile, both with --board {board.name}"
