@@ -16,7 +16,7 @@ from pipeline import data as datasets
 from pipeline.boards import Board
 from pipeline.data import DataSet
 from pipeline.data.shift import shifted
-from pipeline.engine import Model, emit_c, load
+from pipeline.engine import Model, emit_c, load, slower_than_measured
 from pipeline.engine.host import cache_dir
 from pipeline.errors import BudgetError, ConfigError, ModelError
 from pipeline.exitstage import export_exits, measure_exits, record, with_exits
@@ -261,6 +261,10 @@ def deploy(
     predicted = cost.evaluate(model.graph, model.parameters)
     check_fits(model, predicted, budgets)
     prediction = cost.predict(model.graph)
+    for layer in model.layers:
+        slow = slower_than_measured(layer)
+        if slow:
+            reporter.warn(f"{layer.name}: {slow}; it takes longer than the table's prediction")
     notes = [
         f"predicted {prediction.per_node[layer.node].cycles:,.0f} cycles ({prediction.per_node[layer.node].provenance})"
         for layer in model.layers

@@ -20,11 +20,9 @@ GATE_ZERO_POINT = -128
 # beyond int32 further down.
 SCALE_FLOOR = 1e-4
 WEIGHT_SCALE_FLOOR = 1e-6
-# Input scale * weight scale stays below output scale / this, so that every shift goes to the right by a bit at
-# least: with one that does not, depthwise kernels take a slow path that no latency table shows.
-_RATIO_MARGIN = 2.002
+_RATIO_MARGIN = 1.001  # input scale * weight scale stays below output scale / this
 _BIAS_LIMIT = 2.0**29  # leaves the int32 accumulator room for the products
-_CHANNEL_RANGE = 2.0**-8  # smallest weight scale of a channel, relative to the layer's largest
+_CHANNEL_RANGE = 2.0**-10  # smallest weight scale of a channel, relative to the layer's largest
 
 
 class Range(nn.Module):

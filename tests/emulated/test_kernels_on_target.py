@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from pipeline.boards import load_board
-from pipeline.engine import emit_c, load
+from pipeline.engine import emit_c, load, slower_than_measured
 from pipeline.firmware import build, render_app
+from pipeline.latency.emulated import emulated_inference
 from pipeline.links import open_link
 from pipeline.space.budgets import Budgets
 from pipeline.wire import Client
@@ -275,3 +276,50 @@ def test_bytes_equal_tflite_micro(network: Callable[[], bytes], tmp_path: Path) 
     # outputs that do not depend on the input would prove nothing
     assert len({output.tobytes() for output in outputs}) > 5
     assert len(np.unique(outputs)) > 10
+
+
+def scaled_depthwise(kernel: int, stride: int, exponents: list[int], bias: int, activation: int) -> bytes:
+    """One depthwise convolution of eight channels, scaled by about 2^exponents."""
+    rng = np.random.default_rng(9)
+    b = Builder()
+    x = b.tensor((1, 12, 12, 8), quantization(0.02, 3))
+    scales = np.ldexp(rng.uniform(0.5, 1.0, 8), exponents).astype(np.float32)
+    data = rng.integers(-127, 128, (1, kernel, kernel, 8))
+    weights = b.tensor(data.shape, quantization(scales, 0, 3), data)
+    offsets = b.tensor((8,), quantization(scales * np.float32(0.02)), [bias, 9] * 4, np.int32)
+    y = b.tensor((1, -(-12 // stride), -(-12 // stride), 8), quantization(0.02, -128 if activation else 4))
+    option = options("DepthwiseConv2DOptions", depthMultiplier=1, padding=0, strideH=stride, strideW=stride,
+                     dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=activation)  # fmt: skip
+    b.operator("DEPTHWISE_CONV_2D", (x, weights, offsets), y, option, 3)
+    return b.content([x], y)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (7, 2)])
+def test_no_scale_makes_a_depthwise_convolution_slower_than_its_table_row(
+    kernel: int, stride: int, tmp_path: Path
+) -> None:
+    board = load_board("qemu-cortex-m4")
+    x = np.random.default_rng(3).integers(-128, 128, (1, 12, 12, 8)).astype(np.int8)
+
+    def cycles(name: str, content: bytes) -> float:
+        model = load(content)
+        assert [slower_than_measured(layer) for layer in model.layers] == [None]
+        built = build(render_app(emit_c(model), board, Budgets(), tmp_path / name, 1.0), board)
+        found = emulated_inference(board, built.elf, x.tobytes())
+        assert found.output == run_tflm(content, [x]).tobytes()
+        return sum(layer.cycles for layer in found.layers)
+
+    usual = cycles("usual", scaled_depthwise(kernel, stride, [-7] * 8, 100, 1))
+    for name, exponents, bias in (
+        ("none", [0, -7] * 4, 100),
+        ("right", [-17, -21] * 4, 100),
+        ("quiet", [-7, -25] * 4, 1 << 30),
+    ):
+        assert cycles(name, scaled_depthwise(kernel, stride, exponents, bias, 1)) <= 1.002 * usual, name
+    # shifting packed weights to the left takes a little, once for each channel
+    assert cycles("left", scaled_depthwise(kernel, stride, [1, -7] * 4, 100, 1)) <= 1.05 * usual
+
+
+def test_a_layer_that_is_slower_than_its_table_row_is_named() -> None:
+    (layer,) = load(scaled_depthwise(3, 1, [0, -7] * 4, 100, 0)).layers
+    assert "4 of 8 channels" in (slower_than_measured(layer) or "")

@@ -29,12 +29,22 @@ static void narrow(const edgenas_conv_t *p, int8_t *output, int count) {
     }
 }
 
-/* So far a shift to the left fits into 16-bit weights, and the zero point in units of one to the right into the
- * sum. Almost all that lies beyond are channels without any effect, which are replaced ahead of time
+/* So far a shift to the left fits into 16-bit weights, and the zero point in units of one to the right into
+ * the sum. Almost all that lies beyond are channels without any effect, which are replaced ahead of time
  * (_without_quiet_channels in pipeline/engine/operators.py). */
 #define LEFT_MAX 8
 #define RIGHT_MAX 22
 #define SUM_MAX (1 << 30)
+
+/* count: even; values: aligned to 4. */
+static void shift_left(int16_t *values, int count, int32_t left) {
+    for (int16_t *const end = values + count; values != end; values += 2) {
+        uint32_t pair;
+        memcpy(&pair, values, 4);
+        pair = (pair & 0xffff0000U) << left | ((pair << left) & 0xffffU);
+        memcpy(values, &pair, 4);
+    }
+}
 
 /* Prepares one channel; whether it may take the fast row functions. These add the zero point before the
  * shift.
@@ -59,9 +69,7 @@ static int prepare(const edgenas_conv_t *p, int channel, edgenas_lane_t *lane, i
     edgenas_pack(p->weights + channel * p->kernel_h * p->kernel_w, p->kernel_h, p->kernel_w, packed_rows,
                  packed);
     if (left > 0) {
-        for (int i = packed_rows * EDGENAS_PACKED(p->kernel_w); i > 0; i--, packed++) {
-            *packed = (int16_t)(*packed * (1 << left));
-        }
+        shift_left(packed, packed_rows * EDGENAS_PACKED(p->kernel_w), left);
     }
     return 1;
 }
