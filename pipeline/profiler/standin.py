@@ -21,7 +21,7 @@ from pipeline.progress import Reporter
 
 # Factors on the emulated cycles. Chosen, not measured (docs/fidelity.md): what is expected of the core's model where
 # memory keeps up, and for boards whose waits nobody simulates that wait states and caches can only add to it.
-_CORE = {"cortex_m4": (0.90, 1.15), "cortex_m7": (0.85, 1.30)}
+_CORE = {"cortex_m4": (0.90, 1.30), "cortex_m7": (0.85, 1.35)}
 LOW, HIGH = 0.90, 1.50
 
 
