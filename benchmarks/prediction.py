@@ -50,7 +50,7 @@ def main() -> None:
             path.write_bytes(sample_network(graph, seed=number))
             out = Path(folder) / str(number)
             deployed = stages.deploy(path, board, Budgets(), out, Reporter(quiet=True))
-            x = random_inputs(deployed.model, 1, number)
+            x = random_inputs(deployed.model, 1, number).x
             seen = stages.validate_on_target(deployed, board, x, None, Reporter(quiet=True))
             assert seen.mismatches == 0 and seen.emulated_cycles is not None
             rows.append(

@@ -17,13 +17,15 @@ from typing import Any, Self
 import numpy as np
 
 from pipeline import __version__, stages
-from pipeline.boards import load_board
+from pipeline.boards import Board, load_board
 from pipeline.data import DataSet
+from pipeline.data.speech import clips_of
 from pipeline.errors import ConfigError
 from pipeline.export import to_int8
 from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
+from pipeline.latency.sound import SoundCost
 from pipeline.profiler.identity import current_identity
 from pipeline.progress import Reporter
 from pipeline.report import write_report
@@ -119,7 +121,11 @@ class Run:
 
     @functools.cached_property
     def table_cost(self) -> CostModel:
-        return CostModel(self.settings.board, self.lut, self.settings.vetoes)
+        board, lut = self.settings.board, self.lut
+        return CostModel(board, lut, self.settings.vetoes, self._sound(board))
+
+    def _sound(self, board: Board) -> SoundCost | None:
+        return stages.obtain_sound(board, self.data.front_end, self.folder / "lut", self.reporter)
 
     @property
     def predictor_folder(self) -> Path:
@@ -130,8 +136,10 @@ class Run:
         """With the latency predictor where the search asks for one."""
         cost, search = self.table_cost, self.settings.search
         if search.latency == "predictor":
+            # fitted to models without a front end, whose part is added where it is used
+            alone = CostModel(cost.board, cost.lut, cost.vetoes)
             cost.predictor = obtain_predictor(
-                self.block_space, cost, search.predictor, self.predictor_folder, self.reporter
+                self.block_space, alone, search.predictor, self.predictor_folder, self.reporter
             )
         return cost
 
@@ -146,7 +154,7 @@ class Run:
         """Of any board, for this run's space."""
         board = load_board(name)
         lut = stages.obtain_lut(board, self.space.operators(), self.folder / "lut", self.reporter)
-        return CostModel(board, lut, self.settings.vetoes)
+        return CostModel(board, lut, self.settings.vetoes, self._sound(board))
 
     def _targets(self) -> tuple[Target, ...]:
         """The run's board first."""
@@ -170,6 +178,7 @@ class Run:
             asdict(s.vetoes),
             *([self.cost.predictor.digest] if self.cost.predictor else []),
             [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
+            *(asdict(cost.sound) for cost in (self.cost, *self.other_costs) if cost.sound),
         )  # fmt: skip
 
     def search(self) -> SearchResult:
@@ -230,8 +239,16 @@ class Run:
             __version__, self._data_key, architecture.to_json(), asdict(s.train), s.seed, *self._start_key()
         )
         whole = key
+        if self.data.front_end:
+            whole = fingerprint(key, asdict(self.data.front_end))
         if architecture.exits:  # which of them stay depends on more than the training
-            whole = fingerprint(key, asdict(s.search.exits), asdict(s.budgets), self.lut.key)
+            whole = fingerprint(
+                whole,
+                asdict(s.search.exits),
+                asdict(s.budgets),
+                self.lut.key,
+                *([asdict(self.cost.sound)] if self.cost.sound else []),
+            )
         path = self.folder / "training.json"
 
         def work() -> str:
@@ -269,6 +286,7 @@ class Run:
                 to_int8(self.data.x_test[:images]),
                 self.data.y_test[:images],
                 self.reporter,
+                sound=clips_of(self.data, images),
             )
             write_text(path, json.dumps(validation.to_json()) + "\n")
             return f"{validation.images} images, {validation.mismatches} differ from the reference"
@@ -286,6 +304,7 @@ class Run:
             build=deployment.build,
             validation=Validation.from_json(read_json(path)),
             exit_latencies_ms=deployment.cost.exit_latencies_ms(deployment.model.graph),
+            sound=deployment.cost.sound,
         )
         self._add_search_and_training(document, trained)
         page = write_report(self.folder, document)

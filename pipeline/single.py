@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import __version__, stages
 from pipeline.boards import Board, load_board
-from pipeline.engine import load
+from pipeline.engine import Model, load
 from pipeline.errors import ConfigError
 from pipeline.figures import Figure, Provenance
 from pipeline.fleet import Targets
@@ -21,7 +21,7 @@ from pipeline.report.document import core_document
 from pipeline.space.budgets import Budgets
 from pipeline.storage import write_text
 from pipeline.tflm.library import ENGINES as TFLM_ENGINES
-from pipeline.validate import random_inputs, read_inputs
+from pipeline.validate import Inputs, random_inputs, read_inputs
 from pipeline.validate.tflm import TflmValidation, validate_tflm
 
 
@@ -77,7 +77,7 @@ class SingleModel:
             "SRAM, linked": Figure(d.build.sram_bytes, "bytes", "measured", note="ELF, with reserved stack"),
             "flash, predicted": Figure(d.predicted.flash_bytes, "bytes", "modelled", note="flash model"),
             "flash, linked": Figure(d.build.flash_bytes, "bytes", "measured", note="ELF"),
-            "arena": Figure(d.model.plan.arena_bytes, "bytes", "measured", note="planned and linked"),
+            "arena": Figure(d.model.arena_bytes, "bytes", "measured", note="planned and linked"),
         }
         return {
             "folder": str(self.folder),
@@ -92,11 +92,8 @@ class SingleModel:
     ) -> dict[str, Any]:
         """Run inputs on the target, or several; writes and returns the report."""
         d = self.deployment
-        if inputs is None:
-            x, labels = random_inputs(d.model, images, seed), None
-        else:
-            x, labels = read_inputs(inputs, d.model, images)
-        validation = stages.validate_on_target(d, self.board, x, labels, self.reporter, targets)
+        x, labels, sound = self._inputs(d.model, images, inputs, seed)
+        validation = stages.validate_on_target(d, self.board, x, labels, self.reporter, targets, sound)
         document = core_document(
             name=f"{self.path.stem} on {self.board.name}",
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -109,6 +106,7 @@ class SingleModel:
             build=d.build,
             validation=validation,
             exit_latencies_ms=d.cost.exit_latencies_ms(d.model.graph),
+            sound=d.cost.sound,
         )
         document["provenance"] = {
             "edgenas": __version__,
@@ -120,6 +118,10 @@ class SingleModel:
         write_report(self.folder, document)
         return document
 
+    @staticmethod
+    def _inputs(model: Model, images: int, inputs: Path | None, seed: int) -> Inputs:
+        return random_inputs(model, images, seed) if inputs is None else read_inputs(inputs, model, images)
+
     def validate_tflm(self, engine: str, images: int, inputs: Path | None, seed: int) -> TflmValidation:
         """Run inputs through TensorFlow Lite Micro on the target; writes `tflm.json`.
 
@@ -130,9 +132,7 @@ class SingleModel:
                 f"unknown engine '{engine}'", hint=f"choose one of: edgenas, {', '.join(TFLM_ENGINES)}"
             )
         model = load(self.path)
-        x, labels = random_inputs(model, images, seed), None
-        if inputs is not None:
-            x, labels = read_inputs(inputs, model, images)
+        x, labels, _ = self._inputs(model, images, inputs, seed)
         with self.reporter.bar("validate", len(x)) as bar:
             result = validate_tflm(
                 self.path.read_bytes(), self.board, x, labels, self.budgets, self.folder / engine, engine=engine,

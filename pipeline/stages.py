@@ -25,11 +25,14 @@ from pipeline.export.parity import Int8Network
 from pipeline.figures import Figure
 from pipeline.firmware import Build, build, render_app
 from pipeline.fleet import Targets
+from pipeline.frontend import FrontEnd
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut, Prediction
+from pipeline.latency.sound import SoundCost
 from pipeline.memory.planner import explain_peak
 from pipeline.profiler.identity import ENGINE
 from pipeline.profiler.profile import lut_path, obtain, profile
+from pipeline.profiler.sound import obtain_sound_cost
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import Request, SearchResult, Target, search
@@ -80,6 +83,15 @@ def load_data(run: RunFile, path: Path | None) -> DataSet:
 def obtain_lut(board: Board, ops: Sequence[OpSpec], folder: Path, reporter: Reporter) -> Lut:
     """The shipped table where it is of this machine's identity; else measured into `folder`."""
     return obtain(board, ops, folder=folder, reporter=reporter)
+
+
+def obtain_sound(
+    board: Board, front_end: FrontEnd | None, folder: Path, reporter: Reporter
+) -> SoundCost | None:
+    """What the front end costs on `board`, from beside the table in `folder` or measured; None without one."""
+    if front_end is None:
+        return None
+    return obtain_sound_cost(board, front_end, folder=folder, reporter=reporter)
 
 
 def search_target(cost: CostModel, budgets: Budgets) -> Target:
@@ -231,6 +243,9 @@ def check_fits(model: Model, predicted: Cost, budgets: Budgets) -> None:
             detail = ""
             if name == "sram_bytes":
                 detail = "\n" + explain_peak(model.plan, model.graph)
+                if model.front_end and model.arena_bytes > model.plan.arena_bytes:
+                    needed = model.front_end.sound_bytes + model.front_end.work_bytes
+                    detail += f"\nbut the clip and the front end's memory take more: {needed:,} bytes"
             raise BudgetError(
                 f"the model does not fit: {name.removesuffix('_bytes').upper()} {value:,} bytes, "
                 f"{value - limit:,} more than the {limit:,} there are{detail}",
@@ -257,7 +272,8 @@ def deploy(
     lut = obtain_lut(
         board, [node.op for node in model.graph.nodes if node.op.kind != "reshape"], folder / "lut", reporter
     )
-    cost = CostModel(board, lut)
+    sound = obtain_sound(board, model.front_end, folder / "lut", reporter)
+    cost = CostModel(board, lut, sound=sound)
     predicted = cost.evaluate(model.graph, model.parameters)
     check_fits(model, predicted, budgets)
     prediction = cost.predict(model.graph)
@@ -271,7 +287,10 @@ def deploy(
     ]
     # only a device that counts instructions needs to be told their cycles
     ratio = cost.cycles_per_instruction(model.graph) if board.counts_instructions else 1.0
-    sources = render_app(emit_c(model, notes), board, budgets, folder / "firmware", ratio)
+    sound_ratio = (
+        None if sound is None else sound.cycles_per_instruction if board.counts_instructions else 1.0
+    )
+    sources = render_app(emit_c(model, notes), board, budgets, folder / "firmware", ratio, sound_ratio)
     built = build(sources, board)
     shutil.copyfile(built.elf, folder / "firmware.elf")
     return Deployment(model, path.read_bytes(), cost, prediction, predicted, built)
@@ -284,12 +303,14 @@ def validate_on_target(
     labels: NDArray[np.int64] | None,
     reporter: Reporter,
     targets: Targets | None = None,
+    sound: NDArray[np.int16] | None = None,
 ) -> Validation:
-    """Send `x` to the device (or several), compare, and collect its figures."""
+    """Send `x`, or the clips `sound` that it was made of, to the device (or several), compare, and collect its
+    figures."""
     with reporter.bar("validate", len(x)) as bar:
         return validate(
             deployment.model, deployment.tflite, deployment.build, board, x, labels,
-            targets=targets, on_image=lambda done: bar.update(done, "images"),
+            sound=sound, targets=targets, on_image=lambda done: bar.update(done, "images"),
         )  # fmt: skip
 
 

@@ -23,6 +23,10 @@ def print_outcome(document: dict[str, Any]) -> None:
             rows.append((f"{label}, budget", Figure.from_json(document["budgets"][key])))
     for name, figure in (document.get("exits") or {}).get("expected_ms", {}).items():
         rows.append((f"latency, expected on {name}", Figure.from_json(figure)))
+    sound = document.get("front_end")
+    if sound:
+        for source, figure in sound["latency_ms"].items():
+            rows.append((f"front end, {source}", Figure.from_json(figure)))
     print_figures(document["name"], rows)
     parity = document["parity"]
     stdout.print(
@@ -30,6 +34,13 @@ def print_outcome(document: dict[str, Any]) -> None:
         f"{parity['mismatches']} differ from {parity['reference']}",
         markup=False,
     )
+    if sound:
+        parity = sound["parity"]
+        stdout.print(
+            f"front end: the features of {parity['mismatches']} of {parity['clips']} clips ({parity['source']}) "
+            "differ from NumPy's",
+            markup=False,
+        )
     for reason in document["reasons"]:
         stdout.print(f"NOT ACCEPTED: {reason}", markup=False)
     if document["feasible"]:

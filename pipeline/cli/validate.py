@@ -19,7 +19,8 @@ def register(app: typer.Typer) -> None:
         board: BoardName,
         images: Annotated[int, typer.Option("--images", min=1, help="How many inputs to send.")] = 20,
         inputs: Annotated[
-            Path | None, typer.Option("--inputs", help=".npy, or .npz with x and y; default: random inputs.")
+            Path | None,
+            typer.Option("--inputs", help=".npy, or .npz with x and y (int16: sound); default: random."),
         ] = None,
         seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random inputs.")] = 0,
         out: OutDir = None,

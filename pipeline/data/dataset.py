@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.frontend import FrontEnd
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
+Clip = NDArray[np.int16]  # (samples,), of any length
 
 # The test images are put into one fixed random order, whatever the run's seed: files on disk are often
 # ordered by class, and "the first 200 test images" must mean the same images in every run.
@@ -40,6 +42,7 @@ class DataSet:
     warnings: tuple[str, ...] = field(default=())
     mirror: bool = True  # a mirrored image keeps its class, so training may mirror
     front_end: FrontEnd | None = None  # what made the images out of sound
+    sound_test: tuple[Clip, ...] | None = None  # what the test images were made of, where they were
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -53,7 +56,8 @@ class Arrays:
     """What a loader finds: training and test images before the validation split, in any order.
 
     x_val, y_val: where the data set has a validation split of its own. groups_train: a number per training
-    image; images of one group (one speaker, say) never lie on both sides of the validation split.
+    image; images of one group (one speaker, say) never lie on both sides of the validation split. sound_test: the
+    recordings, of any length, behind the test images.
     """
 
     x_train: Images
@@ -68,6 +72,7 @@ class Arrays:
     y_val: Labels | None = None
     groups_train: Indices | None = None
     front_end: FrontEnd | None = None
+    sound_test: Sequence[Clip] | None = None
 
     def __post_init__(self) -> None:
         """Raises DataError for arrays that do not fit together."""
@@ -173,4 +178,5 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
         warnings=arrays.warnings,
         mirror=arrays.mirror,
         front_end=arrays.front_end,
+        sound_test=tuple(arrays.sound_test[i] for i in test) if arrays.sound_test is not None else None,
     )

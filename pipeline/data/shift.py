@@ -88,9 +88,15 @@ def shifted(data: DataSet, shift: ShiftConfig, *, seed: int) -> DataSet:
         x = rotated(x, shift.rotate_degrees)
         parts[f"x_{split}"] = noisy(x, shift.noise, np.random.default_rng([seed, 0x51F7, number]))
         parts[f"y_{split}"] = y
+    # Altered features are those of no recording: the front end stays, for what it costs, its clips do not.
+    sound = None
+    if data.sound_test is not None and not (shift.rotate_degrees or shift.noise):
+        stays = np.flatnonzero(np.isin(data.y_test, shift.keep_classes)).tolist()
+        sound = tuple(data.sound_test[i] for i in stays)
     # A turned image is no longer upright: what its mirror image looks like was never seen.
     mirror = data.mirror and shift.rotate_degrees % 180 == 0
-    return replace(data, source=f"{data.source}; {shift.describe()}", mirror=mirror, **parts)  # type: ignore[arg-type]
+    source = f"{data.source}; {shift.describe()}"
+    return replace(data, source=source, mirror=mirror, sound_test=sound, **parts)  # type: ignore[arg-type]
 
 
 def rotated(x: Images, degrees: float) -> Images:

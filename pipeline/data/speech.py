@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.dataset import Arrays, Images, Indices, Labels, stratified_split
+from pipeline.data.dataset import Arrays, DataSet, Images, Indices, Labels, stratified_split
 from pipeline.data.folders import TEST_FRACTION, list_splits
 from pipeline.data.options import AudioOptions
 from pipeline.data.places import ENVIRONMENT, usual_places
@@ -106,6 +106,13 @@ def fitted(samples: Sequence[NDArray[np.int16]], length: int) -> NDArray[np.int1
     return clips
 
 
+def clips_of(data: DataSet, count: int) -> NDArray[np.int16] | None:
+    """The clips (count, samples) that the first test images were made of; None where they were made of none."""
+    if data.front_end is None or data.sound_test is None:
+        return None
+    return fitted(data.sound_test[:count], data.front_end.samples)
+
+
 def _arrays(clips: Clips, options: AudioOptions) -> Arrays:
     front_end = options.front_end
     test, warnings = _test_clips(clips, options)
@@ -136,6 +143,7 @@ def _arrays(clips: Clips, options: AudioOptions) -> Arrays:
         warnings=warnings,
         mirror=False,
         front_end=front_end,
+        sound_test=[clips.samples[int(i)] for i in np.flatnonzero(test)],
     )
 
 

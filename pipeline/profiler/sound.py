@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board, load_board
@@ -16,6 +15,7 @@ from pipeline.figures import Provenance
 from pipeline.firmware.app import render_app
 from pipeline.firmware.build import Build, build
 from pipeline.frontend import FrontEnd, features
+from pipeline.frontend.probes import probing_clips
 from pipeline.latency.emulated import emulated_features
 from pipeline.latency.sound import SoundCost, sound_cost_path
 from pipeline.profiler.footprint import sample_network
@@ -25,20 +25,6 @@ from pipeline.progress import Reporter
 from pipeline.space.budgets import Budgets
 from pipeline.space.graph import Node, OpGraph
 from pipeline.space.opspec import OpSpec
-
-
-def probing_clips(front_end: FrontEnd) -> NDArray[np.int16]:
-    """Clips (n, samples) of different loudness and kind, in which the front end takes all its branches."""
-    n = front_end.samples
-    rng, time = np.random.default_rng(7), np.arange(n) / front_end.sample_rate
-    chirp = 12_000 * np.sin(2 * np.pi * (100 + 0.4 * front_end.high_hz * time / max(time[-1], 1e-9)) * time)
-    clips = [
-        np.zeros(n),
-        rng.integers(-32768, 32768, n),
-        rng.normal(0, 30, n),
-        chirp + rng.normal(0, 300, n),
-    ]
-    return np.stack([np.clip(np.rint(clip), -32768, 32767).astype(np.int16) for clip in clips])
 
 
 def obtain_sound_cost(board: Board, front_end: FrontEnd, *, folder: Path, reporter: Reporter) -> SoundCost:
@@ -147,6 +133,3 @@ def _smallest(front_end: FrontEnd) -> OpGraph:
     dense = OpSpec("fully_connected", in_h=1, in_w=1, in_c=1, out_h=1, out_w=1, out_c=2)
     nodes = (Node(mean, (0,), 1, "mean"), Node(dense, (1,), 2, "dense"))
     return OpGraph((height * width, 1, 2), nodes, 0, 2)
-
-
-__all__ = ["measure_sound_cost", "obtain_sound_cost", "probing_clips"]

@@ -10,9 +10,11 @@ from pipeline.engine import Model
 from pipeline.figures import Figure, Provenance
 from pipeline.firmware import Build
 from pipeline.latency.lut import Prediction
+from pipeline.latency.sound import SoundCost
 from pipeline.memory.flash import FlashModel
 from pipeline.memory.planner import explain_peak
 from pipeline.report.exits import exits_on_device
+from pipeline.report.sound import front_end_section, sound_check
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
@@ -54,6 +56,8 @@ def checks(
             f"(by up to {validation.worst_difference})",
         )
     )
+    if validation.sound is not None:
+        found.append(sound_check(validation.sound))
     return found if hosted else found + _agreements(build, validation)
 
 
@@ -74,6 +78,7 @@ def core_document(
     build: Build,
     validation: Validation,
     exit_latencies_ms: Sequence[float] = (),
+    sound: SoundCost | None = None,
 ) -> dict[str, Any]:
     """What any validated model has, searched for or brought along: all of the report but search and training."""
     where = _WHERE[board.latency_provenance]
@@ -108,7 +113,7 @@ def core_document(
             where: _bytes(validation.flash_bytes, "measured", "told by the device; the ELF agrees"),
         },
         "arena_bytes": {
-            "predicted": _bytes(model.plan.arena_bytes, "modelled", "arena planner"),
+            "predicted": _bytes(model.arena_bytes, "modelled", "arena planner"),
             where: _bytes(validation.arena_bytes, "measured", "told by the device"),
         },
         "stack_bytes": {
@@ -129,8 +134,9 @@ def core_document(
         },
         "architecture": None,
         "exits": exits_on_device(board, model, validation, exit_latencies_ms),
+        "front_end": front_end_section(board, model, sound, validation.sound) if sound else None,
         "layers": layer_rows(model, prediction, validation),
-        "memory_map": memory_map(model, flash, build, validation),
+        "memory_map": memory_map(model, flash, build, validation, sound),
         "search": None,
         "training": None,
         "provenance": {},
@@ -153,6 +159,8 @@ def _latency(
 ) -> dict[str, dict[str, Any]]:
     ms = 1e3 / board.clock_hz
     source: Provenance = "estimated" if prediction.unmeasured else "modelled"
+    sound = validation.sound
+    with_it = "; with the front end over its slowest clip" if sound else ""
     found = {
         "predicted": Figure(
             prediction.total_cycles * ms, "ms", source,
@@ -163,10 +171,10 @@ def _latency(
     }  # fmt: skip
     if validation.emulated_cycles is not None:
         found["emulated"] = Figure(
-            validation.emulated_cycles * ms,
+            (validation.emulated_cycles + (sound.cycles_on(board) if sound else 0.0)) * ms,
             "ms",
             "modelled",
-            note="executed blocks times the core's timing model",
+            note=f"executed blocks times the core's timing model{with_it}",
         ).to_json()
         note = "the device's instruction counter times the predicted cycles per instruction"
         found["device"] = Figure(
@@ -176,10 +184,17 @@ def _latency(
         tick_ms = 1e3 / board.counter.hz
         slowest = max(validation.ticks_p95, validation.ticks_slowest)
         where = "the slowest known input" if validation.ticks_slowest else "the 95th percentile"
+        fastest, middle = validation.ticks_min, validation.ticks_median
+        if sound:
+            fastest, middle, slowest = (
+                fastest + sound.ticks_min,
+                middle + sound.ticks_median,
+                slowest + sound.ticks_max,
+            )
         found[_WHERE[board.latency_provenance]] = Figure(
-            validation.ticks_median * tick_ms, "ms", board.latency_provenance, n=validation.images,
-            low=validation.ticks_min * tick_ms, high=slowest * tick_ms,
-            note=f"the device's counter ({board.counter.kind}): median, from the fastest to {where}",
+            middle * tick_ms, "ms", board.latency_provenance, n=validation.images,
+            low=fastest * tick_ms, high=slowest * tick_ms,
+            note=f"the device's counter ({board.counter.kind}): median, from the fastest to {where}{with_it}",
         ).to_json()  # fmt: skip
     return found
 
@@ -226,13 +241,21 @@ def layer_rows(model: Model, prediction: Prediction, validation: Validation) -> 
     return rows
 
 
-def memory_map(model: Model, flash: FlashModel, build: Build, validation: Validation) -> dict[str, Any]:
+def memory_map(
+    model: Model, flash: FlashModel, build: Build, validation: Validation, sound: SoundCost | None = None
+) -> dict[str, Any]:
     """Arena buffers over time, and what SRAM and flash are spent on."""
     constants = sum(select(layer.op).constant_bytes for layer in model.layers)
     weights = sum(layer.arrays["weights"].nbytes for layer in model.layers if "weights" in layer.arrays)
     kernels = flash.code_bytes([layer.kernel for layer in model.layers])
     arena = model.plan.arena_bytes
-    rest = build.flash_bytes - constants - kernels
+    front_end = sound.flash_bytes if sound else 0
+    rest = build.flash_bytes - constants - kernels - front_end
+    clip = {
+        "name": "clip and front end",
+        "bytes": model.arena_bytes - arena,
+        "note": "beyond the arena, in which they lie before the inference",
+    }
     return {
         "arena_bytes": arena,
         "peak_layer": model.plan.peak_node,
@@ -240,7 +263,9 @@ def memory_map(model: Model, flash: FlashModel, build: Build, validation: Valida
         "buffers": _buffers(model.graph, model),
         "sram": [
             {"name": "activation arena", "bytes": arena, "note": "exact: planned and linked"},
-            {"name": "other static RAM", "bytes": build.static_ram_bytes - arena, "note": "wire buffers, counters"},
+            *([clip] if sound else []),
+            {"name": "other static RAM", "bytes": build.static_ram_bytes - model.arena_bytes,
+             "note": "wire buffers, counters"},
             {"name": "stack", "bytes": build.stack_bytes,
              "note": f"reserved; {validation.stack_used_bytes} used at most"},
         ],
@@ -248,6 +273,7 @@ def memory_map(model: Model, flash: FlashModel, build: Build, validation: Valida
             {"name": "weights", "bytes": weights, "note": "int8"},
             {"name": "other constants", "bytes": constants - weights, "note": "biases, multipliers, parameters"},
             {"name": "kernels", "bytes": kernels, "note": "those used, with what they call"},
+            *([{"name": "front end", "bytes": front_end, "note": "code and tables"}] if sound else []),
             {"name": "application", "bytes": rest, "note": "start-up, wire server, checks, layer calls"},
         ],
     }  # fmt: skip

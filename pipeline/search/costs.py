@@ -60,6 +60,8 @@ class CostTables:
     flash_fit: tuple[float, float]
     # of the whole model, where `search.latency` asks for it: guides in place of the expectation of the table
     predictor: LatencyPredictor | None = None
+    # the part of `latency_fixed` that it does not know of: the audio front end's
+    front_end_ms: float = 0.0
 
     def latency_many(self, paths: ArrayLike) -> Floats:
         """`path_latency_ms` of many: `paths` (n, blocks, 2) of indices to (n,) ms."""
@@ -169,6 +171,7 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
         float(stem_working),
         float(np.median(beyond)),
         _line([parameters(a) for a in drawn], [e.flash_bytes for e in exact]),
+        front_end_ms=getattr(cost, "front_end_ms", 0.0),
     )
 
 

@@ -137,7 +137,10 @@ class Relaxation(nn.Module):
             state = stay * state + (1 - stay) * moved
         latency = latency + state @ self._latency_head
         if tables.predictor is not None:
-            latency = predicted_latency(tables.predictor, ops, widths, latency, self._skip)
+            besides = tables.front_end_ms
+            latency = besides + predicted_latency(
+                tables.predictor, ops, widths, latency - besides, self._skip
+            )
         weights = weights + state @ self._weights_head
         peaks = torch.stack(working)
         sharp = torch.softmax(peaks / (0.05 * peaks.detach().max() + 1e-6), 0)

@@ -44,12 +44,19 @@ def open_sweep(
     if isinstance(space, CellSpace):
         raise ConfigError("a sweep needs a space of blocks", hint='[space] kind = "blocks"')
     lut = stages.obtain_lut(settings.board, space.operators(), folder / "lut", reporter)
-    cost, guide = CostModel(settings.board, lut, settings.vetoes), ""
+    sound = stages.obtain_sound(settings.board, arrays.front_end, folder / "lut", reporter)
+    cost, guide = CostModel(settings.board, lut, settings.vetoes, sound), ""
+    if sound is not None:
+        guide = f", front end {sound.high:.0f} cycles"
     if settings.search.latency == "predictor":
         cost.predictor = obtain_predictor(
-            space, cost, settings.search.predictor, folder / "predictor", reporter
+            space,
+            CostModel(settings.board, lut, settings.vetoes),
+            settings.search.predictor,
+            folder / "predictor",
+            reporter,
         )
-        guide = f", predictor {cost.predictor.digest[:8]}"
+        guide += f", predictor {cost.predictor.digest[:8]}"
     bench = Bench(
         space=space,
         data=arrays,

@@ -1,6 +1,6 @@
 """Hardware in the loop: the device's outputs and figures against the reference and the predictions."""
 
 from pipeline.validate.device import Validation, validate
-from pipeline.validate.inputs import random_inputs, read_inputs
+from pipeline.validate.inputs import Inputs, random_inputs, read_inputs
 
-__all__ = ["Validation", "random_inputs", "read_inputs", "validate"]
+__all__ = ["Inputs", "Validation", "random_inputs", "read_inputs", "validate"]

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Model
 from pipeline.errors import DataError
+from pipeline.frontend import FrontEnd, features
 
 
-def random_inputs(model: Model, count: int, seed: int = 0) -> NDArray[np.int8]:
-    """`count` inputs [count, ...] uniform over int8, deterministic under `seed`."""
+class Inputs(NamedTuple):
+    """Inputs `x` [n, ...] int8, their labels, and the clips (n, samples) that they were made of; None: no such."""
+
+    x: NDArray[np.int8]
+    labels: NDArray[np.int64] | None = None
+    sound: NDArray[np.int16] | None = None
+
+
+def random_inputs(model: Model, count: int, seed: int = 0) -> Inputs:
+    """`count` inputs uniform over int8, deterministic under `seed`; of a model with a front end, noise of all
+    loudnesses."""
     rng = np.random.default_rng(seed)
-    return rng.integers(-128, 128, (count, *model.input_shape[1:])).astype(np.int8)
+    if model.front_end is None:
+        return Inputs(rng.integers(-128, 128, (count, *model.input_shape[1:])).astype(np.int8))
+    loudness = 2.0 ** rng.uniform(2, 14, (count, 1))
+    sound = rng.normal(0, 1, (count, model.front_end.samples)) * loudness
+    clips = np.clip(np.rint(sound), -32768, 32767).astype(np.int16)
+    return Inputs(features(model.front_end, clips), None, clips)
 
 
-def read_inputs(path: Path, model: Model, limit: int) -> tuple[NDArray[np.int8], NDArray[np.int64] | None]:
+def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
     """Inputs (and labels) from a .npy or .npz file; an .npz holds `x` and, if known, `y`.
 
-    int8 values are taken as they are, uint8 as int8 + 128, floats are quantized with the model's input scale
-    and zero point. Raises DataError for a file that is missing, damaged or of another shape.
+    int16 values are clips for the model's front end. int8 values are taken as they are, uint8 as int8 + 128,
+    floats are quantized with the model's input scale and zero point. Raises DataError for a file that is missing,
+    damaged or of another shape.
     """
     try:
         loaded: Any = np.load(path, allow_pickle=False)
@@ -34,6 +50,9 @@ def read_inputs(path: Path, model: Model, limit: int) -> tuple[NDArray[np.int8],
         raise DataError(
             f"{path} cannot be read: {error}", hint="a .npy, or an .npz with array 'x'"
         ) from error
+    labels = None if y is None else y[:limit].astype(np.int64)
+    if x.dtype == np.int16:
+        return _clips(path, x[:limit] if x.ndim else x, labels, model.front_end)
     shape = model.input_shape[1:]
     if x.ndim == 0 or len(x) == 0 or x.size != len(x) * model.input_bytes:
         raise DataError(
@@ -46,5 +65,18 @@ def read_inputs(path: Path, model: Model, limit: int) -> tuple[NDArray[np.int8],
         scaled = np.round(x / model.input.scale) + model.input.zero_point
         x = np.clip(scaled, -128, 127).astype(np.int8)
     elif x.dtype != np.int8:
-        raise DataError(f"{path} holds {x.dtype}", hint="int8, uint8 or floating point")
-    return np.ascontiguousarray(x), None if y is None else y[:limit].astype(np.int64)
+        raise DataError(f"{path} holds {x.dtype}", hint="int8, uint8, floating point, or int16 for sound")
+    return Inputs(np.ascontiguousarray(x), labels)
+
+
+def _clips(
+    path: Path, x: NDArray[np.int16], labels: NDArray[np.int64] | None, front_end: FrontEnd | None
+) -> Inputs:
+    if front_end is None:
+        raise DataError(
+            f"{path} holds int16, and the model has no front end for sound", hint="give its features, as int8"
+        )
+    if x.ndim != 2 or len(x) == 0 or x.shape[1] != front_end.samples:
+        raise DataError(f"{path} holds shape {x.shape}", hint=f"clips of [n, {front_end.samples}] samples")
+    clips = np.ascontiguousarray(x)
+    return Inputs(features(front_end, clips), labels, clips)
