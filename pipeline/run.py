@@ -136,10 +136,8 @@ class Run:
         """With the latency predictor where the search asks for one."""
         cost, search = self.table_cost, self.settings.search
         if search.latency == "predictor":
-            # fitted to models without a front end, whose part is added where it is used
-            alone = CostModel(cost.board, cost.lut, cost.vetoes)
             cost.predictor = obtain_predictor(
-                self.block_space, alone, search.predictor, self.predictor_folder, self.reporter
+                self.block_space, cost, search.predictor, self.predictor_folder, self.reporter
             )
         return cost
 

@@ -49,6 +49,8 @@ def fit_to_target(
         )
     from pipeline.search.predictor import fit_predictor  # needs torch
 
+    # a front end is the same before every model; where a predictor is used its part is added
+    cost = cost.without_sound()
     tables = build_tables(space, cost)
     paths, observed_ms = observe(space, tables, cost, config.models, folder, reporter, targets)
     reporter.say(f"  fitting a latency predictor to {len(observed_ms)} models")

@@ -51,12 +51,17 @@ class CostModel:
         self.flash: FlashModel = lut.flash
         self.interval = lut.interval
         self.sound = sound
-        self.front_end_ms = self._ms(sound.high) if sound else 0.0
+        self._front_end = sound.prediction(stand_in=bool(lut.stand_in)) if sound else None
+        self.front_end_ms = self._ms(self._front_end.high) if self._front_end else 0.0
         self.overhead_ms = self._ms(lut.overhead.inference_cycles) + self.front_end_ms
         self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
         # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
         self.predictor: LatencyPredictor | None = None
         self._op_ms: dict[OpSpec, float] = {}
+
+    def without_sound(self) -> CostModel:
+        """Of the models themselves, which predictors are fitted to. Without a predictor."""
+        return CostModel(self.board, self.lut, self.vetoes)
 
     def op_latency_ms(self, op: OpSpec) -> float:
         """One operator's part of the upper quantile, without its call."""
@@ -104,7 +109,7 @@ class CostModel:
     def predict(self, graph: OpGraph) -> Prediction:
         """Cycles layer by layer, with intervals; its `high_cycles` are what `latency_ms` says."""
         prediction = self.lut.predict(graph)
-        return replace(prediction, front_end=self.sound.prediction) if self.sound else prediction
+        return replace(prediction, front_end=self._front_end)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """For a device whose counter counts instructions: what it multiplies them with."""

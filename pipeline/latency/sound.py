@@ -21,7 +21,8 @@ class SoundCost:
     """One clip through `front_end`: cycles (median of `clips` different ones, fastest and slowest), executed
     instructions where they are counted (else 0), and the flash and the static RAM that it adds to an application.
 
-    Its working memory is not in `ram_bytes`: it lies in the arena (pipeline.memory.overlay).
+    Its working memory is not in `ram_bytes`: it lies in the arena (pipeline.memory.overlay). Cycles of another board
+    are off by at least `assumed_low` and at most `assumed_high`, so far as is known: factors.
     """
 
     front_end: FrontEnd
@@ -34,10 +35,13 @@ class SoundCost:
     ram_bytes: int
     provenance: Provenance
     note: str = ""
+    assumed_low: float = 1.0
+    assumed_high: float = 1.0
 
-    @property
-    def prediction(self) -> NodePrediction:
-        return NodePrediction(self.cycles, self.provenance, self.low, self.high)
+    def prediction(self, *, stand_in: bool) -> NodePrediction:
+        """Cycles and their interval. `stand_in`: the table's interval assumes the same already."""
+        low, high = (1.0, 1.0) if stand_in else (self.assumed_low, self.assumed_high)
+        return NodePrediction(self.cycles, self.provenance, low * self.low, high * self.high)
 
     @property
     def cycles_per_instruction(self) -> float:

@@ -23,6 +23,7 @@ from pipeline.export.quantized import Grid, QuantizedNetwork, Weights
 from pipeline.export.tflite import serialize
 from pipeline.firmware.app import render_app
 from pipeline.firmware.build import Build, build
+from pipeline.frontend import FrontEnd
 from pipeline.latency.emulated import emulated_inference
 from pipeline.latency.lut import Lut, Overhead
 from pipeline.links import INSTRUCTION_NS
@@ -47,8 +48,8 @@ def sample_graph() -> OpGraph:
     return lower(Architecture((16, 16, 1), 10, 8, 1, blocks))
 
 
-def sample_network(graph: OpGraph, *, seed: int = 1) -> bytes:
-    """A .tflite of `graph` with made-up weights of usual magnitude."""
+def sample_network(graph: OpGraph, *, seed: int = 1, front_end: FrontEnd | None = None) -> bytes:
+    """A .tflite of `graph` with made-up weights of usual magnitude, its input made by `front_end`."""
     rng = np.random.default_rng(seed)
     grids = [Grid(1 / 255, -128)]
     for node in graph.nodes:
@@ -63,7 +64,7 @@ def sample_network(graph: OpGraph, *, seed: int = 1) -> bytes:
             one = node.op.kind == "fully_connected"
             scale = np.full(1 if one else channels, 0.02 / taps**0.5, np.float32)
             weights[index] = Weights(values, scale, rng.integers(-500, 500, channels, dtype=np.int32))
-    return serialize(QuantizedNetwork(graph, tuple(grids), weights))
+    return serialize(QuantizedNetwork(graph, tuple(grids), weights, front_end=front_end))
 
 
 def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> tuple[FlashModel, Overhead]:

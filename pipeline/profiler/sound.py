@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.assets import asset_dir
-from pipeline.boards import Board, load_board
+from pipeline.boards import Board
 from pipeline.engine import Model, emit_c, load
-from pipeline.errors import EdgeNasError, LinkError, LutError
+from pipeline.errors import LinkError, LutError
 from pipeline.figures import Provenance
 from pipeline.firmware.app import render_app
 from pipeline.firmware.build import Build, build
@@ -20,7 +19,7 @@ from pipeline.latency.emulated import emulated_features
 from pipeline.latency.sound import SoundCost, sound_cost_path
 from pipeline.profiler.footprint import sample_network
 from pipeline.profiler.identity import current_identity
-from pipeline.profiler.standin import HIGH, LOW
+from pipeline.profiler.standin import HIGH, LOW, same_core
 from pipeline.progress import Reporter
 from pipeline.space.budgets import Budgets
 from pipeline.space.graph import Node, OpGraph
@@ -80,41 +79,28 @@ def measure_sound_cost(board: Board, front_end: FrontEnd, folder: Path) -> Sound
 
 
 def _of_real_board(board: Board, front_end: FrontEnd, folder: Path) -> SoundCost:
-    other = _same_core(board)
-    if other is None:
+    found = same_core(board)
+    if found is None:
         raise LutError(
             f"the front end of this data was never measured on {board.name}, and no emulated board has its core "
             f"({board.core.name}, {board.core.isa})",
-            hint="add an emulated board with this core (docs/boards.md), or use features without a front end "
+            hint="add an emulated board with this core (docs/add-a-board.md), or use features without a front end "
             "on the device: an image data set",
         )
+    other, _ = found
     seen = measure_sound_cost(other, front_end, folder / other.name)
     flash, ram, _ = _footprint(board, front_end, folder)
     modelled: Provenance = "modelled"
     return replace(
-        seen, low=LOW * seen.low, high=HIGH * seen.high, flash_bytes=flash, ram_bytes=ram, provenance=modelled,
+        seen, assumed_low=LOW, assumed_high=HIGH, flash_bytes=flash, ram_bytes=ram, provenance=modelled,
         note=f"cycles of {other.name}, whose memory never waits, {LOW:.2f} to {HIGH:.2f} of them assumed",
     )  # fmt: skip
 
 
-def _same_core(board: Board) -> Board | None:
-    for table in sorted(asset_dir("luts").glob("*/edgenas.csv")):
-        try:
-            other = load_board(table.parent.name)
-        except EdgeNasError:
-            continue
-        if other.emulator is not None and (other.core.name, other.core.isa) == (
-            board.core.name,
-            board.core.isa,
-        ):
-            return other
-    return None
-
-
 def _footprint(board: Board, front_end: FrontEnd, folder: Path) -> tuple[int, int, Build]:
     """Flash and static RAM (the arena left out) that the front end adds, and the application that has it."""
-    plain = load(sample_network(_smallest(front_end)))
-    with_sound = replace(plain, front_end=front_end)
+    graph = _smallest(front_end)
+    plain, with_sound = (load(sample_network(graph, front_end=one)) for one in (None, front_end))
 
     def built(model: Model, name: str, ratio: float | None) -> Build:
         sources = render_app(emit_c(model), board, Budgets(), folder / name, 1.0, ratio)

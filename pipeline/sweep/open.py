@@ -51,7 +51,7 @@ def open_sweep(
     if settings.search.latency == "predictor":
         cost.predictor = obtain_predictor(
             space,
-            CostModel(settings.board, lut, settings.vetoes),
+            cost,
             settings.search.predictor,
             folder / "predictor",
             reporter,

@@ -203,7 +203,7 @@ def validate(
     inference = emulated_inference(board, build.elf, expected.slowest, port=port, layers=expected.layers)
     heard = None
     if model.front_end is not None:
-        clips, source = (sound, "the data's clips") if sound is not None else (probes, "made-up clips")
+        clips, source = (sound, "the inputs' clips") if sound is not None else (probes, "made-up clips")
         made = [a.made for a in (answered if sound is not None else probed) if a.made is not None]
         assert clips is not None
         heard = sound_run(model.front_end, board, build.elf, clips, made, source, port)
