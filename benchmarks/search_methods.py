@@ -24,6 +24,7 @@ from pipeline.progress import Reporter
 from pipeline.report import write_sweep
 from pipeline.search import SearchConfig, names
 from pipeline.search.costs import working_set_bytes
+from pipeline.search.sharingconfig import SharingConfig
 from pipeline.space import Budgets, Cost, OpGraph, OpSpec
 from pipeline.space.search_space import SearchSpace
 from pipeline.sweep import Bench, Sweep, grid, summarize
@@ -86,6 +87,15 @@ def main() -> None:
     parser.add_argument("--limits", type=float, nargs="+", default=[2.5, 6.0])
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every number of steps")
     parser.add_argument("--shrink", type=int, default=2, help="take every n-th pixel")
+    parser.add_argument(
+        "--judge-steps", type=int, default=120, help="of the winners' training, before --scale"
+    )
+    parser.add_argument(
+        "--identity", type=float, default=SharingConfig().identity, help="search.sharing.identity"
+    )
+    parser.add_argument(
+        "--capacity", type=float, default=SharingConfig().capacity, help="search.sharing.capacity"
+    )
     parser.add_argument("--methods", nargs="+", default=names())
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
@@ -98,15 +108,23 @@ def main() -> None:
     config = SearchConfig(
         warmup_steps=steps(40), steps=steps(60), batch_size=64, validation_batch_size=64, candidates=16,
         ranking_images=200, semifinalists=5, semifinal_steps=steps(10), finalists=2, proxy_steps=steps(40),
+        sharing=SharingConfig(args.identity, args.capacity),
     )  # fmt: skip
     bench = Bench(
-        space, data, Linear(), "5 cycles a MAC, 6 a byte", Budgets(), config, judge_steps=steps(120)
+        space,
+        data,
+        Linear(),
+        "5 cycles a MAC, 6 a byte",
+        Budgets(),
+        config,
+        judge_steps=steps(args.judge_steps),
     )
     sweep = Sweep(bench, grid(args.methods, range(args.seeds), args.limits), args.out, Reporter())
     sweep.run(args.workers, 1)
     document = summarize(sweep, f"{args.data}, {shape}", "stand-in at 168 MHz")
     write_sweep(args.out, document)
-    settings = f"--seeds {args.seeds} --scale {args.scale}"
+    settings = f"--seeds {args.seeds} --scale {args.scale} --judge-steps {args.judge_steps}"
+    settings += f" --identity {args.identity:g} --capacity {args.capacity:g}"
     print(
         f"`python benchmarks/search_methods.py {settings}`: {args.data}, {shape}, {len(data.x_train):,} training"
     )

@@ -15,6 +15,7 @@ from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.proxyconfig import ProxyConfig
+from pipeline.search.sharingconfig import SharingConfig
 
 _AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
 
@@ -33,8 +34,9 @@ class SearchConfig:
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
     `exits` says which of the space's early exits stay after training.
     `population` and `tournament` are evolution's, `hyper` is the hypernetwork's, `hwdarts` HW-DARTS'; `proxies`
-    choose what the baselines train. `latency` guides the search: the expectation of the table ("lut"), or a
-    network fitted to whole models ("predictor").
+    choose what the baselines train, `sharing` says how the supernet's weights begin and what contests are worth.
+    `latency` guides the search: the expectation of the table ("lut"), or a network fitted to whole models
+    ("predictor").
     """
 
     method: str = "edgenas"
@@ -67,6 +69,7 @@ class SearchConfig:
     latency: str = "lut"
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     proxies: ProxyConfig = field(default_factory=ProxyConfig)
+    sharing: SharingConfig = field(default_factory=SharingConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
     threads: int | None = None
     workers: int = 1

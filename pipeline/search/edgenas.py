@@ -28,6 +28,7 @@ from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.selection import (
     Selection,
+    capacity_bonus,
     explain_failure,
     explore,
     own_accuracy,
@@ -52,7 +53,7 @@ class EdgeNas:
         self.task = task
         config = task.config
         self.judge = Judge(task.tables, task.cost, task.budgets)
-        self.net = Supernet(task.space, task.seed).to(task.device)
+        self.net = Supernet(task.space, task.seed, config.sharing.identity).to(task.device)
         self.relaxation = Relaxation(task.tables)
         self.relaxation.prefer(anchor_path(self.judge), _HEAD_START)
         self.weights = weight_optimizer(self.net, config.weight_lr)
@@ -239,9 +240,10 @@ class EdgeNas:
         last = config.finalists * config.proxy_steps
         entered = semifinalists(self.selection, self.judge, config.semifinalists)
         self._contest("semifinal", entered, self.selection.tried, config.semifinal_steps, last, everything)
-        best = sorted(entered, key=lambda p: self.selection.tried[p], reverse=True)[: config.finalists]
+        bonus = capacity_bonus(self.judge, config.sharing.capacity)
+        best = [path for path in self.selection.ranked(bonus) if path in entered][: config.finalists]
         self._contest("final", best, self.selection.proxied, config.proxy_steps, 0, everything)
-        return self._result(self.selection.ranked()[0], "")
+        return self._result(self.selection.ranked(bonus)[0], "", config.sharing.capacity)
 
     def _contest(
         self,
@@ -272,7 +274,8 @@ class EdgeNas:
             on_step=lambda step: task.report(phase, start + step, self.total), on_done=done,
         )  # fmt: skip
 
-    def _result(self, path: ExactPath | None, reason: str) -> SearchResult:
+    def _result(self, path: ExactPath | None, reason: str, capacity: float = 0.0) -> SearchResult:
+        bonus = capacity_bonus(self.judge, capacity)
         return SearchResult(
             architecture=self.judge.architecture(path) if path is not None else None,
             cost=self.judge.exact(path) if path is not None else None,
@@ -281,7 +284,7 @@ class EdgeNas:
             method=self.task.config.method,
             seed=self.task.seed,
             history=self.history,
-            candidates=self.selection.candidates(self.judge, self.task.config),
+            candidates=self.selection.candidates(self.judge, self.task.config, bonus),
             relaxed=self._relaxed() if self.history else None,
         )
 

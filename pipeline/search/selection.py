@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,17 +54,22 @@ class Selection:
 
         return cls(read(state["scored"]), read(state["tried"]), read(state["proxied"]))
 
-    def ranked(self) -> list[ExactPath]:
-        """Finalists first, then semifinalists, each by its own accuracy; the others by the shared one."""
-        return sorted(
-            self.scored,
-            key=lambda p: (self.proxied.get(p, -1.0), self.tried.get(p, -1.0), self.scored[p]),
-            reverse=True,
-        )
+    def ranked(self, bonus: Callable[[ExactPath], float] = lambda _: 0.0) -> list[ExactPath]:
+        """Finalists first, then semifinalists, each by its own accuracy plus `bonus`; the others by the shared one."""
 
-    def candidates(self, judge: Judge, config: SearchConfig) -> list[Candidate]:
+        def merit(path: ExactPath) -> tuple[float, float, float]:
+            final, short = (
+                known[path] + bonus(path) if path in known else -1.0 for known in (self.proxied, self.tried)
+            )
+            return final, short, self.scored[path]
+
+        return sorted(self.scored, key=merit, reverse=True)
+
+    def candidates(
+        self, judge: Judge, config: SearchConfig, bonus: Callable[[ExactPath], float] = lambda _: 0.0
+    ) -> list[Candidate]:
         out = []
-        for path in self.ranked():
+        for path in self.ranked(bonus):
             short, short_steps = self.tried.get(path), config.semifinal_steps if path in self.tried else 0
             own, steps = short, short_steps
             if path in self.proxied:
@@ -159,6 +165,15 @@ def semifinalists(selection: Selection, judge: Judge, count: int) -> list[ExactP
         if path not in chosen:
             chosen.append(path)
     return chosen
+
+
+def capacity_bonus(judge: Judge, capacity: float) -> Callable[[ExactPath], float]:
+    """What is added to a contest's accuracy to predict the order after a full training, which favours large ones.
+
+    `capacity` times the binary logarithm of the multiply-accumulates; benchmarks/results/rank_correlation.md says
+    what it does to the rank correlation.
+    """
+    return lambda path: capacity * math.log2(judge.macs(path)) if capacity else 0.0
 
 
 def own_accuracy(

@@ -5,6 +5,9 @@ Within a block, the three depthwise-separable kernel sizes and both squeeze-and-
 7x7 depthwise super-kernel (smaller kernels are its centre) and one pointwise super-kernel (narrower layers
 are its first channels); the inverted residuals share another triple. Normalization uses the batch's own
 statistics (running ones would mix those of different paths), with scale and shift per operator.
+
+No residual connection ties the features of a block's choices together: started at random, a block learns from
+paths whose channels mean different things. `identity` starts all choices near the same function instead.
 """
 
 from __future__ import annotations
@@ -100,6 +103,18 @@ class SuperBlock(nn.Module):
             self.inner_norm = Affine(len(inverted), wide)
             self.project_norm = Affine(len(inverted), wide_out)
 
+    @torch.no_grad()
+    def add_identity(self, gain: float) -> None:
+        """Let every choice pass its input on: `gain` more from each channel to the one of the same number."""
+        for name in ("depthwise", "inner"):
+            if hasattr(self, name):
+                weight = getattr(self, name)
+                centre = weight.shape[-1] // 2
+                weight[:, :, centre, centre] += gain
+        for name in ("pointwise", "expand", "project"):
+            if hasattr(self, name):
+                getattr(self, name)[:, :, 0, 0].diagonal().add_(gain)
+
     def forward(self, x: Tensor, op: str, channels: int) -> Tensor:
         """`x` (n, c, h, w) through `op` with `channels` outputs."""
         if op == "skip":
@@ -130,9 +145,10 @@ class Supernet(nn.Module):
 
     `gates`, where given, holds straight-through gates (value 1 for what was sampled): one per operator
     (blocks, ops) and one per width (blocks, channels), through which gradients reach the sampler.
+    `identity` is for weights that many paths share (see SuperBlock.add_identity); it does not help one trained alone.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, space: SearchSpace, seed: int, identity: float = 0.0) -> None:
         super().__init__()
         with _SEEDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -140,6 +156,8 @@ class Supernet(nn.Module):
             self.stem = kernel(space.stem_channels, space.input_shape[2], 3)
             self.stem_norm = Affine(1, space.stem_channels)
             self.blocks = nn.ModuleList(SuperBlock(space, stride) for stride in space.strides)
+            for block in self.blocks:
+                block.add_identity(identity)
             widest = max(space.widths)
             self.classifier = nn.Parameter(torch.randn(space.classes, widest) / math.sqrt(widest))
             self.classifier_bias = nn.Parameter(torch.zeros(space.classes))
