@@ -325,6 +325,7 @@ class Run:
         document["training"] = {
             "history": trained["history"],
             "seconds": self._state.seconds("train and export"),
+            "quantization": trained["quantization"],
         }
         document["parity"]["exported_file"] = trained["agreement"]
         document["provenance"] = {

@@ -231,6 +231,7 @@ def export(
         **more,
         "agreement": agreement.to_json(),
         "history": [dict(row) for row in result.history],
+        "quantization": dict(result.quantization),
     }
 
 

@@ -53,5 +53,5 @@ def _weights(layer: Weighted, input_scale: torch.Tensor) -> Weights:
         values = values.transpose(0, 2, 3, 1)
     elif layer.op.kind == "depthwise_conv2d":
         values = values.transpose(1, 2, 3, 0)
-    scales = scale.numpy()[:1] if layer.op.kind == "fully_connected" else scale.numpy()
+    scales = scale.numpy()[:1] if layer.one_scale else scale.numpy()
     return Weights(np.ascontiguousarray(values), scales.astype(np.float32), biases.to(torch.int32).numpy())

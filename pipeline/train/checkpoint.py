@@ -13,7 +13,7 @@ import torch
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
 
-_FORMAT = 2
+_FORMAT = 3
 # Fields of TrainConfig that change neither the result nor its meaning.
 _INCIDENTAL = ("checkpoint_s", "threads", "device")
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.train.quantconfig import QuantizationConfig
 from pipeline.train.teacherconfig import TeacherConfig
 
 
@@ -18,10 +19,11 @@ class TrainConfig:
     """
 
     float_epochs: int = 12
-    qat_epochs: int = 2
+    qat_epochs: int = 2  # 0: the calibrated network is exported as it is (post-training quantization)
     batch_size: int = 128
     learning_rate: float = 0.15  # peak of the one-cycle schedule (SGD, Nesterov momentum)
     qat_learning_rate: float = 0.01  # start of a cosine to zero
+    qat_clip: float = 2.0  # limit of the gradient's norm in fine-tuning; 0: none
     momentum: float = 0.9
     weight_decay: float = 5e-5  # on weights only, not on biases or normalization
     label_smoothing: float = 0.05
@@ -38,15 +40,25 @@ class TrainConfig:
     mixed_precision: bool = False  # bfloat16 arithmetic in float training, never in fine-tuning
     checkpoint_s: float = 20.0  # at most so much work is lost by an interruption
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("float_epochs", "qat_epochs", "batch_size", "threads", "calibration_batches"):
+        for name in ("float_epochs", "batch_size", "threads", "calibration_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be at least 1")
         for name in ("learning_rate", "qat_learning_rate", "exit_weight"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must be positive")
-        for name in ("weight_decay", "shift", "cutout", "mixup", "norm_batches", "checkpoint_s"):
+        for name in (
+            "qat_epochs",
+            "qat_clip",
+            "weight_decay",
+            "shift",
+            "cutout",
+            "mixup",
+            "norm_batches",
+            "checkpoint_s",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"train.{name} = {getattr(self, name)} must not be negative")
         for name in ("label_smoothing", "momentum", "ema"):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import ModelError
 from pipeline.space.opspec import OpSpec
+from pipeline.train.quantconfig import Choice
 
 INPUT_SCALE = 1.0 / 255.0  # real = u8 / 255, q = u8 - 128
 INPUT_ZERO_POINT = -128
@@ -53,6 +54,13 @@ class Range(nn.Module):
         weight = torch.clamp(1.0 / self.seen, min=self.momentum)
         self.lo += (lo - self.lo) * weight
         self.hi += (hi - self.hi) * weight
+
+    @torch.no_grad()
+    def set(self, lo: float, hi: float) -> None:
+        """The range as found otherwise; later observations are averaged with it."""
+        self.lo.fill_(lo)
+        self.hi.fill_(hi)
+        self.seen.fill_(1)
 
     def quantization(self, floor: Tensor | float = SCALE_FLOOR) -> tuple[Tensor, Tensor]:
         """(scale float32, zero point int32), both 0-d. The range always includes 0."""
@@ -138,6 +146,7 @@ class Weighted(nn.Module):
     """
 
     bias: nn.Parameter | None
+    clip: Tensor | None  # (out_c,) share of the largest weight that the grid reaches to; None: all of it
 
     def __init__(self, op: OpSpec, *, normalize: bool, gate: bool) -> None:
         super().__init__()
@@ -159,6 +168,15 @@ class Weighted(nn.Module):
         self.norm = nn.BatchNorm2d(op.out_c) if normalize else None
         self.bias = None if normalize else nn.Parameter(torch.zeros(op.out_c))
         self.range = Range()
+        # TFLite Micro's FULLY_CONNECTED is safest per tensor, and the classifier is small.
+        self.one_scale = op.kind == "fully_connected"
+        self.register_buffer("clip", None)
+
+    def quantize_by(self, choice: Choice) -> None:
+        """Take on what `choice` says of weights; `clip` is still to be found where it has one."""
+        self.one_scale = self.op.kind == "fully_connected" or choice.weights == "tensor"
+        clips = choice.weight_range == "mse"
+        self.clip = torch.ones(len(self.weight), device=self.weight.device) if clips else None
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -204,14 +222,13 @@ class Weighted(nn.Module):
 
     @torch.no_grad()
     def weight_scale(self, input_scale: Tensor) -> Tensor:
-        """Symmetric weight scales (out_c,) float32; FULLY_CONNECTED has one for all channels.
-
-        TFLite Micro's FULLY_CONNECTED is safest per tensor, and the classifier is small.
-        """
+        """Symmetric weight scales (out_c,) float32, all equal where the tensor has one scale."""
         largest = self.weight.detach().flatten(1).abs().amax(1)
         bias = torch.zeros_like(largest) if self.bias is None else self.bias.detach().abs()
-        if self.op.kind == "fully_connected":
+        if self.one_scale:
             largest, bias = largest.amax().expand_as(largest), bias.amax().expand_as(bias)
+        if self.clip is not None:
+            largest = largest * self.clip
         scale = largest / 127.0
         scale = torch.maximum(scale, scale.amax() * _CHANNEL_RANGE)
         scale = torch.maximum(scale, bias / (input_scale * _BIAS_LIMIT))

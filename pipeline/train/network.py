@@ -22,6 +22,7 @@ from pipeline.train.layers import (
     fake_quantize,
     requantize,
 )
+from pipeline.train.quantconfig import Choice
 
 Mode = Literal["float", "observe", "quantized"]
 Quantization = tuple[Tensor, Tensor]
@@ -58,6 +59,13 @@ class QatNetwork(nn.Module):
         for layer in self.layers:
             if isinstance(layer, Weighted):
                 layer.fold()
+
+    def quantize_by(self, choice: Choice) -> None:
+        """Prepare for grids by `choice`, which `calibration` or a state with such grids then fills in."""
+        self.ranges_frozen = not choice.tracks
+        for layer in self.layers:
+            if isinstance(layer, Weighted):
+                layer.quantize_by(choice)
 
     def forward(self, x: Tensor) -> Tensor:
         """Final logits (n, classes) of images (n, c, h, w) in [0, 1]."""

@@ -19,16 +19,19 @@ from pipeline.errors import DataError
 from pipeline.space.architecture import Architecture
 from pipeline.train.averaging import Average, recalibrate_norms
 from pipeline.train.batches import Batches
+from pipeline.train.calibration import Images
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from pipeline.train.config import TrainConfig
 from pipeline.train.device import choose, exact_arithmetic, precision
 from pipeline.train.diagnosis import all_finite, diverged
 from pipeline.train.evaluate import accuracy as evaluate
+from pipeline.train.grids import renew_ranges, set_grids
 from pipeline.train.inherit import fingerprint_of, inherit
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.network import Mode, QatNetwork
 from pipeline.train.optimizer import cosine, one_cycle, set_rate, sgd
 from pipeline.train.progress import Phase, Progress
+from pipeline.train.quantconfig import Choice
 from pipeline.train.teacher import Teacher, distillation_loss, files_digest, obtain_teacher
 
 
@@ -37,13 +40,15 @@ class QatResult:
     """A quantized network and its accuracies (0..1) on the test split.
 
     `network` is in quantized mode, ready for export. `history` has one entry an epoch: phase, epoch,
-    loss, val_accuracy, learning_rate, seconds.
+    loss, val_accuracy, learning_rate, seconds. `quantization`: how the grids were found (`choice`), and each
+    choice that was tried with its accuracy and loss on the validation split before fine-tuning (`tried`).
     """
 
     network: QatNetwork
     float_accuracy: float
     fake_quant_accuracy: float
     history: tuple[dict[str, Any], ...]
+    quantization: dict[str, Any]
 
 
 def train_qat(
@@ -113,6 +118,7 @@ class _Training:
         self.epoch_s = 0.0
         self.history: list[dict[str, Any]] = []
         self.float_state: dict[str, Any] | None = None
+        self.quantization: dict[str, Any] = {}
         self._resume()
 
     def _begin_phase(self) -> None:
@@ -131,12 +137,16 @@ class _Training:
         while self.step < self.total_steps:
             if self.step == self.float_steps and not self.network.folded:
                 self._start_qat()
+            elif self.step > self.float_steps and self.step % self.batches.per_epoch == 0:
+                self._renew_ranges()
             progress = self._train_step()
             if self.file is not None and time.monotonic() - saved >= self.config.checkpoint_s:
                 self._save()
                 saved = time.monotonic()
             if on_step is not None:
                 on_step(progress)
+        if not self.network.folded:  # no fine-tuning
+            self._start_qat()
         if self.file is not None:
             self._save()
         return self._result()
@@ -159,7 +169,8 @@ class _Training:
         network = self.network.train()
         if phase == "qat":
             # Ranges settle first; the last epoch trains on the very grids that are exported.
-            network.ranges_frozen = epoch == self.config.float_epochs + self.config.qat_epochs - 1
+            last = epoch == self.config.float_epochs + self.config.qat_epochs - 1
+            network.ranges_frozen = last or not self.choice.tracks
         rate = self._learning_rate()
         set_rate(self.optimizer, rate)
         x, y = self.batches[self.step]
@@ -172,6 +183,9 @@ class _Training:
             raise diverged(network, x, f"epoch {epoch + 1}", value, f"train.{name}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if phase == "qat" and self.config.qat_clip:
+            # Without batch normalization nothing else bounds a step on a steep batch (docs/training.md).
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.qat_clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(network)
@@ -214,19 +228,32 @@ class _Training:
 
     @torch.no_grad()
     def _start_qat(self) -> None:
-        """Fold, keep the float network for the final comparison, and find the activation ranges."""
+        """Fold, keep the float network for the final comparison, and find the grids."""
         network = self.network
         if self.average is not None:
             self.average.store(network)
         recalibrate_norms(network, self.batches, self.config.norm_batches)
         network.eval()
         network.fold()
+        data, options = self.data, self.config.quantization
+        self.quantization = set_grids(network, self._calibration_images(), options, data.x_val, data.y_val)
         self.float_state = {key: value.clone() for key, value in network.state_dict().items()}
-        network.mode = "observe"
-        for index in range(min(self.config.calibration_batches, self.batches.per_epoch)):
-            network(self.batches[self.step + index][0])
-        network.mode = "quantized"
         self._begin_phase()
+
+    @property
+    def choice(self) -> Choice:
+        """How the grids are found; known once the network is folded."""
+        return Choice.parse(self.quantization["choice"])
+
+    def _renew_ranges(self) -> None:
+        renew_ranges(
+            self.network, self._calibration_images(), self.choice, self.config.quantization.percentile
+        )
+
+    def _calibration_images(self) -> Images:
+        """The training batches that come next, again and again."""
+        step, count = self.step, min(self.config.calibration_batches, self.batches.per_epoch)
+        return lambda: (self.batches[step + index][0] for index in range(count))
 
     def _result(self) -> QatResult:
         network = self.network.eval()
@@ -237,7 +264,7 @@ class _Training:
         fake_quant_accuracy = self._test_accuracy("quantized", tuned)
         network.ranges_frozen = True
         network.to("cpu")
-        return QatResult(network, float_accuracy, fake_quant_accuracy, tuple(self.history))
+        return QatResult(network, float_accuracy, fake_quant_accuracy, tuple(self.history), self.quantization)
 
     def _test_accuracy(self, mode: Mode, state: dict[str, Any]) -> float:
         self.network.load_state_dict(state)
@@ -261,6 +288,7 @@ class _Training:
                 "epoch_loss": self.epoch_loss,
                 "epoch_s": self.epoch_s,
                 "float_state": self.float_state,
+                "quantization": self.quantization,
             },
         )
 
@@ -269,7 +297,9 @@ class _Training:
             return
         state = load_checkpoint(self.file, self.identity)
         if state["folded"]:
+            self.quantization = state["quantization"]
             self.network.fold()
+            self.network.quantize_by(self.choice)
             self.network.mode = "quantized"
             self._begin_phase()
         self.network.load_state_dict(state["network"])
