@@ -28,7 +28,7 @@ class Histogram:
 
     lo: float
     hi: float
-    counts: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(_BINS))
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS))
     zeros: float = 0.0
 
     def add(self, y: Tensor) -> None:
@@ -36,13 +36,12 @@ class Histogram:
         self.zeros += y.numel() - values.numel()
         if values.numel() and self.hi > self.lo:
             found = torch.histc(values.float(), _BINS, self.lo, self.hi)
-            self.counts = self.counts + found.double().cpu().numpy()
+            self.counts += found.double().cpu().numpy()
 
     @property
     def centres(self) -> NDArray[np.float64]:
         width = (self.hi - self.lo) / _BINS
-        found: NDArray[np.float64] = self.lo + width * (np.arange(_BINS) + 0.5)
-        return found
+        return np.asarray(self.lo + width * (np.arange(_BINS) + 0.5), np.float64)
 
     def percentile(self, percent: float) -> tuple[float, float]:
         """Ends that leave out 100 - `percent` percent of the values on either side; never beyond 0."""
