@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.export.reference import int8_logits
 from pipeline.latency.cost import CostModel
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.search.exits import ExitChoice, choose_exits
+from pipeline.space import pruned
 from pipeline.space.architecture import Architecture, lower, parameters
 from pipeline.space.budgets import Budgets
 from pipeline.train import QatNetwork
@@ -53,7 +54,7 @@ def export_exits(
 
 def with_exits(architecture: Architecture, kept: tuple[int, ...]) -> Architecture:
     """`architecture` with the exits at positions `kept` of its own."""
-    return replace(architecture, exits=tuple(architecture.exits[i] for i in kept))
+    return pruned.with_exits(architecture, tuple(architecture.exits[i] for i in kept))
 
 
 def measure_exits(content: bytes, choice: ExitChoice, data: DataSet) -> dict[str, Any]:

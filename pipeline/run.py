@@ -28,6 +28,7 @@ from pipeline.latency.lut import Lut
 from pipeline.latency.sound import SoundCost
 from pipeline.profiler.identity import current_identity
 from pipeline.progress import Reporter
+from pipeline.prunestage import prune
 from pipeline.report import write_report
 from pipeline.report.document import core_document
 from pipeline.report.exits import add_split
@@ -239,7 +240,7 @@ class Run:
         whole = key
         if self.data.front_end:
             whole = fingerprint(key, asdict(self.data.front_end))
-        if architecture.exits:  # which of them stay depends on more than the training
+        if architecture.exits or s.train.prune.active:  # what stays depends on more than the training
             whole = fingerprint(
                 whole,
                 asdict(s.search.exits),
@@ -251,11 +252,32 @@ class Run:
 
         def work() -> str:
             checkpoint = self._checkpoint("train", key)
-            result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())
+            pruning: dict[str, Any] | None = None
+            if s.train.prune.active:
+                folder = self._checkpoint("prune", whole).with_suffix("")
+                pruned = prune(
+                    s,
+                    architecture,
+                    self.data,
+                    self.cost,
+                    folder,
+                    self.folder / "lut",
+                    self.reporter,
+                    self._start(),
+                )
+                result, pruning = pruned.result, pruned.record
+            else:
+                result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())
             outcome = stages.export(
                 result, self.data, self.folder / "model.tflite", self.reporter,
                 cost=self.cost if architecture.exits else None, budgets=s.budgets, exits=s.search.exits,
             )  # fmt: skip
+            if pruning:
+                outcome = {
+                    "architecture": result.network.architecture.to_json(),
+                    **outcome,
+                    "pruning": pruning,
+                }
             write_text(path, json.dumps(outcome) + "\n")
             accuracy = outcome["accuracy"]
             return f"float {100 * accuracy['float']['value']:.2f} %, INT8 {100 * accuracy['int8']['value']:.2f} %"
@@ -326,6 +348,7 @@ class Run:
             "history": trained["history"],
             "seconds": self._state.seconds("train and export"),
             "quantization": trained["quantization"],
+            "pruning": trained.get("pruning"),
         }
         document["parity"]["exported_file"] = trained["agreement"]
         document["provenance"] = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,17 @@ def ask_family(
         )  # fmt: skip
 
 
+@contextmanager
+def training_bar(reporter: Reporter) -> Iterator[Callable[[Any], None]]:
+    """A bar, as what is to be called after each step of a training."""
+    with reporter.bar("train", 1) as bar:
+        yield lambda progress: bar.update(
+            progress.step,
+            f"{progress.phase} epoch {progress.epoch + 1}/{progress.epochs}, loss {progress.loss:.3f}",
+            total=progress.total_steps,
+        )
+
+
 def train(
     run: RunFile, architecture: Architecture, data: DataSet, checkpoint: Path, reporter: Reporter,
     start: list[Any] | None = None,
@@ -163,15 +175,7 @@ def train(
     """
     from pipeline.train import train_qat
 
-    with reporter.bar("train", 1) as bar:
-
-        def on_step(progress: Any) -> None:
-            bar.update(
-                progress.step,
-                f"{progress.phase} epoch {progress.epoch + 1}/{progress.epochs}, loss {progress.loss:.3f}",
-                total=progress.total_steps,
-            )
-
+    with training_bar(reporter) as on_step:
         return train_qat(
             architecture, data, run.train, seed=run.seed, checkpoint=checkpoint, on_step=on_step, start=start
         )

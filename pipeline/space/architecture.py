@@ -59,7 +59,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, raw: Any) -> Architecture:
-        """From `to_json`'s dictionary (one with cells gives a CellArchitecture), or that as JSON text.
+        """From `to_json`'s dictionary (with cells or widths: the class that has them), or that as JSON text.
 
         Raises ConfigError on anything else.
         """
@@ -72,6 +72,10 @@ class Architecture:
             from pipeline.space.cells import CellArchitecture  # builds on this module
 
             return CellArchitecture.from_cells_json(raw)
+        if isinstance(raw, dict) and "widths" in raw:
+            from pipeline.space.pruned import PrunedArchitecture  # builds on this module
+
+            return PrunedArchitecture.from_pruned_json(raw)
         check_keys("architecture", raw, _FIELDS, ("exits",))
         exits = raw.get("exits", ())
         if not all(isinstance(part, list | tuple) for part in (raw["input_shape"], raw["blocks"], exits)):

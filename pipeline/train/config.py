@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.quantconfig import QuantizationConfig
 from pipeline.train.teacherconfig import TeacherConfig
 
@@ -41,6 +42,7 @@ class TrainConfig:
     checkpoint_s: float = 20.0  # at most so much work is lost by an interruption
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
 
     def __post_init__(self) -> None:
         for name in ("float_epochs", "batch_size", "threads", "calibration_batches"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.data import DataSet
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.space.architecture import Architecture
 from pipeline.train.averaging import Average, recalibrate_norms
 from pipeline.train.batches import Batches
@@ -33,6 +33,9 @@ from pipeline.train.optimizer import cosine, one_cycle, set_rate, sgd
 from pipeline.train.progress import Phase, Progress
 from pipeline.train.quantconfig import Choice
 from pipeline.train.teacher import Teacher, distillation_loss, files_digest, obtain_teacher
+
+# A mapping by operator, or a state of the whole network.
+Start = Sequence[Mapping[str, Tensor]] | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,13 +62,13 @@ def train_qat(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
-    start: Sequence[Mapping[str, Tensor]] | None = None,
+    start: Start | None = None,
 ) -> QatResult:
     """Train `architecture` on `data`; the test split is looked at once, after the last step.
 
     checkpoint: file that holds the state; where it exists training continues from it, with the same
     result as without interruption (for the same number of threads). on_step: called after each step.
-    start: weights to begin with (see train/inherit.py) instead of random ones.
+    start: weights to begin with instead of random ones, by operator (see train/inherit.py) or as a whole state.
     Raises DataError where data and architecture do not fit, ConfigError for a checkpoint that is damaged
     or belongs to another training, or where training diverges.
     """
@@ -75,17 +78,42 @@ def train_qat(
             f"{data.name} has {data.classes} classes of {data.input_shape} images, the architecture takes "
             f"{architecture.classes} classes of {architecture.input_shape}"
         )
+    if config.prune.active:
+        raise ConfigError("[train.prune] needs a board's costs", hint="use: edgenas export, or edgenas run")
+    with settings(config):
+        return Training(architecture, data, config, seed, checkpoint, start).run(on_step)
+
+
+def train_float(
+    architecture: Architecture,
+    data: DataSet,
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    start: Start | None = None,
+) -> QatNetwork:
+    """The float phase of `train_qat` alone: a network with batch normalization, not folded."""
+    with settings(config):
+        return Training(architecture, data, config, seed, checkpoint, start).run_float(on_step)
+
+
+@contextmanager
+def settings(config: TrainConfig) -> Iterator[None]:
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
         with exact_arithmetic():
-            return _Training(architecture, data, config, seed, checkpoint, start).run(on_step)
+            yield
     finally:
         torch.set_num_threads(threads)
 
 
-class _Training:
+class Training:
+    """One training that continues from its checkpoint; arguments as for `train_qat`."""
+
     def __init__(
         self,
         architecture: Architecture,
@@ -93,7 +121,7 @@ class _Training:
         config: TrainConfig,
         seed: int,
         checkpoint: Path | None,
-        start: Sequence[Mapping[str, Tensor]] | None,
+        start: Start | None,
     ) -> None:
         self.data, self.config, self.file, self.seed = data, config, checkpoint, seed
         self.device = choose(config.device)
@@ -108,8 +136,11 @@ class _Training:
             torch.manual_seed(seed)
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
         if start is not None:
-            inherit(self.network, start)
-            self.identity += fingerprint_of(start)
+            if isinstance(start, Mapping):
+                self.network.load_state_dict(start)
+            else:
+                inherit(self.network, start)
+            self.identity += fingerprint_of([start] if isinstance(start, Mapping) else start)
         self.network.to(self.device)
         self.teacher: Teacher | None = None
         self._begin_phase()
@@ -127,14 +158,30 @@ class _Training:
         self.average = Average(self.network, self.config.ema) if self.config.ema else None
 
     def run(self, on_step: Callable[[Progress], None] | None) -> QatResult:
-        if self.config.teacher.active and self.step < self.total_steps:
+        self._train_until(self.total_steps, on_step)
+        if not self.network.folded:  # no fine-tuning
+            self._start_qat()
+        self._save()
+        return self._result()
+
+    def run_float(self, on_step: Callable[[Progress], None] | None) -> QatNetwork:
+        """Float training alone; what is evaluated is what is returned."""
+        self._train_until(self.float_steps, on_step)
+        self._save()
+        if self.average is not None:
+            self.average.store(self.network)
+        recalibrate_norms(self.network, self.batches, self.config.norm_batches)
+        return self.network
+
+    def _train_until(self, end: int, on_step: Callable[[Progress], None] | None) -> None:
+        if self.config.teacher.active and self.step < end:
             folder = self.file.parent if self.file is not None else None
             self.teacher = obtain_teacher(
                 self.network.architecture, self.data, self.config, self.device,
                 seed=self.seed, folder=folder, on_step=on_step,
             )  # fmt: skip
         saved = time.monotonic()
-        while self.step < self.total_steps:
+        while self.step < end:
             if self.step == self.float_steps and not self.network.folded:
                 self._start_qat()
             elif self.step > self.float_steps and self.step % self.batches.per_epoch == 0:
@@ -145,11 +192,6 @@ class _Training:
                 saved = time.monotonic()
             if on_step is not None:
                 on_step(progress)
-        if not self.network.folded:  # no fine-tuning
-            self._start_qat()
-        if self.file is not None:
-            self._save()
-        return self._result()
 
     @property
     def phase(self) -> Phase:
