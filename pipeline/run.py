@@ -178,6 +178,7 @@ class Run:
             *([self.cost.predictor.digest] if self.cost.predictor else []),
             [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
             *(asdict(cost.sound) for cost in (self.cost, *self.other_costs) if cost.sound),
+            *[repr(c.board.running) for c in (self.cost, *self.other_costs) if c.board.running],
         )  # fmt: skip
 
     def search(self) -> SearchResult:

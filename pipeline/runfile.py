@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.boards import Board, load_board
+from pipeline.boards.power import read_power
 from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.data.shift import ShiftConfig
@@ -116,6 +117,9 @@ def load_runfile(path: Path) -> RunFile:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise table.error("name", f"is '{name}'", hint="letters, digits, '.', '_' and '-': it names a folder")
     board = load_board(table.text("board"))
+    energy = table.sub("energy", required=False)
+    if not energy.empty:
+        board = replace(board, power=read_power(energy, board.clock_hz))
     seed = table.integer("seed", 0, minimum=0)
     data = fill(table.sub("data", required=False), DataConfig())
     if data.name not in data_names():
@@ -164,7 +168,15 @@ def _budgets(table: Table, board: Board) -> Budgets:
         sram_bytes=table.integer("sram_bytes", sram, maximum=sram),
         flash_bytes=table.integer("flash_bytes", flash, maximum=flash),
         parameters=table.integer("parameters", None),
+        energy_mj=table.number("energy_mj", None),
     )
     if not budgets.latency_ms:
         raise table.error("latency_ms", "is 0", hint="give the deadline in milliseconds")
+    if budgets.energy_mj is not None and board.running is None:
+        raise table.error(
+            "energy_mj", f"cannot be held: what {board.name} draws at its clock is not known",
+            hint="give voltage_v, current_ma and reference in [energy], or in [power] of the board's file",
+        )  # fmt: skip
+    if budgets.energy_mj == 0:
+        raise table.error("energy_mj", "is 0", hint="millijoules an inference")
     return budgets

@@ -17,7 +17,8 @@ from pipeline.figures import Figure, Provenance
 from pipeline.fleet import Targets
 from pipeline.progress import Reporter
 from pipeline.report import write_report
-from pipeline.report.document import core_document
+from pipeline.report.document import core_document, energy_figure
+from pipeline.search.energy import unknown_current
 from pipeline.space.budgets import Budgets
 from pipeline.storage import write_text
 from pipeline.tflm.library import ENGINES as TFLM_ENGINES
@@ -32,17 +33,23 @@ def open_model(
     latency_ms: float | None = None,
     sram_bytes: int | None = None,
     flash_bytes: int | None = None,
+    energy_mj: float | None = None,
     *,
     quiet: bool = False,
 ) -> SingleModel:
     """A job for `model` on a board; budgets left out are the board's memories and no deadline.
 
-    Raises ConfigError for an unknown board.
+    Raises ConfigError for an unknown board, and for an energy budget where the board's current is not known.
     """
     board = load_board(board_name)
     budgets = Budgets(
-        latency_ms, sram_bytes or board.memory.sram.bytes, flash_bytes or board.memory.flash.bytes
+        latency_ms,
+        sram_bytes or board.memory.sram.bytes,
+        flash_bytes or board.memory.flash.bytes,
+        energy_mj=energy_mj,
     )
+    if energy_mj is not None and board.running is None:
+        raise unknown_current(board.name)
     folder = out or Path("runs") / f"{model.stem}-{board.name}"
     return SingleModel(model, board, budgets, folder, Reporter(quiet=quiet))
 
@@ -79,6 +86,8 @@ class SingleModel:
             "flash, linked": Figure(d.build.flash_bytes, "bytes", "measured", note="ELF"),
             "arena": Figure(d.model.arena_bytes, "bytes", "measured", note="planned and linked"),
         }
+        if self.board.running is not None:
+            figures["energy, predicted"] = energy_figure(self.board.running, latency)
         return {
             "folder": str(self.folder),
             "board": self.board.name,

@@ -38,6 +38,7 @@ from pipeline.progress import Reporter
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import Request, SearchResult, Target, search
 from pipeline.search import ask_family as search_family
+from pipeline.search.candidates import describe_excess
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
@@ -240,8 +241,17 @@ def export(
 
 
 def check_fits(model: Model, predicted: Cost, budgets: Budgets) -> None:
-    """Raises BudgetError that says by how many bytes a model does not fit, and which tensors make the peak."""
+    """Raises BudgetError that says by how many bytes a model does not fit, and which tensors make the peak.
+
+    Energy, too: no measurement of the deployed model will tell it better.
+    """
     over = budgets.violations(predicted)
+    if "energy_mj" in over:
+        excess = describe_excess("energy_mj", predicted.energy_mj or 0.0, budgets.energy_mj or 0.0)
+        raise BudgetError(
+            f"the model takes too much: {excess}, by the upper end of an estimate",
+            hint="a smaller network, or a larger energy budget",
+        )
     for name in ("sram_bytes", "flash_bytes"):
         if name in over:
             value, limit = getattr(predicted, name), getattr(budgets, name)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.assets import asset_dir
 from pipeline.boards.memory_system import MemorySystem, read_memory_system
+from pipeline.boards.power import Power, read_power
 from pipeline.errors import ConfigError
 from pipeline.figures import Provenance
 from pipeline.tomltable import Table
@@ -120,6 +121,7 @@ class Board:
     counter: Counter
     port: Port
     emulator: Emulator | None = None
+    power: Power | None = None
     usb_ids: tuple[str, ...] = ()  # "vid:pid", four hexadecimal digits each
     flashers: Mapping[str, Mapping[str, str]] = field(
         default_factory=dict, hash=False
@@ -133,6 +135,11 @@ class Board:
         if self.emulator is None or self.emulator.kind in ("process", "wheel"):
             return "measured"
         return "cycle-accurate" if self.emulator.kind == "verilator" else "modelled"
+
+    @property
+    def running(self) -> Power | None:
+        """What it draws at its clock; None where that is not known."""
+        return self.power if self.power is not None and self.power.clock_hz == self.clock_hz else None
 
     @property
     def counts_instructions(self) -> bool:
@@ -165,12 +172,14 @@ def load_board(name: str) -> Board:
 def _board(table: Table, path: Path) -> Board:
     memory = table.sub("memory")
     emulator = table.sub("emulator", required=False)
+    power = table.sub("power", required=False)
     usb, notes = table.sub("usb", required=False), table.sub("notes", required=False)
+    clock_hz = table.sub("clock").integer("hz")
     board = Board(
         name=table.text("name"),
         description=table.text("description"),
         core=_core(table.sub("core")),
-        clock_hz=table.sub("clock").integer("hz"),
+        clock_hz=clock_hz,
         clock_reference=table.sub("clock").text("reference", ""),
         memory=_memory(memory),
         stack_bytes=memory.sub("stack").integer("bytes"),
@@ -178,6 +187,7 @@ def _board(table: Table, path: Path) -> Board:
         counter=_counter(table.sub("counter")),
         port=_port(table.sub("port")),
         emulator=_emulator(emulator) if not emulator.empty else None,
+        power=read_power(power, clock_hz) if not power.empty else None,
         usb_ids=_usb_ids(usb) if not usb.empty else (),
         flashers=_flashers(table.sub("flashers", required=False)),
         notes=notes.text("text") if not notes.empty else "",

@@ -18,6 +18,11 @@ LatencyBudget = Annotated[
 SramBudget = Annotated[int | None, typer.Option("--sram-bytes", min=1, help="Default: all of the board's.")]
 FlashBudget = Annotated[int | None, typer.Option("--flash-bytes", min=1, help="Default: all of the board's.")]
 
+EnergyBudget = Annotated[
+    float | None,
+    typer.Option("--energy-mj", min=1e-6, help="Needs the board's current: docs/add-a-board.md."),
+]
+
 
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas deploy model.tflite --board qemu-cortex-m4 --latency-ms 50"))
@@ -28,12 +33,13 @@ def register(app: typer.Typer) -> None:
         latency_ms: LatencyBudget = None,
         sram_bytes: SramBudget = None,
         flash_bytes: FlashBudget = None,
+        energy_mj: EnergyBudget = None,
         json: Json = False,
     ) -> None:
         """Generate C, render the application with its budgets, build it, and say what it will cost."""
         from pipeline.single import open_model
 
-        job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, quiet=json)
+        job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, energy_mj, quiet=json)
         summary = job.deploy()
         if json:
             print_json(summary)

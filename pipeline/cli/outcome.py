@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.cli.common import print_figures, stdout
 from pipeline.figures import Figure
 
-_LABELS = {"latency_ms": "latency", "sram_bytes": "SRAM", "flash_bytes": "flash"}
+_LABELS = {"latency_ms": "latency", "energy_mj": "energy", "sram_bytes": "SRAM", "flash_bytes": "flash"}
 
 
 def print_outcome(document: dict[str, Any]) -> None:
@@ -17,7 +17,7 @@ def print_outcome(document: dict[str, Any]) -> None:
         if figure:
             rows.append((f"accuracy, {name.replace('_', '-')}", Figure.from_json(figure)))
     for key, label in _LABELS.items():
-        for source, figure in document[key].items():
+        for source, figure in document.get(key, {}).items():
             rows.append((f"{label}, {source}", Figure.from_json(figure)))
         if key in document["budgets"]:
             rows.append((f"{label}, budget", Figure.from_json(document["budgets"][key])))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import BoardName, EngineName, Json, example, print_figures, print_json, stdout
-from pipeline.cli.deploy import FlashBudget, LatencyBudget, ModelPath, OutDir, SramBudget
+from pipeline.cli.deploy import EnergyBudget, FlashBudget, LatencyBudget, ModelPath, OutDir, SramBudget
 from pipeline.cli.outcome import print_outcome
 
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         latency_ms: LatencyBudget = None,
         sram_bytes: SramBudget = None,
         flash_bytes: FlashBudget = None,
+        energy_mj: EnergyBudget = None,
         engine: EngineName = "edgenas",
         port: Annotated[
             list[str] | None,
@@ -49,7 +50,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.fleet import Targets
         from pipeline.single import open_model
 
-        job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, quiet=json)
+        job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, energy_mj, quiet=json)
         if engine != "edgenas":
             result = job.validate_tflm(engine, images, inputs, seed)
             if json:

@@ -94,12 +94,14 @@ class CostModel:
 
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         """All that a budget can limit. Raises LutError for a kernel that was never measured."""
+        latency_ms, power = self.latency_ms(graph), self.board.running
         return Cost(
-            latency_ms=self.latency_ms(graph),
+            latency_ms=latency_ms,
             sram_bytes=self.sram_bytes(graph),
             flash_bytes=self.flash.flash_bytes(graph) + (self.sound.flash_bytes if self.sound else 0),
             parameters=parameters,
             vetoed=sum(1 for node in graph.nodes if self.veto(node.op)),
+            energy_mj=power.at_most_mj(latency_ms) if power else None,
         )
 
     def veto(self, op: OpSpec) -> str:

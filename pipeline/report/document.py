@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.boards import Board
+from pipeline.boards.power import Power
 from pipeline.engine import Model
 from pipeline.figures import Figure, Provenance
 from pipeline.firmware import Build
@@ -22,7 +23,8 @@ from pipeline.validate import Validation
 
 # how the target's own figures are called
 _WHERE = {"modelled": "emulated", "cycle-accurate": "simulated", "measured": "measured"}
-_UNITS = {"latency_ms": "ms", "sram_bytes": "bytes", "flash_bytes": "bytes", "parameters": "parameters"}
+_UNITS = {"latency_ms": "ms", "sram_bytes": "bytes", "flash_bytes": "bytes", "parameters": "parameters",
+          "energy_mj": "mJ"}  # fmt: skip
 
 
 def budget_figures(budgets: Budgets) -> dict[str, Any]:
@@ -85,7 +87,11 @@ def core_document(
     latency = _latency(board, prediction, predicted, validation)
     # the slow tail counts against a deadline, not the median
     observed_ms = latency[where].get("high") or latency[where]["value"]
-    observed = Cost(observed_ms, validation.sram_bytes, validation.flash_bytes, model.parameters)
+    power = board.running
+    observed = Cost(
+        observed_ms, validation.sram_bytes, validation.flash_bytes, model.parameters,
+        energy_mj=power.at_most_mj(observed_ms) if power else None,
+    )  # fmt: skip
     held = checks(budgets, observed, validation, build, hosted=board.port.hosted)
     reasons = [check["detail"] for check in held if not check["ok"]]
     return {
@@ -100,6 +106,11 @@ def core_document(
         "accuracy": {"device": _device_accuracy(validation)},
         "budgets": budget_figures(budgets),
         "latency_ms": latency,
+        "energy_mj": {
+            name: energy_figure(power, Figure.from_json(latency[name])).to_json()
+            for name in ("predicted", where)
+            if power
+        },
         "sram_bytes": {
             "predicted": _bytes(
                 predicted.sram_bytes, "modelled", "arena planner, static RAM, reserved stack"
@@ -141,6 +152,16 @@ def core_document(
         "training": None,
         "provenance": {},
     }
+
+
+def energy_figure(power: Power, latency: Figure) -> Figure:
+    """Energy of one inference that takes `latency` (ms), with the interval of both."""
+    low = latency.value if latency.low is None else latency.low
+    high = latency.value if latency.high is None else latency.high
+    return Figure(
+        power.energy_mj(latency.value), "mJ", "estimated", n=latency.n, low=power.at_least_mj(low),
+        high=power.at_most_mj(high), note=f"latency ({latency.provenance}) x {power.describe()}",
+    )  # fmt: skip
 
 
 def _bytes(value: int, provenance: Provenance, note: str) -> dict[str, Any]:

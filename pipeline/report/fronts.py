@@ -18,6 +18,7 @@ _COSTS = (
     ("sram_bytes", "SRAM (KiB)", 1024.0),
     ("flash_bytes", "flash (KiB)", 1024.0),
     ("parameters", "parameters (thousands)", 1000.0),
+    ("energy_mj", "energy (mJ)", 1.0),
 )
 
 

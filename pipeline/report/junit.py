@@ -17,7 +17,15 @@ def junit_xml(document: dict[str, Any]) -> str:
         timestamp=document["created"].removesuffix(" UTC").replace(" ", "T") + ":00",
     )  # fmt: skip
     properties = ElementTree.SubElement(suite, "properties")
-    for group in ("accuracy", "latency_ms", "sram_bytes", "flash_bytes", "arena_bytes", "stack_bytes"):
+    for group in (
+        "accuracy",
+        "latency_ms",
+        "energy_mj",
+        "sram_bytes",
+        "flash_bytes",
+        "arena_bytes",
+        "stack_bytes",
+    ):
         for source, raw in document[group].items():
             if raw is not None:
                 figure = Figure.from_json(raw)

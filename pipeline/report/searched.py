@@ -36,6 +36,7 @@ def _costs(candidate: Candidate) -> dict[str, Any]:
         "sram_bytes": cost.sram_bytes,
         "flash_bytes": cost.flash_bytes,
         "parameters": cost.parameters,
+        "energy_mj": cost.energy_mj,
         "accuracy": accuracy(candidate) if known else None,
     }
 

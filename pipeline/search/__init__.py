@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
+from pipeline.search.energy import with_energy
 from pipeline.search.methods import OnStep, Task, find, names
 from pipeline.search.request import Request, complexity_of
 from pipeline.search.result import Candidate, Front, SearchResult
@@ -101,6 +102,7 @@ def _search_cells(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
+        budgets = with_energy(budgets, cost, space)
         return CellSearch(space, data, cost, budgets, config, seed, checkpoint, on_step).run()
     finally:
         torch.set_num_threads(threads)

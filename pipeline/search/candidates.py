@@ -20,13 +20,16 @@ UNITS = {
     "sram_bytes": ("bytes", "SRAM"),
     "flash_bytes": ("bytes", "flash"),
     "parameters": ("", "parameters"),
+    "energy_mj": ("mJ", "energy"),
 }
 
 
 def describe_excess(name: str, value: float, limit: float) -> str:
     """E.g. `latency 61.20 ms of 50 ms (+22.4 %)`."""
     unit, label = UNITS[name]
-    number = f"{value:.2f}" if name == "latency_ms" else f"{value:,.0f}"
+    number = (
+        f"{value:.4g}" if name == "energy_mj" else f"{value:.2f}" if name == "latency_ms" else f"{value:,.0f}"
+    )
     unit = f" {unit}" if unit else ""
     return f"{label} {number}{unit} of {limit:,g}{unit} (+{(value / limit - 1) * 100:.1f} %)"
 
@@ -126,6 +129,8 @@ def cheapest_paths(judge: Judge) -> dict[str, ExactPath]:
     found: dict[str, ExactPath] = {}
     if budgets.latency_ms is not None:
         found["latency_ms"] = cheapest_path(judge, tables.latency_ms, tables.latency_head)
+    if budgets.energy_mj is not None:  # goes with latency
+        found["energy_mj"] = cheapest_path(judge, tables.latency_ms, tables.latency_head)
     if budgets.sram_bytes is not None:
         zeros = np.zeros_like(tables.latency_head)
         found["sram_bytes"] = cheapest_path(judge, tables.working_set, zeros, bottleneck=True)
@@ -137,18 +142,29 @@ def cheapest_paths(judge: Judge) -> dict[str, ExactPath]:
 
 def impossible_budgets(judge: Judge) -> str:
     """Names each budget that even the space's cheapest architecture breaks; empty when there is none."""
-    parts = []
+    parts: dict[str, str] = {}
+    excess: dict[str, float] = {}
     for name, path in cheapest_paths(judge).items():
         limit = getattr(judge.budgets, name)
         # The tables know neither code size nor fragmentation, so exact steps improve on their answer.
         path = _descend(judge, path, name)
         value = getattr(judge.exact(path), name)
         if value > limit:
-            parts.append(
+            parts[name] = (
                 f"{describe_excess(name, value, limit)} for the smallest architecture, "
                 f"{judge.architecture(path).describe()}"
             )
-    return f"no architecture of the search space meets the budgets: {'; '.join(parts)}" if parts else ""
+            excess[name] = value / limit - 1.0
+    told = "; ".join(parts[name] for name in own_budgets(excess))
+    return f"no architecture of the search space meets the budgets: {told}" if told else ""
+
+
+def own_budgets(violations: dict[str, float]) -> list[str]:
+    """Names of broken budgets, without the latency limit where that is the energy budget's (search/energy.py)."""
+    energy = violations.get("energy_mj")
+    return [
+        n for n in violations if not (n == "latency_ms" and energy is not None and energy >= violations[n])
+    ]
 
 
 def _descend(judge: Judge, path: ExactPath, name: str) -> ExactPath:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.search.candidates import describe_excess
+from pipeline.search.candidates import describe_excess, own_budgets
 from pipeline.search.costs import CostModel, Floats, exact_cost
 from pipeline.space.architecture import operator_parameters
 from pipeline.space.budgets import Budgets, Cost
@@ -128,10 +128,12 @@ class CellJudge:
     def impossible(self) -> str:
         """Names each budget that the cheapest architecture breaks: one operator on every edge of a cell, then
         exact descent; empty where there is none."""
-        parts, space = [], self.tables.space
+        parts: dict[str, str] = {}
+        excess: dict[str, float] = {}
+        space = self.tables.space
         starts = [(op,) * space.positions for op in range(len(space.ops))]
         starts.append(tuple(int(op) for op in self.tables.latency_ms.argmin(1)))
-        for name in ("latency_ms", "sram_bytes", "flash_bytes", "parameters"):
+        for name in ("latency_ms", "sram_bytes", "flash_bytes", "parameters", "energy_mj"):
             limit = getattr(self.budgets, name)
             if limit is None:
                 continue
@@ -143,7 +145,9 @@ class CellJudge:
                 path = best
             value = getattr(self.exact(path), name)
             if value > limit:
-                parts.append(
+                parts[name] = (
                     f"{describe_excess(name, value, limit)} for {self.architecture(path).describe()}"
                 )
-        return f"no architecture of the search space meets the budgets: {'; '.join(parts)}" if parts else ""
+                excess[name] = value / limit - 1.0
+        told = "; ".join(parts[name] for name in own_budgets(excess))
+        return f"no architecture of the search space meets the budgets: {told}" if told else ""

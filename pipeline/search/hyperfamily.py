@@ -11,6 +11,7 @@ import torch
 from pipeline.search.candidates import ExactPath, Judge, grow, repair
 from pipeline.search.conditions import CONDITIONED, Condition, Ranges, leaning
 from pipeline.search.costs import CostTables, Floats
+from pipeline.search.energy import with_energy
 from pipeline.search.hypernetwork import Conditioned
 from pipeline.search.hypervolume import family
 from pipeline.search.result import Candidate, Front
@@ -33,6 +34,7 @@ class ServedBoard:
 
     @classmethod
     def of(cls, target: Target, tables: CostTables, seed: int) -> ServedBoard:
+        target = replace(target, budgets=with_energy(target.budgets, target.cost, tables.space))
         judge = Judge(tables, target.cost, target.budgets)
         return cls(target, judge, Ranges.of(judge, seed), board_features(tables, target.clock_hz))
 

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel, CostTables, build_tables
 from pipeline.search.data import SearchData
+from pipeline.search.energy import with_energy
 from pipeline.search.result import SearchResult
 from pipeline.search.targets import Target
 from pipeline.space.budgets import Budgets
@@ -56,6 +57,8 @@ class Task:
         from pipeline.search import device
 
         where = device.choose(config.device)
+        budgets = with_energy(budgets, cost, space)
+        targets = [replace(t, budgets=with_energy(t.budgets, t.cost, space)) for t in targets]
         tables = build_tables(space, cost)
         if config.latency == "predictor":
             predictor = getattr(cost, "predictor", None)

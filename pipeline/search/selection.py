@@ -18,6 +18,7 @@ from pipeline.search.candidates import (
     describe_excess,
     grow,
     mutate,
+    own_budgets,
     repair,
 )
 from pipeline.search.config import SearchConfig
@@ -212,7 +213,7 @@ def explain_failure(judge: Judge, nearest: ExactPath) -> str:
             + ("; ".join(judge.vetoes(nearest)))
         )
     tightest = max(violations, key=lambda name: violations[name])
-    others = [name for name in violations if name != tightest]
+    others = [name for name in own_budgets(violations) if name != tightest]
     reason = (
         "no architecture found that meets every budget together; tightest: "
         + describe_excess(tightest, getattr(cost, tightest), getattr(budgets, tightest))

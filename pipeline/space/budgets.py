@@ -14,6 +14,7 @@ class Cost:
     flash_bytes: int
     parameters: int
     vetoed: int = 0  # operators that cannot be deployed at all (space/vetoes.py)
+    energy_mj: float | None = None  # of one inference, upper end; None where the board's current is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Budgets:
     sram_bytes: int | None = None
     flash_bytes: int | None = None
     parameters: int | None = None
+    energy_mj: float | None = None
 
     def violations(self, cost: Cost) -> dict[str, float]:
         """Relative excess (0.1 = ten percent over) of each budget that `cost` breaks.
@@ -34,6 +36,10 @@ class Budgets:
         for field in fields(self):
             limit = getattr(self, field.name)
             value = getattr(cost, field.name)
-            if limit is not None and value > limit:
+            if limit is None:
+                continue
+            if value is None:  # nobody can say that it holds
+                out[field.name] = float("inf")
+            elif value > limit:
                 out[field.name] = value / limit - 1.0
         return out

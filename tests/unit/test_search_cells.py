@@ -58,7 +58,7 @@ def test_a_path_is_what_one_hot_gates_compute() -> None:
 
 
 @pytest.mark.parametrize("method", ["hypernetwork", "random"])
-@pytest.mark.parametrize("name", ["latency_ms", "sram_bytes", "flash_bytes", "parameters"])
+@pytest.mark.parametrize("name", ["latency_ms", "sram_bytes", "flash_bytes", "parameters", "energy_mj"])
 def test_budgets_are_hard(method: str, name: str) -> None:
     values = sorted(getattr(c, name) for c in costs())
     budgets = Budgets(**{name: values[len(values) // 5]})
@@ -72,6 +72,8 @@ def test_budgets_are_hard(method: str, name: str) -> None:
 def test_impossible_budgets_are_named() -> None:
     result = run(budgets=Budgets(parameters=10))
     assert not result.feasible and "parameters" in result.reason and result.architecture is None
+    result = run(budgets=Budgets(energy_mj=1e-5))
+    assert not result.feasible and "energy" in result.reason and "latency" not in result.reason
 
 
 def test_repair_replaces_edges_until_it_fits() -> None:

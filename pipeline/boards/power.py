@@ -1,0 +1,59 @@
+"""Power: what a board's processor draws while it runs, and what an inference therefore takes. No energy is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.tomltable import Table
+
+# Where the source states no spread. Chosen: datasheets' typical currents depend on the code that runs.
+UNCERTAINTY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Supply voltage (V) and current (mA) in run mode at `clock_hz`; `uncertainty` is relative, to either side."""
+
+    voltage_v: float
+    current_ma: float
+    clock_hz: int
+    reference: str
+    uncertainty: float = UNCERTAINTY
+
+    def energy_mj(self, latency_ms: float) -> float:
+        """Typical: V x mA x ms are microjoules."""
+        return self.voltage_v * self.current_ma * latency_ms / 1e3
+
+    def at_least_mj(self, latency_ms: float) -> float:
+        return (1.0 - self.uncertainty) * self.energy_mj(latency_ms)
+
+    def at_most_mj(self, latency_ms: float) -> float:
+        """What a budget is held against."""
+        return (1.0 + self.uncertainty) * self.energy_mj(latency_ms)
+
+    def describe(self) -> str:
+        """E.g. `3.3 V x 40 mA (+-25 %) at 168 MHz: DS8626, table 20`."""
+        return (
+            f"{self.voltage_v:g} V x {self.current_ma:g} mA (+-{100 * self.uncertainty:g} %) at "
+            f"{self.clock_hz / 1e6:g} MHz: {self.reference}"
+        )
+
+
+def read_power(t: Table, clock_hz: int) -> Power:
+    """A board's `[power]` or a run file's `[energy]`; without `clock_hz` the current is that at the board's clock.
+
+    Raises ConfigError naming the key that is missing or out of range.
+    """
+    values = {name: t.number(name) for name in ("voltage_v", "current_ma")}
+    for name, value in values.items():
+        if value <= 0:
+            raise t.error(name, f"is {value:g}", hint="more than 0")
+    reference = t.text("reference")
+    if not reference.strip():
+        raise t.error(
+            "reference", "is empty", hint="say where the current is from: document and table, or a meter"
+        )
+    uncertainty = t.number("uncertainty", UNCERTAINTY, maximum=0.99)
+    return Power(
+        values["voltage_v"], values["current_ma"], t.integer("clock_hz", clock_hz), reference, uncertainty
+    )

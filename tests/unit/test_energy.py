@@ -1,0 +1,169 @@
+"""Energy of an inference: the board's current, figures, and budgets that no method breaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from search_standins import DATA, SMALL, TINY, MacCost
+
+from pipeline.assets import asset_dir
+from pipeline.boards import load_board
+from pipeline.boards.power import UNCERTAINTY, Power
+from pipeline.engine import load
+from pipeline.errors import BudgetError, ConfigError
+from pipeline.figures import Figure
+from pipeline.latency.condition import at_clock
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
+from pipeline.profiler.footprint import sample_graph, sample_network
+from pipeline.report.document import energy_figure
+from pipeline.runfile import load_runfile
+from pipeline.search import search
+from pipeline.search.energy import with_energy
+from pipeline.search.methods import names
+from pipeline.single import open_model
+from pipeline.space import Budgets, Cost, OpGraph
+from pipeline.space.architecture import lower, parameters
+from pipeline.stages import check_fits
+
+POWER = Power(3.0, 40.0, 168_000_000, "a meter", 0.1)
+RUN = """\
+board = "qemu-cortex-m4"
+[budgets]
+latency_ms = 50.0
+"""
+ENERGY = "[energy]\nvoltage_v = 3.0\ncurrent_ma = 40.0\nreference = 'a meter'\n"
+
+
+@dataclass(frozen=True)
+class Unknown(MacCost):
+    """A board of which nobody knows what it draws."""
+
+    def evaluate(self, graph: OpGraph, weights: int) -> Cost:
+        return replace(MacCost.evaluate(self, graph, weights), energy_mj=None)
+
+
+def test_arithmetic() -> None:
+    # 3 V x 40 mA = 120 mW; 50 ms of it are 6 mJ
+    assert POWER.energy_mj(50.0) == pytest.approx(6.0)
+    assert (POWER.at_least_mj(50.0), POWER.at_most_mj(50.0)) == pytest.approx((5.4, 6.6))
+
+
+def board_file(tmp_path: Path, power: str) -> str:
+    text = (asset_dir("boards") / "qemu-cortex-m4.toml").read_text()
+    path = tmp_path / "board.toml"
+    path.write_text(f"{text}\n[power]\n{power}\n")
+    return str(path)
+
+
+def test_a_board_file_says_what_the_board_draws(tmp_path: Path) -> None:
+    good = 'voltage_v = 3.3\ncurrent_ma = 40.0\nreference = "DS0, table 1"'
+    board = load_board(board_file(tmp_path, good))
+    assert board.running == Power(3.3, 40.0, board.clock_hz, "DS0, table 1", UNCERTAINTY)
+    assert at_clock(board, 84_000_000).running is None  # of that clock nothing is known
+    other = load_board(board_file(tmp_path, good + "\nclock_hz = 84_000_000"))
+    assert other.running is None
+    assert at_clock(other, 84_000_000).running == other.power
+
+
+@pytest.mark.parametrize(
+    ("power", "complaint"),
+    [
+        ("voltage_v = 3.3\ncurrent_ma = 40.0", "power.reference"),
+        ('voltage_v = 3.3\nreference = "x"', "power.current_ma"),
+        ('voltage_v = 0\ncurrent_ma = 40.0\nreference = "x"', "power.voltage_v"),
+        ('voltage_v = 3.3\ncurrent_ma = -1\nreference = "x"', "power.current_ma"),
+        ('voltage_v = 3.3\ncurrent_ma = 1\nreference = " "', "power.reference"),
+        ('voltage_v = 3.3\ncurrent_ma = 1\nreference = "x"\nuncertainty = 1.5', "power.uncertainty"),
+        ('voltage_v = 3.3\ncurrent_ma = 1\nreference = "x"\nvolts = 3', "power.volts"),
+    ],
+)
+def test_mistakes_in_it_are_named(tmp_path: Path, power: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        load_board(board_file(tmp_path, power))
+
+
+def test_a_run_file_may_say_it_and_an_energy_budget_needs_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN + "energy_mj = 2.5\n")
+    with pytest.raises(ConfigError, match=r"run.toml:4: 'budgets.energy_mj' cannot be held") as error:
+        load_runfile(path)
+    assert "[energy]" in error.value.hint
+    path.write_text(RUN + "energy_mj = 2.5\n" + ENERGY)
+    run = load_runfile(path)
+    assert run.budgets.energy_mj == 2.5
+    assert run.board.running == Power(3.0, 40.0, run.board.clock_hz, "a meter", UNCERTAINTY)
+    path.write_text(RUN + "energy_mj = 0\n" + ENERGY)
+    with pytest.raises(ConfigError, match=r"energy_mj. is 0"):
+        load_runfile(path)
+
+
+def test_cost_model_and_figure() -> None:
+    board = replace(load_board("qemu-cortex-m4"), power=POWER)
+    lut = Lut.load(asset_dir("luts") / board.name / "edgenas.csv")
+    graph = sample_graph()
+    cost = CostModel(board, lut).evaluate(graph, 1)
+    assert cost.energy_mj == pytest.approx(1.1 * 3.0 * 40.0 * cost.latency_ms / 1e3)
+    assert CostModel(load_board(board.name), lut).evaluate(graph, 1).energy_mj is None
+    figure = energy_figure(POWER, Figure(50.0, "ms", "measured", n=7, low=49.0, high=52.0))
+    assert (figure.value, figure.low, figure.high) == pytest.approx((6.0, 0.9 * 5.88, 1.1 * 6.24))
+    assert figure.provenance == "estimated" and figure.unit == "mJ" and figure.n == 7
+    assert "measured" in figure.note and "a meter" in figure.note
+
+
+def test_what_is_not_known_breaks_a_budget() -> None:
+    assert Budgets(energy_mj=1.0).violations(Cost(1.0, 1, 1, 1)) == {"energy_mj": float("inf")}
+    assert Budgets(energy_mj=1.0).violations(Cost(1.0, 1, 1, 1, energy_mj=1.5)) == {"energy_mj": 0.5}
+    assert Budgets(energy_mj=1.0).violations(Cost(1.0, 1, 1, 1, energy_mj=1.0)) == {}
+    with pytest.raises(ConfigError, match="no energy budget can be held"):
+        with_energy(Budgets(energy_mj=1.0), Unknown(), SMALL)
+    with pytest.raises(ConfigError, match=r"what qemu-cortex-m4 draws .* not known"):
+        open_model(Path("x.tflite"), "qemu-cortex-m4", energy_mj=1.0)
+
+
+def test_it_is_a_latency_limit_too() -> None:
+    # 6.6 mJ are what 50 ms take at most
+    assert with_energy(Budgets(energy_mj=6.6), MacCost(), SMALL).latency_ms == pytest.approx(50.0)
+    assert with_energy(Budgets(latency_ms=20.0, energy_mj=6.6), MacCost(), SMALL).latency_ms == 20.0
+    assert with_energy(Budgets(latency_ms=90.0, energy_mj=6.6), MacCost(), SMALL).latency_ms == pytest.approx(
+        50.0
+    )
+
+
+def energies() -> list[float]:
+    rng = np.random.default_rng(0)
+    graphs = [lower(SMALL.random(rng)) for _ in range(100)]
+    return sorted(MacCost().evaluate(graph, 0).energy_mj or 0.0 for graph in graphs)
+
+
+@pytest.mark.parametrize("method", names())
+def test_no_method_breaks_it(method: str) -> None:
+    # the fixed family has no small members
+    limit = energies()[85 if method == "mobilenetv2" else 25]
+    budgets = Budgets(latency_ms=1e3, energy_mj=limit)
+    result = search(SMALL, DATA, MacCost(), budgets, replace(TINY, method=method), seed=1)
+    assert result.feasible, result.reason
+    found = MacCost().evaluate(lower(result.architecture), parameters(result.architecture))
+    assert found.energy_mj is not None and found.energy_mj <= limit
+    assert all(c.cost.energy_mj is not None and c.cost.energy_mj <= limit for c in result.candidates)
+
+
+def test_an_impossible_one_is_named_and_not_the_latency_that_follows_from_it() -> None:
+    budgets = Budgets(latency_ms=1e3, energy_mj=1e-4)
+    for method in ("edgenas", "random"):
+        result = search(SMALL, DATA, MacCost(), budgets, replace(TINY, method=method), seed=1)
+        assert not result.feasible
+        assert "energy" in result.reason and "mJ" in result.reason and "latency" not in result.reason
+    # a deadline that is the tighter of the two is named as such
+    result = search(SMALL, DATA, MacCost(), Budgets(latency_ms=1e-4, energy_mj=1e-4), TINY, seed=1)
+    assert "latency" in result.reason and "energy" in result.reason
+
+
+def test_a_model_that_takes_too_much_is_not_deployed() -> None:
+    model = load(sample_network(sample_graph()))
+    with pytest.raises(BudgetError, match=r"energy 3 mJ of 2 mJ \(\+50.0 %\)"):
+        check_fits(model, Cost(1.0, 1, 1, 1, energy_mj=3.0), Budgets(energy_mj=2.0))
+    check_fits(model, Cost(1.0, 1, 1, 1, energy_mj=2.0), Budgets(energy_mj=2.0))
