@@ -51,7 +51,7 @@ class CostModel:
         self.flash: FlashModel = lut.flash
         self.interval = lut.interval
         self.sound = sound
-        self._front_end = sound.prediction(stand_in=bool(lut.stand_in)) if sound else None
+        self._front_end = sound.prediction(lut.interval) if sound else None
         self.front_end_ms = self._ms(self._front_end.high) if self._front_end else 0.0
         self.overhead_ms = self._ms(lut.overhead.inference_cycles) + self.front_end_ms
         self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)

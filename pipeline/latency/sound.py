@@ -12,6 +12,7 @@ from pipeline.errors import LutError
 from pipeline.figures import Provenance
 from pipeline.frontend import FrontEnd, frontend_sources, to_bytes
 from pipeline.latency.identity import Identity
+from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import NodePrediction
 from pipeline.latency.tablefiles import damaged, read_toml, write_toml
 
@@ -38,9 +39,10 @@ class SoundCost:
     assumed_low: float = 1.0
     assumed_high: float = 1.0
 
-    def prediction(self, *, stand_in: bool) -> NodePrediction:
-        """Cycles and their interval. `stand_in`: the table's interval assumes the same already."""
-        low, high = (1.0, 1.0) if stand_in else (self.assumed_low, self.assumed_high)
+    def prediction(self, interval: Interval) -> NodePrediction:
+        """Cycles and ends that become what is assumed once the table's `interval` widens them, or wider."""
+        low = min(1.0, self.assumed_low / interval.low)
+        high = max(1.0, self.assumed_high / interval.high)
         return NodePrediction(self.cycles, self.provenance, low * self.low, high * self.high)
 
     @property

@@ -84,8 +84,7 @@ def _of_real_board(board: Board, front_end: FrontEnd, folder: Path) -> SoundCost
         raise LutError(
             f"the front end of this data was never measured on {board.name}, and no emulated board has its core "
             f"({board.core.name}, {board.core.isa})",
-            hint="add an emulated board with this core (docs/add-a-board.md), or use features without a front end "
-            "on the device: an image data set",
+            hint="add an emulated board with this core (docs/add-a-board.md), or choose a board whose core has one",
         )
     other, _ = found
     seen = measure_sound_cost(other, front_end, folder / other.name)

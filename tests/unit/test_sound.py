@@ -22,6 +22,7 @@ from pipeline.errors import DataError, LutError, ModelError
 from pipeline.frontend import FrontEnd, features, from_bytes, to_bytes
 from pipeline.frontend.probes import probing_clips
 from pipeline.latency.cost import CostModel
+from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Lut
 from pipeline.latency.sound import SoundCost, sound_cost_path
 from pipeline.memory.overlay import overlay
@@ -115,13 +116,13 @@ def test_nothing_that_is_alive_together_overlaps(front_end: FrontEnd, seed: int)
 @pytest.mark.parametrize("front_end", [SHORT, FrontEnd(coefficients=10, level="absolute")])
 def test_generated_c_makes_the_features_and_the_outputs(front_end: FrontEnd) -> None:
     model = model_for(front_end)
-    host = HostModel(model, sanitize=True)
+    host = HostModel(model, sanitize=front_end is SHORT)
     clips = np.concatenate([probing_clips(front_end), random_inputs(model, 5).sound])
     made, outputs = host.run_sound(clips)
     wanted = features(front_end, clips)
     assert np.array_equal(made, wanted)
     # without a front end the same network takes the features, and so does this one
-    plain = HostModel(model_for(front_end, named=False), sanitize=True).run(wanted)
+    plain = HostModel(model_for(front_end, named=False)).run(wanted)
     assert np.array_equal(outputs, plain)
     assert np.array_equal(host.run(wanted), plain)
     with pytest.raises(ModelError):
@@ -165,14 +166,16 @@ def test_every_cost_has_the_front_end_in_it(lut: Lut) -> None:
     assert with_it.without_sound().evaluate(graph, count) == a
 
 
-def test_another_boards_cycles_are_assumed_to_be_off_once(lut: Lut) -> None:
+def test_what_is_assumed_of_another_boards_cycles_counts_once(lut: Lut) -> None:
     sound = cost_of(FrontEnd(), assumed_low=0.9, assumed_high=1.5)
-    assert CostModel(BOARD, lut, sound=sound).front_end_ms == pytest.approx(
-        lut.interval.high * 1.5 * 2.1e6 / 168e3
-    )
-    standing_in = dataclasses.replace(lut, stand_in="another")
-    alone = CostModel(BOARD, standing_in, sound=sound).front_end_ms
-    assert alone == pytest.approx(standing_in.interval.high * 2.1e6 / 168e3)
+    graph = lower(space_for(FrontEnd()).random(np.random.default_rng(1)))
+    for low, high in ((0.98, 1.02), (0.85, 1.8)):
+        interval = Interval(low, high, 0, "modelled", "a test")
+        cost = CostModel(BOARD, dataclasses.replace(lut, calibration=interval), sound=sound)
+        assert cost.front_end_ms == pytest.approx(max(high, 1.5) * 2.1e6 / 168e3)
+        alone = cost.predict(graph).front_end
+        assert alone is not None
+        assert low * alone.low == pytest.approx(min(low, 0.9) * 1.9e6)
 
 
 def test_kept_costs(tmp_path: Path, lut: Lut) -> None:
