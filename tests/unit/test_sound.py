@@ -178,6 +178,30 @@ def test_what_is_assumed_of_another_boards_cycles_counts_once(lut: Lut) -> None:
         assert low * alone.low == pytest.approx(min(low, 0.9) * 1.9e6)
 
 
+def test_a_predictor_knows_nothing_of_the_front_end(lut: Lut) -> None:
+    """It is of models alone, so that the front end's part is neither scaled by it nor lost."""
+    torch = pytest.importorskip("torch")
+    from pipeline.latency.predictor import LatencyPredictor, PredictorIdentity
+    from pipeline.search.relaxation import Relaxation
+
+    space = space_for(FrontEnd())
+    twice = ((np.zeros((1, 2 * (3 + 2)), np.float32), np.zeros(1, np.float32)),)  # says nothing of its own
+    expected = []
+    for residual in (True, False):
+        predictor = LatencyPredictor(
+            PredictorIdentity.of(space, BOARD.name, BOARD.clock_hz, "x"), twice, residual, float(np.log(2)), 1.0,
+            "modelled", 40,
+        )  # fmt: skip
+        for sound in (None, cost_of(FrontEnd())):
+            tables = build_tables(space, CostModel(BOARD, lut, sound=sound), samples=4)
+            relaxation = Relaxation(dataclasses.replace(tables, predictor=predictor))
+            ops, widths = torch.full((2, 3), 1 / 3), torch.full((2, 2), 1 / 2)
+            expected.append(relaxation.expected_from(ops, widths).latency_ms.item())
+    more = lut.interval.high * 2.1e6 / 168e3
+    assert expected[1] - expected[0] == pytest.approx(more, rel=1e-4)
+    assert expected[3] - expected[2] == pytest.approx(more, rel=1e-4)
+
+
 def test_kept_costs(tmp_path: Path, lut: Lut) -> None:
     sound, identity = cost_of(SHORT, note="seen"), lut.identity
     path = sound_cost_path(tmp_path, "b", SHORT)
