@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.assets import asset_dir
 from pipeline.boards import load_board
 from pipeline.errors import LutError, ToolError
 from pipeline.latency.intervals import Interval
@@ -98,6 +99,19 @@ def test_file(tmp_path: Path) -> None:
 def test_too_few_models() -> None:
     with pytest.raises(LutError, match="1 models and 0 operators"):
         fit_waits(IDENTITY, [samples(products(1)[0])], [])
+
+
+@pytest.mark.parametrize(
+    "path", sorted(asset_dir("luts").glob("*/waits.toml")), ids=lambda path: path.parent.name
+)
+def test_what_ships(path: Path) -> None:
+    """Is of its board, covers the kernels of the default space, and widens no interval beyond what is assumed."""
+    model, board = WaitModel.load(path), load_board(path.parent.name)
+    assert model.identity.board == board.name and board.memory.system is not None
+    assert {select(op).name for op in OPS} <= set(model.kernels)
+    assert 0.85 < model.low <= 1.0 <= model.high < 1.15
+    for op in OPS:
+        assert 0.0 <= model.op(op).low <= model.op(op).likely <= model.op(op).high
 
 
 # -- tables ------------------------------------------------------------------------------------------------
