@@ -33,6 +33,7 @@ from pipeline.report import write_report
 from pipeline.report.document import core_document
 from pipeline.report.exits import add_split
 from pipeline.report.searched import search_section
+from pipeline.robustness import accuracy_under, broken, section
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runstate import RunState, fingerprint, read_json
 from pipeline.search import Request, SearchResult, Target
@@ -158,7 +159,7 @@ class Run:
     def _targets(self) -> tuple[Target, ...]:
         """The run's board first."""
         return tuple(
-            stages.search_target(cost, self.settings.budgets) for cost in (self.cost, *self.other_costs)
+            stages.search_target(cost, self.settings.held_budgets) for cost in (self.cost, *self.other_costs)
         )
 
     @functools.cached_property
@@ -173,7 +174,7 @@ class Run:
         settings.pop("exits")  # decided after training
         return fingerprint(
             __version__, self._data_key, self.lut.key, self.space.to_json(), settings,
-            asdict(s.budgets), s.seed, [cost.lut.key for cost in self.other_costs],
+            asdict(s.held_budgets), s.seed, [cost.lut.key for cost in self.other_costs],
             asdict(s.vetoes),
             *([self.cost.predictor.digest] if self.cost.predictor else []),
             [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
@@ -245,7 +246,7 @@ class Run:
             whole = fingerprint(
                 whole,
                 asdict(s.search.exits),
-                asdict(s.budgets),
+                asdict(s.held_budgets),
                 self.lut.key,
                 *([asdict(self.cost.sound)] if self.cost.sound else []),
             )
@@ -271,7 +272,7 @@ class Run:
                 result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())
             outcome = stages.export(
                 result, self.data, self.folder / "model.tflite", self.reporter,
-                cost=self.cost if architecture.exits else None, budgets=s.budgets, exits=s.search.exits,
+                cost=self.cost if architecture.exits else None, budgets=s.held_budgets, exits=s.search.exits,
             )  # fmt: skip
             if pruning:
                 outcome = {
@@ -328,6 +329,7 @@ class Run:
             sound=deployment.cost.sound,
         )
         self._add_search_and_training(document, trained)
+        self._add_robustness(document, deployment)
         page = write_report(self.folder, document)
         self.reporter.say(f"report: {page}")
         return document
@@ -364,6 +366,27 @@ class Run:
             "host": f"Python {platform.python_version()}, {platform.machine()}",
             "run file": json.dumps(self.settings.to_json()),
         }
+
+    def _add_robustness(self, document: dict[str, Any], deployment: stages.Deployment) -> None:
+        s = self.settings
+        accuracies = None
+        if s.robustness.rotate_degrees or s.robustness.noise or s.robustness.batches:
+            path = self.folder / "robustness.json"
+            key = fingerprint(deployment.tflite, self._data_key, asdict(s.robustness), s.seed)
+
+            def work() -> str:
+                found = accuracy_under(s.robustness, deployment.tflite, self.data, s.seed)
+                write_text(path, json.dumps(found) + "\n")
+                worst = min(row["accuracy"]["value"] for row in found["inputs"])
+                return f"INT8 {100 * worst:.2f} % at worst over {len(found['inputs'])} input distributions"
+
+            self._stage("robustness", key, [path.name], work)
+            accuracies = read_json(path)
+        part = section(s.robustness, s.board, deployment.prediction.high_cycles, s.budgets, accuracies)
+        document["robustness"] = part
+        reasons = broken(part)
+        document["reasons"] += reasons
+        document["feasible"] = document["feasible"] and not reasons
 
     def _checkpoint(self, stage: str, key: str) -> Path:
         """One file per stage and inputs: another run's checkpoint is never picked up."""

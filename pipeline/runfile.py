@@ -13,6 +13,7 @@ from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.data.shift import ShiftConfig
 from pipeline.errors import ConfigError
+from pipeline.robustness import RobustnessConfig
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
@@ -93,6 +94,13 @@ class RunFile:
     train: TrainConfig
     validate: ValidateConfig
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
+
+    @property
+    def held_budgets(self) -> Budgets:
+        """What search and training hold on an idle board at its own clock. Raises ConfigError."""
+        self.robustness.conditions(self.board)
+        return self.robustness.held(self.budgets, self.board)
 
     def to_json(self) -> dict[str, Any]:
         """All settings, defaults included, for the run's provenance."""
@@ -142,7 +150,9 @@ def load_runfile(path: Path) -> RunFile:
         train=fill(table.sub("train", required=False), TrainConfig()),
         validate=fill(table.sub("validate", required=False), ValidateConfig()),
         adapt=fill(table.sub("adapt", required=False), AdaptConfig()),
+        robustness=fill(table.sub("robustness", required=False), RobustnessConfig()),
     )
+    run.held_budgets  # noqa: B018  raises where conditions have no meaning
     table.close()
     _check_boards(table, run)
     if run.validate.images < 1:

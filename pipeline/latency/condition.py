@@ -8,8 +8,10 @@ from pipeline.boards import Board
 from pipeline.errors import ConfigError
 
 
-def at_clock(board: Board, clock_hz: int) -> Board:
+def at_clock(board: Board, clock_hz: int, setting: str = "adapt.clock_hz") -> Board:
     """`board` at another clock, for which the cycles in its tables stay right. 0: as it is.
+
+    `setting`: what a message calls the clock.
 
     Cycles do not depend on the clock where every memory keeps up with the core: no wait states, and a time base
     that counts the core's own work. Raises ConfigError where that is not so, or for a clock above the board's.
@@ -18,7 +20,7 @@ def at_clock(board: Board, clock_hz: int) -> Board:
         return board
     if clock_hz > board.clock_hz:
         raise ConfigError(
-            f"adapt.clock_hz = {clock_hz:,} is above the {board.clock_hz:,} Hz of {board.name}",
+            f"{setting} = {clock_hz:,} is above the {board.clock_hz:,} Hz of {board.name}",
             hint="the board's file says what it can do",
         )
     why = ""

@@ -69,6 +69,14 @@ checkpoint_s = 0.0
 
 [validate]
 images = {images}
+
+[robustness]
+noise = [0.1]
+images = 40
+batches = [8]
+draws = 20
+loads = [2.0]
+hold = true
 """
 STAGES = ("search", "train and export", "validate")
 
@@ -132,6 +140,17 @@ def test_report_has_every_figure_with_its_provenance(finished: Path) -> None:
     assert document["sram_bytes"]["predicted"]["value"] == document["sram_bytes"]["emulated"]["value"]
     flash = document["flash_bytes"]
     assert flash["predicted"]["value"] == pytest.approx(flash["emulated"]["value"], rel=0.01)
+
+
+def test_report_says_what_other_inputs_and_load_do(finished: Path) -> None:
+    document = json.loads((finished / "tiny" / "report.json").read_text())
+    part = document["robustness"]
+    assert [row["name"] for row in part["inputs"]] == ["unchanged", "noise of 0.1 of the range"]
+    idle, loaded = part["latency"]
+    assert idle["latency_ms"]["value"] == pytest.approx(document["latency_ms"]["predicted"]["high"])
+    assert loaded["latency_ms"]["value"] == pytest.approx(2 * idle["latency_ms"]["value"])
+    assert loaded["holds"] is True and part["highest_load"] >= 2.0
+    assert "<h2>Robustness</h2>" in (finished / "tiny" / "report.html").read_text()
 
 
 def test_files(finished: Path) -> None:
