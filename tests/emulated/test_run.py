@@ -78,7 +78,7 @@ draws = 20
 loads = [2.0]
 hold = true
 """
-STAGES = ("search", "train and export", "validate")
+STAGES = ("search", "train and export", "validate", "robustness")
 
 
 def write_runfile(folder: Path, **changes: Any) -> Path:
