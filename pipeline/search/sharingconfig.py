@@ -13,12 +13,12 @@ class SharingConfig:
     """Raises ConfigError, naming the field, on a value without meaning.
 
     `identity` is what is added to the supernet's random first weights from every channel to the one of the same
-    number, so that all choices of a block start as nearly the same function; 0 leaves them unrelated. `capacity` is
-    the accuracy (a fraction) that a doubling of multiply-accumulates is expected to add between the contests of a
-    search and a full training; 0 takes the contests at their word.
+    number, so that all choices of a block start as nearly the same function; 0 leaves them unrelated, which ranks
+    better. `capacity` is the accuracy (a fraction) that a doubling of multiply-accumulates is expected to add between
+    the contests of a search and a full training; 0 takes the contests at their word.
     """
 
-    identity: float = 2.0
+    identity: float = 0.0
     capacity: float = 0.02
 
     def __post_init__(self) -> None:

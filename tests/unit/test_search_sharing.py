@@ -43,7 +43,7 @@ def test_so_do_the_inverted_residuals() -> None:
         torch.testing.assert_close(block(X, op, 8), expected[:, :8], atol=2e-3, rtol=1e-3)
 
 
-def test_the_default_makes_the_choices_of_a_block_alike() -> None:
+def test_a_moderate_identity_makes_the_choices_of_a_block_alike() -> None:
     def likeness(identity: float) -> float:
         block = Supernet(SPACE, 1, identity=identity).blocks[0]
         with torch.no_grad():
@@ -51,7 +51,7 @@ def test_the_default_makes_the_choices_of_a_block_alike() -> None:
         pairs = zip(plain[:, :8].transpose(0, 1), inverted.transpose(0, 1), strict=True)
         return sum(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) for a, b in pairs) / 8
 
-    unrelated, near = likeness(0.0), likeness(SharingConfig().identity)
+    unrelated, near = likeness(0.0), likeness(2.0)
     assert abs(unrelated) < 0.2 and near > unrelated + 0.2
 
 
@@ -72,9 +72,9 @@ def test_a_bonus_orders_contestants_and_nothing_else() -> None:
     assert selection.ranked(lambda path: 0.02 * size[path]) == [large, small, unproven]
 
 
-@pytest.mark.parametrize("capacity", [0.0, 0.02, 10.0])
-def test_the_winner_has_the_best_accuracy_corrected_for_its_size(capacity: float) -> None:
-    config = replace(TINY, sharing=SharingConfig(capacity=capacity))
+@pytest.mark.parametrize(("capacity", "identity"), [(0.0, 0.0), (0.02, 2.0), (10.0, 0.0)])
+def test_the_winner_has_the_best_accuracy_corrected_for_its_size(capacity: float, identity: float) -> None:
+    config = replace(TINY, sharing=SharingConfig(identity, capacity))
     result = search(SMALL, DATA, MacCost(), Budgets(), config, seed=2)
     final = [c for c in result.candidates if c.proxy_steps == config.proxy_steps]
     merits = [(c.proxy_accuracy or 0) + capacity * math.log2(lower(c.architecture).macs) for c in final]
