@@ -82,7 +82,8 @@ def main() -> None:
     print("# Error of transferred tables\n")
     print(f"`python benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]])}`\n")
     print(__doc__.split("\n\n", 2)[2].strip())
-    print("\nAll in percent. `stated`: error of measurements left out of the fit; MAPE, p90, worst: on the operators that were not measured; "
+    print("\nAll in percent. `stated`: error of measurements left out of the fit; MAPE, p90, worst: on those not "
+          "measured; "
           "inside: of their 90 % intervals; models: whole ones, MAPE, worst, inside (before the table's factors for "
           f"whole models). `chance`: the mean over {args.random} random choices. s: seconds to fit.")  # fmt: skip
     rng = np.random.default_rng(0)
