@@ -149,6 +149,24 @@ def test_instruction_across_two_pages(before: str, tmp_path: Path) -> None:
     assert timing_model("cortex_m4").region_cycles(region) == 3
 
 
+def test_a_loop_takes_as_long_wherever_a_page_cuts_it(tmp_path: Path) -> None:
+    """Loads pipeline over the end of a page as they do within one."""
+
+    def cycles(name: str, offset: int) -> float:
+        loop = (
+            "1: ldr r2, [r3]; ldr r4, [r3, #4]; ldr.w r6, [r3, #8]; smlad r5, r2, r4, r5; subs r1, #1; bne 1b"
+        )
+        body = f"b 3f; .org {offset:#x}; 3: ldr r3, =0x100; movs r1, #99; {BEGIN}; {loop}; {END}"
+        folder = tmp_path / name
+        folder.mkdir()
+        (region,) = regions(body, folder)
+        assert region.instructions == 99 * 6
+        return timing_model("cortex_m4").region_cycles(region)
+
+    whole = cycles("whole", 0x600)
+    assert [cycles(f"cut{back}", 0x1000 - back) for back in range(10, 26, 2)] == [whole] * 8
+
+
 def test_long_regions_are_the_same_in_every_run(tmp_path: Path) -> None:
     """Long enough for -icount to run out of its budget of instructions in the middle of blocks."""
     loop = "1: adds r0, #1; eor r3, r0; nop; nop; subs r1, #1; bne 1b"

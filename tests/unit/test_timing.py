@@ -144,6 +144,18 @@ def test_region_adds_up_runs_and_taken_branches(tmp_path: Path) -> None:
     assert region.instructions == 5001
 
 
+def test_a_block_cut_in_two_takes_as_long_as_a_whole_one(tmp_path: Path) -> None:
+    source = "ldr r2, [r3]; ldr r4, [r3, #4]; adds r6, r2, r4; ldr r5, [r6]; nop; it eq; bxeq lr"
+    code = assemble(source, tmp_path)
+    whole = MODEL.region_cycles(Region((BlockCount(0x100, code, 7, 10, 4),)))
+    for cut in (2, 4, 6, 8, 10):
+        parts = (
+            BlockCount(0x100, code[:cut], 1, 10, 0),
+            BlockCount(0x100 + cut, code[cut:], 6, 10, 4),
+        )
+        assert MODEL.region_cycles(Region(parts)) == whole, cut
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -159,7 +171,7 @@ def test_what_the_tables_do_not_list_is_an_error(code: bytes, said: str) -> None
 
 def test_the_board_names_its_model() -> None:
     model = timing_model(load_board("qemu-cortex-m4").core.timing)
-    assert (model.NAME, model.VERSION) == ("cortex_m4", 1)
+    assert (model.NAME, model.VERSION) == ("cortex_m4", 2)
     with pytest.raises(ConfigError, match="pdp11") as caught:
         timing_model("pdp11")
     assert "cortex_m4" in caught.value.hint

@@ -124,3 +124,15 @@ def test_what_is_not_covered_is_an_error(model: TimingModel, code: str, said: st
 
 def test_the_board_names_its_model() -> None:
     assert timing_model(load_board("qemu-rv32").core.timing) is IBEX
+
+
+@pytest.mark.parametrize("model", [IBEX, CV32E40P], ids=["ibex", "cv32e40p"])
+def test_a_block_cut_in_two_takes_as_long_as_a_whole_one(model: TimingModel, tmp_path: Path) -> None:
+    code = assemble("lw a0,0(a1); add a2,a0,a3; lw a4,4(a1); lw a5,0(a4); beqz a5,there", tmp_path, "rv32im")
+    whole = model.region_cycles(Region((BlockCount(0x100, code, 5, 10, 4),)))
+    for cut in (4, 8, 12, 16):
+        parts = (
+            BlockCount(0x100, code[:cut], 1, 10, 0),
+            BlockCount(0x100 + cut, code[cut:], 4, 10, 4),
+        )
+        assert model.region_cycles(Region(parts)) == whole, cut

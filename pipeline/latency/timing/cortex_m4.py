@@ -16,11 +16,11 @@ import capstone
 from capstone import arm
 
 from pipeline.errors import ToolError
-from pipeline.latency.timing.model import BlockCost
+from pipeline.latency.timing.model import BlockCost, summed_cycles
 from pipeline.links.blockcount import Region
 
 NAME = "cortex_m4"
-VERSION = 1
+VERSION = 2
 
 REFILL_CYCLES = 2  # P of a branch: 1 to 3 by alignment and width of the target (3.3.1)
 LOADED_PC_REFILL_CYCLES = 3  # P of a load into PC, of TBB and TBH, which block (3.3.2)
@@ -230,18 +230,14 @@ def block_cost(code: bytes, address: int) -> BlockCost:
         address += instruction.size
         before = instruction
     if before is None or not before.leaves:
-        return BlockCost(cycles, cycles)
+        return BlockCost(cycles, cycles, leaves=False)
     taken = cycles + _refill_cycles(before)
     if not before.conditional:
-        return BlockCost(taken, taken)
+        return BlockCost(taken, taken, leaves=True)
     skipped = cycles - _base_cycles(before, address) + 1  # one cycle where its condition fails
-    return BlockCost(skipped, taken)
+    return BlockCost(skipped, taken, leaves=True)
 
 
 def region_cycles(region: Region) -> float:
     """Modelled cycles of all that ran in `region`."""
-    total = 0.0
-    for block in region.blocks:
-        cost = block_cost(block.code, block.pc)
-        total += (block.runs - block.taken) * cost.cycles + block.taken * cost.taken_cycles
-    return total
+    return summed_cycles(region, block_cost)

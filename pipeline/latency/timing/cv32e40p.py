@@ -13,7 +13,7 @@ from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
 NAME = "cv32e40p"
-VERSION = 1
+VERSION = 2
 
 HIGH_MULTIPLY_CYCLES = 5
 DIVIDE_CYCLES = 32  # 3 to 35 by the leading zeros of the divisor: of 4 to 7, operands are not known
@@ -62,8 +62,7 @@ def block_cost(code: bytes, address: int) -> BlockCost:
         earlier = second is not None and second.name in rv.LOADS and bool(second.writes & instruction.reads)
         cycles += _base_cycles(instruction.name) + _hazard_cycles(instruction, before, earlier)
         second, before = before, instruction
-    branches = before is not None and before.name in rv.BRANCHES
-    return BlockCost(cycles, cycles - 1 + TAKEN_BRANCH_CYCLES if branches else cycles)
+    return rv.cost(cycles, before.name if before is not None else "", TAKEN_BRANCH_CYCLES)
 
 
 def region_cycles(region: Region) -> float:

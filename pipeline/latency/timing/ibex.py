@@ -14,7 +14,7 @@ from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
 NAME = "ibex"
-VERSION = 1
+VERSION = 2
 
 HIGH_MULTIPLY_CYCLES = 2  # MULH and its kin: one stall cycle; MUL has none
 DIVIDE_CYCLES = 37  # whatever the operands, but for a divisor of zero
@@ -47,7 +47,7 @@ def block_cost(code: bytes, address: int) -> BlockCost:
         last = instruction.name
         cycles += _base_cycles(last) + (LOAD_USE_CYCLES if loaded & instruction.reads else 0)
         loaded = instruction.writes if last in rv.LOADS else frozenset()
-    return BlockCost(cycles, cycles - 1 + TAKEN_BRANCH_CYCLES if last in rv.BRANCHES else cycles)
+    return rv.cost(cycles, last, TAKEN_BRANCH_CYCLES)
 
 
 def region_cycles(region: Region) -> float:

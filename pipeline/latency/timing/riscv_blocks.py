@@ -11,7 +11,7 @@ from typing import Any
 import capstone
 
 from pipeline.errors import ToolError
-from pipeline.latency.timing.model import BlockCost
+from pipeline.latency.timing.model import BlockCost, summed_cycles
 from pipeline.links.blockcount import Region
 
 
@@ -162,6 +162,12 @@ def decode(code: bytes, address: int, model: str) -> tuple[Instruction, ...]:
     return tuple(found)
 
 
+def cost(cycles: int, last: str, taken_branch_cycles: int) -> BlockCost:
+    """Of a block whose branch, where `last` is one, was counted with one cycle, as if not taken."""
+    taken = cycles - 1 + taken_branch_cycles if last in BRANCHES else cycles
+    return BlockCost(cycles, taken, leaves=last in BRANCHES or last in JUMPS)
+
+
 def split_target_entries(region: Region) -> int:
     """How often a jump or taken branch led to a 32-bit instruction that is not aligned to a word.
 
@@ -181,8 +187,4 @@ def split_target_entries(region: Region) -> int:
 
 def region_cycles(region: Region, block_cost: Callable[[bytes, int], BlockCost], split_cycles: int) -> float:
     """Cycles of all that ran, with `split_cycles` for each of `split_target_entries`."""
-    total = float(split_cycles * split_target_entries(region))
-    for block in region.blocks:
-        cost = block_cost(block.code, block.pc)
-        total += (block.runs - block.taken) * cost.cycles + block.taken * cost.taken_cycles
-    return total
+    return split_cycles * split_target_entries(region) + summed_cycles(region, block_cost)
