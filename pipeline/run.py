@@ -5,12 +5,9 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +23,8 @@ from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.latency.sound import SoundCost
-from pipeline.profiler.identity import current_identity
 from pipeline.progress import Reporter
+from pipeline.provenance import provenance
 from pipeline.prunestage import prune
 from pipeline.report import write_report
 from pipeline.report.document import core_document
@@ -354,18 +351,7 @@ class Run:
             "pruning": trained.get("pruning"),
         }
         document["parity"]["exported_file"] = trained["agreement"]
-        document["provenance"] = {
-            "edgenas": __version__,
-            "git revision": _git_revision(),
-            "data": f"{self.data.name} from {self.data.source}",
-            "seed": self.settings.seed,
-            **{f"LUT {name}": value for name, value in asdict(self.lut.identity).items()},
-            "latency interval": self.lut.interval.describe(),
-            "identity of this machine": current_identity(self.settings.board).hash,
-            "packages": ", ".join(_versions("torch", "numpy", "ai-edge-litert", "tflite-micro")),
-            "host": f"Python {platform.python_version()}, {platform.machine()}",
-            "run file": json.dumps(self.settings.to_json()),
-        }
+        document["provenance"] = provenance(self.settings, self.data, self.lut)
 
     def _add_robustness(self, document: dict[str, Any], deployment: stages.Deployment) -> None:
         s = self.settings
@@ -413,24 +399,3 @@ def chosen(result: SearchResult) -> Architecture:
     if result.architecture is None:
         raise ConfigError(f"the search found nothing: {result.reason}", hint="loosen a budget")
     return result.architecture
-
-
-def _git_revision() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "not a checkout"
-
-
-def _versions(*names: str) -> list[str]:
-    found = []
-    for name in names:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return found
