@@ -11,6 +11,7 @@ import pytest
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError, ToolError
 from pipeline.latency.timing import timing_model
+from pipeline.latency.timing.model import whole_blocks
 from pipeline.links.blockcount import BlockCount, Region
 
 MODEL = timing_model("cortex_m4")
@@ -154,6 +155,24 @@ def test_a_block_cut_in_two_takes_as_long_as_a_whole_one(tmp_path: Path) -> None
             BlockCount(0x100 + cut, code[cut:], 6, 10, 4),
         )
         assert MODEL.region_cycles(Region(parts)) == whole, cut
+
+
+def test_a_loop_that_is_entered_at_its_cut_keeps_its_sums() -> None:
+    nop, branch = bytes.fromhex("00bf"), bytes.fromhex("fdd1")  # bne
+    region = Region(
+        (
+            BlockCount(0xFA, nop * 2, 2, 30, 0),  # cut at 0xfe
+            BlockCount(0xFC, nop, 1, 60, 0),
+            BlockCount(0xFE, nop + branch, 2, 100, 70),
+            BlockCount(0x200, nop, 1, 5, 0),  # cut, but what follows did not run
+        )
+    )
+    whole = whole_blocks(region, lambda block: block.code.endswith(branch))
+    assert sorted((b.pc, len(b.code), b.runs) for b in whole.blocks) == [
+        (0xFA, 8, 30), (0xFC, 6, 60), (0xFE, 4, 10), (0x200, 2, 5),
+    ]  # fmt: skip
+    assert whole.instructions == region.instructions
+    assert sum(block.taken for block in whole.blocks) == 70
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
 NAME = "cortex_a53"
-VERSION = 1
+VERSION = 2
 
 DIVIDE_CYCLES = 8  # by operands; 8 (unsigned) and 9 (signed) in [G] of 2013
 TAKEN_CYCLES = 1  # a branch taken as predicted, to its target
@@ -222,19 +222,20 @@ def _operation(view: _View, address: int) -> Operation:
 def decode(code: bytes, address: int) -> Block:
     """`code` as the simulation takes it; ToolError for an instruction without a rule."""
     operations = []
-    target, conditional, at = None, False, address
+    target, conditional, leaves, at = None, False, False, address
     for decoded in _DECODER.disasm(code, address):
         view = _View(decoded)
         operations.append(_operation(view, at))
         at += decoded.size
         conditional = view.name in ("cbz", "cbnz", "tbz", "tbnz") or decoded.mnemonic.startswith("b.")
-        target = view.number if view.name in _BRANCHES else None
+        leaves = view.name in _BRANCHES
+        target = view.number if leaves else None
     if at != address + len(code):
         raise ToolError(
             f"timing model {NAME}: no instruction at {at:#x} ({code[at - address : at - address + 4].hex()})",
             hint="is the firmware built for a Cortex-A53?",
         )
-    return Block(tuple(operations), target, conditional)
+    return Block(tuple(operations), target, conditional, leaves)
 
 
 @lru_cache(maxsize=65536)

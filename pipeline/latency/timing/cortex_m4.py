@@ -16,7 +16,7 @@ import capstone
 from capstone import arm
 
 from pipeline.errors import ToolError
-from pipeline.latency.timing.model import BlockCost, summed_cycles
+from pipeline.latency.timing.model import BlockCost, summed_cycles, whole_blocks
 from pipeline.links.blockcount import Region
 
 NAME = "cortex_m4"
@@ -240,4 +240,6 @@ def block_cost(code: bytes, address: int) -> BlockCost:
 
 def region_cycles(region: Region) -> float:
     """Modelled cycles of all that ran in `region`."""
-    return summed_cycles(region, block_cost)
+    return summed_cycles(
+        whole_blocks(region, lambda block: block_cost(block.code, block.pc).leaves), block_cost
+    )

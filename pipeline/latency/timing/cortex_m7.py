@@ -22,7 +22,7 @@ from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
 NAME = "cortex_m7"
-VERSION = 1
+VERSION = 2
 
 DIVIDE_CYCLES = 7  # 4 to 7 by operands [L]: the most
 TAKEN_CYCLES = 1  # a branch taken as predicted, to its target; may pair with it by alignment [J]
@@ -299,12 +299,13 @@ def _operation(view: _View, address: int) -> Operation:
 def decode(code: bytes, address: int) -> Block:
     """`code` as the simulation takes it; ToolError for an instruction without a rule."""
     operations = []
-    target, conditional, at = None, False, address
+    target, conditional, leaves, at = None, False, False, address
     for decoded in _DECODER.disasm(code, address):
         view = _View(decoded)
         operations.append(_operation(view, at))
         target, conditional, at = None, False, at + decoded.size
-        if view.name in _BRANCHES | _TABLE_BRANCHES or arm.ARM_REG_PC in decoded.regs_access()[1]:
+        leaves = view.name in _BRANCHES | _TABLE_BRANCHES or arm.ARM_REG_PC in decoded.regs_access()[1]
+        if leaves:
             conditional = view.conditional or view.name in ("cbz", "cbnz")
             target = view.number if view.name in ("b", "bl", "cbz", "cbnz") else None
     if at != address + len(code):
@@ -312,7 +313,7 @@ def decode(code: bytes, address: int) -> Block:
             f"timing model {NAME}: no instruction at {at:#x} ({code[at - address : at - address + 4].hex()})",
             hint="is the firmware built for a Cortex-M7?",
         )
-    return Block(tuple(operations), target, conditional)
+    return Block(tuple(operations), target, conditional, leaves)
 
 
 @lru_cache(maxsize=65536)

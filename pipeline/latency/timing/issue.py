@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pipeline.latency.timing.model import whole_blocks
 from pipeline.links.blockcount import BlockCount, Region
 
 _HISTORY_BLOCKS = 8  # simulated before the block that is costed: a loop has settled by then
@@ -43,11 +44,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class Block:
-    """Decoded code. `target`: of the branch at its end, where known; `conditional`: it may fall through."""
+    """Decoded code. `target`: of the branch at its end, where known; `conditional`: it may fall through.
+
+    `leaves`: whether there is a branch at its end.
+    """
 
     operations: tuple[Operation, ...]
     target: int | None = None
     conditional: bool = False
+    leaves: bool = True
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,7 @@ def region_cycles(region: Region, core: Core, decode: Callable[[bytes, int], Blo
     A conditional branch is taken to be predicted to go where it last went most often: it is wrong as often as
     it goes the rarer way.
     """
+    region = whole_blocks(region, lambda block: decode(block.code, block.pc).leaves)
     paths = _Paths(region, decode)
     total = 0.0
     for block in region.blocks:

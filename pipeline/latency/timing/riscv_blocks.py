@@ -11,7 +11,7 @@ from typing import Any
 import capstone
 
 from pipeline.errors import ToolError
-from pipeline.latency.timing.model import BlockCost, summed_cycles
+from pipeline.latency.timing.model import BlockCost, summed_cycles, whole_blocks
 from pipeline.links.blockcount import Region
 
 
@@ -187,4 +187,5 @@ def split_target_entries(region: Region) -> int:
 
 def region_cycles(region: Region, block_cost: Callable[[bytes, int], BlockCost], split_cycles: int) -> float:
     """Cycles of all that ran, with `split_cycles` for each of `split_target_entries`."""
+    region = whole_blocks(region, lambda block: block_cost(block.code, block.pc).leaves)
     return split_cycles * split_target_entries(region) + summed_cycles(region, block_cost)
