@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
         chosen = load_board(board)
         path = lut_path(chosen, tables)
-        lut = Lut.load(path, current_identity(chosen))
+        lut = Lut.load(path, current_identity(chosen), calibration=not calibrated)
         folder = out or Path("runs") / f"check-{chosen.name}"
         models = check_table(
             chosen, lut, count, folder, Reporter(quiet=json), seed=seed, targets=Targets(count=workers)

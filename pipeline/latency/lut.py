@@ -265,8 +265,8 @@ class Lut:
             intervals_path(path).unlink(missing_ok=True)  # of the table that was there before
 
     @classmethod
-    def load(cls, path: Path, identity: Identity | None = None) -> Lut:
-        """Read `path` (`.csv`, or its `.toml`).
+    def load(cls, path: Path, identity: Identity | None = None, *, calibration: bool = True) -> Lut:
+        """Read `path` (`.csv`, or its `.toml`), without its calibration where that is to be made anew.
 
         Raises LutError: missing or damaged files (with the line), or an identity other than `identity`
         (naming the fields that differ).
@@ -285,8 +285,8 @@ class Lut:
             transfer = Transfer.from_table(description["transfer"]) if "transfer" in description else None
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path.with_suffix(".toml"), f"lacks or misstates {error}", found.board) from error
-        calibration = Interval.load(path.with_suffix(".csv"), found)
-        return cls(found, rows, overhead, flash, calibration, transfer=transfer)
+        interval = Interval.load(path.with_suffix(".csv"), found) if calibration else None
+        return cls(found, rows, overhead, flash, interval, transfer=transfer)
 
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = {

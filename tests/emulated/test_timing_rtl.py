@@ -101,16 +101,13 @@ def test_modelled_cycles_are_those_of_the_rtl(core: str, tmp_path: Path) -> None
     there, exact = (functions(on_qemu), functions(on_rtl)), 0
     for op, cycles, region in zip(OPS, measured, regions, strict=True):
         same_place = model.region_cycles(moved(region, *there))
-        if core == "cv32e40p" and divides(
-            region
-        ):  # 29 to 34 cycles by a divisor that the model does not know
-            assert same_place == pytest.approx(cycles, rel=0.03), op
+        near = 0.003
+        if core == "cv32e40p" and divides(region):
+            near = 0.03  # 29 to 34 cycles by a divisor that the model does not know
         elif same_inside(region, *there):
             exact += 1
             assert same_place == pytest.approx(cycles, rel=0.0005, abs=2), op
-        else:
-            assert same_place == pytest.approx(cycles, rel=0.01, abs=2), op
-        # Where the linker put it otherwise, the alignment of branch targets differs: 9 % in the short loop of an
-        # average pool, of which nothing is left in the same place.
-        assert model.region_cycles(region) == pytest.approx(cycles, rel=0.10), op
+        assert same_place == pytest.approx(cycles, rel=near, abs=2), op
+        # loops and jump targets begin on words, so it hardly matters where the linker puts a function
+        assert model.region_cycles(region) == pytest.approx(cycles, rel=near, abs=2), op
     assert exact > len(OPS) / 3

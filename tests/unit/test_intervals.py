@@ -84,6 +84,7 @@ def test_a_calibrated_table_keeps_its_interval_and_refuses_anothers(tmp_path: Pa
     mine.save(path, replace(lut.identity, flags="-O3", timing="cortex_m4 0"))
     with pytest.raises(LutError, match=r"other conditions: flags is '-O3'.*timing is 'cortex_m4 0'"):
         Lut.load(path)
+    assert Lut.load(path, calibration=False).interval == lut.interval  # to be calibrated anew
     text = intervals_path(path).read_text()
     intervals_path(path).write_text(text.replace("45", "46"))
     with pytest.raises(LutError, match="checksum"):
