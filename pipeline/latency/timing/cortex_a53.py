@@ -21,7 +21,7 @@ from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
 NAME = "cortex_a53"
-VERSION = 2
+VERSION = 3
 
 DIVIDE_CYCLES = 8  # by operands; 8 (unsigned) and 9 (signed) in [G] of 2013
 TAKEN_CYCLES = 1  # a branch taken as predicted, to its target

@@ -22,7 +22,7 @@ from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
 
 NAME = "cortex_m7"
-VERSION = 2
+VERSION = 3
 
 DIVIDE_CYCLES = 7  # 4 to 7 by operands [L]: the most
 TAKEN_CYCLES = 1  # a branch taken as predicted, to its target; may pair with it by alignment [J]

@@ -206,13 +206,17 @@ def region_cycles(region: Region, core: Core, decode: Callable[[bytes, int], Blo
     """Cycles of all that ran in `region`.
 
     A conditional branch is taken to be predicted to go where it last went most often: it is wrong as often as
-    it goes the rarer way.
+    it goes the rarer way, whatever way led to it.
     """
     region = whole_blocks(region, lambda block: decode(block.code, block.pc).leaves)
     paths = _Paths(region, decode)
     total = 0.0
+    branches: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])  # [taken, not taken] by where it ends
     for block in region.blocks:
         total += _block_cycles(core, paths, block)
         if paths.block(block).conditional:
-            total += core.mispredict_cycles * min(block.taken, block.runs - block.taken)
+            counts = branches[block.pc + len(block.code)]
+            counts[0] += block.taken
+            counts[1] += block.runs - block.taken
+    total += core.mispredict_cycles * sum(min(counts) for counts in branches.values())
     return total
