@@ -26,6 +26,11 @@ from pipeline.space.graph import Node, OpGraph
 from pipeline.space.opspec import OpSpec
 
 
+# Flash that a budget must have room for: the small network has functions of the compiler's library already that another
+# network gets with the front end, and the compiler inlines differently (up to 288 bytes seen, on RV32).
+_MARGIN_BYTES = 320
+
+
 def obtain_sound_cost(board: Board, front_end: FrontEnd, *, folder: Path, reporter: Reporter) -> SoundCost:
     """What is kept beside the board's table in `folder`, else measured now and kept there.
 
@@ -108,7 +113,7 @@ def _footprint(board: Board, front_end: FrontEnd, folder: Path) -> tuple[int, in
     without, wanted = built(plain, "without", None), built(with_sound, "with", 1.0)
     arena = with_sound.arena_bytes - plain.arena_bytes
     ram = wanted.static_ram_bytes - without.static_ram_bytes - arena
-    return wanted.flash_bytes - without.flash_bytes, max(0, ram), wanted
+    return wanted.flash_bytes - without.flash_bytes + _MARGIN_BYTES, max(0, ram), wanted
 
 
 def _smallest(front_end: FrontEnd) -> OpGraph:

@@ -192,7 +192,7 @@ def test_only_what_a_change_affects_runs_again(finished: Path, tmp_path: Path) -
     assert outcome(runs) == before
     done = run(write_runfile(tmp_path, images=12, float_epochs=1), runs)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert stages_done(done.stdout + done.stderr) == ["train and export", "validate"]
+    assert stages_done(done.stdout + done.stderr) == ["train and export", "validate", "robustness"]
     after = outcome(runs)
     assert after[0] == before[0]
     assert after[1] != before[1]

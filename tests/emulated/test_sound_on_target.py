@@ -176,7 +176,8 @@ def test_what_it_is_said_to_cost(app: App) -> None:
     cost = measure_sound_cost(app.board, front_end, app.folder / "cost")
     plain = load(sample_network(app.model.graph))
     without = made(app.board, plain, LOOSE, app.folder / "without")
-    assert app.build.flash_bytes - without.flash_bytes == pytest.approx(cost.flash_bytes, abs=64)
+    # never too little, since budgets are held against it
+    assert 0 <= cost.flash_bytes - (app.build.flash_bytes - without.flash_bytes) <= 400
     arenas = app.model.arena_bytes - plain.arena_bytes
     assert app.build.static_ram_bytes - without.static_ram_bytes == pytest.approx(
         arenas + cost.ram_bytes, abs=16
