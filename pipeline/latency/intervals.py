@@ -51,9 +51,9 @@ class Interval:
             raise ValueError(f"no interval: factors {self.low} to {self.high}")
 
     def describe(self) -> str:
-        """E.g. `90 % interval, -0.02 to +0.12 %, calibrated on 45 ...`."""
+        """E.g. `90 % interval, -0.020 to +0.12 %, calibrated on 45 ...`."""
         how = f"calibrated on {self.models} {self.source}" if self.models else self.source
-        ends = f"{100 * (self.low - 1):+.2f} to {100 * (self.high - 1):+.2f} %"
+        ends = f"{_percent(self.low - 1)} to {_percent(self.high - 1)} %"
         kind = f"{100 * self.level:.0f} % interval" if self.models else "assumed interval"
         return f"{kind}, {ends}, {how}"
 
@@ -141,3 +141,10 @@ def tails(models: int, level: float = LEVEL) -> tuple[int, int]:
 
 def intervals_path(table: Path) -> Path:
     return table.with_suffix(".intervals.toml")
+
+
+def _percent(change: float) -> str:
+    """With a sign, two decimals, and two significant digits where those would show nothing."""
+    percent = 100 * change
+    digits = 2 if percent == 0 or abs(percent) >= 0.1 else min(6, 1 - math.floor(math.log10(abs(percent))))
+    return f"{percent:+.{digits}f}"

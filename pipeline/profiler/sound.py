@@ -25,7 +25,6 @@ from pipeline.space.budgets import Budgets
 from pipeline.space.graph import Node, OpGraph
 from pipeline.space.opspec import OpSpec
 
-
 # Flash that a budget must have room for: the small network has functions of the compiler's library already that another
 # network gets with the front end, and the compiler inlines differently (up to 288 bytes seen, on RV32).
 _MARGIN_BYTES = 320

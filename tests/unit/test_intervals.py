@@ -137,3 +137,9 @@ def test_the_page_of_a_check_has_every_model_and_both_predictions(tmp_path: Path
     assert "a &lt;b&gt;" in page and "100.0 % inside" in page and "latency table" in page
     assert page.count("<use") >= 4 * len(models)  # table and MACs, values and errors
     assert json.loads((tmp_path / "check.json").read_text())["points_ms"] == [list(p) for p in points]
+
+
+def test_narrow_ends_are_shown_with_digits_that_say_something() -> None:
+    narrow = Interval(0.9999953, 1.0000132, 45, "modelled", "models").describe()
+    assert "-0.00047 to +0.0013 %" in narrow
+    assert "-2.50 to +2.50 %" in Interval.default("modelled").describe()
