@@ -82,12 +82,16 @@ class RobustnessConfig:
         return [(clock, load) for clock in clocks for load in dict.fromkeys((1.0, *self.loads))]
 
     def held(self, budgets: Budgets, board: Board) -> Budgets:
-        """The budgets of an idle board at its own clock that keep the real ones under every condition."""
+        """The budgets of an idle board at its own clock that keep the real ones under every condition.
+
+        Raises ConfigError for conditions that have no meaning on `board`.
+        """
+        conditions = self.conditions(board)
         if not self.hold:
             return budgets
         if budgets.latency_ms is None:
             raise ConfigError("robustness.hold without a latency budget", hint="give budgets.latency_ms")
-        slowest = max(board.clock_hz / clock * load for clock, load in self.conditions(board))
+        slowest = max(board.clock_hz / clock * load for clock, load in conditions)
         return replace(budgets, latency_ms=budgets.latency_ms / slowest)
 
 

@@ -155,8 +155,9 @@ class Run:
 
     def _targets(self) -> tuple[Target, ...]:
         """The run's board first."""
+        s = self.settings
         return tuple(
-            stages.search_target(cost, self.settings.held_budgets) for cost in (self.cost, *self.other_costs)
+            stages.search_target(cost, s.budgets, s.robustness) for cost in (self.cost, *self.other_costs)
         )
 
     @functools.cached_property
@@ -255,15 +256,8 @@ class Run:
             if s.train.prune.active:
                 folder = self._checkpoint("prune", whole).with_suffix("")
                 pruned = prune(
-                    s,
-                    architecture,
-                    self.data,
-                    self.cost,
-                    folder,
-                    self.folder / "lut",
-                    self.reporter,
-                    self._start(),
-                )
+                    s, architecture, self.data, self.cost, folder, self.folder / "lut", self.reporter, self._start(),
+                )  # fmt: skip
                 result, pruning = pruned.result, pruned.record
             else:
                 result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())

@@ -99,7 +99,6 @@ class RunFile:
     @property
     def held_budgets(self) -> Budgets:
         """What search and training hold on an idle board at its own clock. Raises ConfigError."""
-        self.robustness.conditions(self.board)
         return self.robustness.held(self.budgets, self.board)
 
     def to_json(self) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def load_runfile(path: Path) -> RunFile:
         adapt=fill(table.sub("adapt", required=False), AdaptConfig()),
         robustness=fill(table.sub("robustness", required=False), RobustnessConfig()),
     )
-    run.held_budgets  # noqa: B018  raises where conditions have no meaning
+    run.robustness.held(run.budgets, board)
     table.close()
     _check_boards(table, run)
     if run.validate.images < 1:

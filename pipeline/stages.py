@@ -35,6 +35,7 @@ from pipeline.profiler.identity import ENGINE
 from pipeline.profiler.profile import lut_path, obtain, profile
 from pipeline.profiler.sound import obtain_sound_cost
 from pipeline.progress import Reporter
+from pipeline.robustness import RobustnessConfig
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import Request, SearchResult, Target, search
 from pipeline.search import ask_family as search_family
@@ -96,10 +97,11 @@ def obtain_sound(
     return obtain_sound_cost(board, front_end, folder=folder, reporter=reporter)
 
 
-def search_target(cost: CostModel, budgets: Budgets) -> Target:
-    """A board of a search; its memories limit the budgets, whatever those of the run's board are."""
+def search_target(cost: CostModel, budgets: Budgets, robustness: RobustnessConfig) -> Target:
+    """A board of a search; its memories limit the budgets, and so do conditions that they must hold under."""
     board = cost.board
     sram, flash = board.memory.sram.bytes, board.memory.flash.bytes
+    budgets = robustness.held(budgets, board)
     held = replace(
         budgets,
         sram_bytes=min(budgets.sram_bytes or sram, sram),

@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value:g}", hint="give a limit above 0")
         budgets = replace(settings.budgets, **given)
         request = Request(
-            stages.search_target(run.cost if own else run.cost_on(board), budgets),
+            stages.search_target(run.cost if own else run.cost_on(board), budgets, settings.robustness),
             complexity_of(run.space.ops, dict(_component(text) for text in penalize or [])),
             members,
             train_steps=train_steps,

@@ -7,6 +7,7 @@ parameter struct and the tensors, so that hundreds of cases need no compiler.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from kernel_runner import KernelRunner
 from one_operator import Builder, options, quantization, run_litert, run_tflm
 
-from pipeline.engine import include_dir, kernel_sources, load
+from pipeline.engine import include_dir, kernel_sources, load, slow
 from pipeline.space.kernels import KERNELS, STRUCT_BYTES
 
 CASES = settings(
@@ -221,6 +222,17 @@ def test_depthwise_of_any_scale(
     q = q | {"stretch": 0.05}  # shifts of about -32 to 11
     content = convolution(window, 1, True, activation, q, seed, np.resize(exponents, 8), limited)
     check(runner, content, seed)
+
+
+def test_what_is_slow_is_told_by_the_kernels_own_limits() -> None:
+    (source,) = (path for path in kernel_sources() if path.name == "depthwise_planes.c")
+    limits = dict(re.findall(r"#define (LEFT_MAX|RIGHT_MAX|SUM_MAX) (.+)", source.read_text()))
+    assert limits == {
+        "LEFT_MAX": str(slow._LEFT_MAX),
+        "RIGHT_MAX": str(slow._RIGHT_MAX),
+        "SUM_MAX": "(1 << 30)",
+    }
+    assert slow._SUM_MAX == 1 << 30
 
 
 @CASES

@@ -219,9 +219,15 @@ def test_bad_limits() -> None:
         prune_and_train(narrow, data_set(), QUICK, judge)
     with pytest.raises(ConfigError, match="board's costs"):
         train_qat(ARCHITECTURE, data_set(), QUICK)
-    for bad in ({"fraction": 1.0}, {"importance": "luck"}, {"multiple": 0}, {"latency_ms": -1.0}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"fraction": 1.0},
+        {"importance": "luck"},
+        {"multiple": 0},
+        {"latency_ms": -1.0},
+    )
+    for bad in wrong:
         with pytest.raises(ConfigError):
-            PruneConfig(**bad)  # type: ignore[arg-type]
+            PruneConfig(**bad)
     assert not PruneConfig().active
 
 

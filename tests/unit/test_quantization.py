@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,8 +167,8 @@ def test_post_training_only(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_resume_gives_the_same_network(tmp_path: Path, settings: dict[str, str]) -> None:
-    config = replace(CONFIG, quantization=QuantizationConfig(**settings))  # type: ignore[arg-type]
+def test_resume_gives_the_same_network(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = replace(CONFIG, quantization=QuantizationConfig(**settings))
     whole = train_qat(ARCHITECTURE, data_set(), config, seed=1)
     for stop in (20, 25, 30):
 
@@ -214,9 +215,9 @@ def test_auto_takes_the_best_on_the_validation_split() -> None:
         ({"auto": ("channel/max/mse", "channel/max/mse")}, "twice"),
     ],
 )
-def test_what_cannot_run_is_refused(settings: dict[str, str], message: str) -> None:
+def test_what_cannot_run_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        QuantizationConfig(**settings)  # type: ignore[arg-type]
+        QuantizationConfig(**settings)
 
 
 def test_small_batches_do_not_undo_training() -> None:

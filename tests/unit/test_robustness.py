@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.robustness import RobustnessConfig, batch_accuracies, broken, latency_under, section
 from pipeline.runfile import load_runfile
 from pipeline.space.budgets import Budgets
+from pipeline.stages import search_target
 
 M4 = load_board("qemu-cortex-m4")
 HALF = M4.clock_hz // 2
@@ -40,6 +42,14 @@ def test_held_budgets_keep_the_real_one_under_the_worst_condition() -> None:
     assert not broken(section(config, M4, 0.999 * cycles, Budgets(latency_ms=60.0), None))
     over = section(config, M4, 1.01 * cycles, Budgets(latency_ms=60.0), None)
     assert [f"{HALF / 1e6:g} MHz, load 1.5" in line for line in broken(over)] == [True]
+
+
+def test_every_board_of_a_search_gets_the_held_budget() -> None:
+    config = RobustnessConfig(loads=(2.0,), hold=True)
+    cost: Any = SimpleNamespace(board=M4)
+    target = search_target(cost, Budgets(latency_ms=60.0), config)
+    assert target.budgets.latency_ms == 30.0
+    assert target.budgets.sram_bytes == M4.memory.sram.bytes
 
 
 def test_without_hold_budgets_stay_and_conditions_are_shown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,16 +262,16 @@ def test_measurements_of_other_conditions_are_refused(
 def test_tables_given_and_the_one_there_both_count(tmp_path: Path, identities: dict[str, Identity]) -> None:
     board, out = load_board("qemu-cortex-m7"), tmp_path / "qemu-cortex-m7" / "edgenas.csv"
     base = open_base(board, "qemu-cortex-m4")
-    more = {"journal": tmp_path / "j", "out": out, "reporter": Reporter(quiet=True)}
+    more: dict[str, Any] = {"journal": tmp_path / "j", "out": out, "reporter": Reporter(quiet=True)}
     partial(out, 12)
     rest = {row.op.key: M7.rows[row.op.key] for row in ROWS[5::200]}
     Lut(M7.identity, rest, M7.overhead, M7.flash).save(tmp_path / "given.csv")
-    lut = fit_transfer(board, base, tables=[tmp_path / "given.csv"], **more)  # type: ignore[arg-type]
+    lut = fit_transfer(board, base, tables=[tmp_path / "given.csv"], **more)
     kept = {key for key, row in lut.rows.items() if not row.transferred}
     assert kept == set(measured(12)) | set(rest)
     # again, over a table that is transferred itself: nothing measured is lost, nothing transferred counts
-    again = fit_transfer(board, base, **more)  # type: ignore[arg-type]
+    again = fit_transfer(board, base, **more)
     assert again == lut == Lut.load(out)
     too_few = partial(tmp_path / "few.csv", 3)
     with pytest.raises(LutError, match="3 measurements"):
-        fit_transfer(board, base, tables=[too_few], **{**more, "out": tmp_path / "n.csv"})  # type: ignore[arg-type]
+        fit_transfer(board, base, tables=[too_few], **{**more, "out": tmp_path / "n.csv"})
