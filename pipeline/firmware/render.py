@@ -11,7 +11,7 @@ import jinja2
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import ConfigError
-from pipeline.wire import messages
+from pipeline.wire import messages, structs
 
 COMPILE_FLAGS = (
     "-O2", "-std=c11", "-ffunction-sections", "-fdata-sections", "-fno-common", "-Wall", "-Wextra",
@@ -33,7 +33,7 @@ def wire_header() -> str:
     enums = [(messages.Op, "OP"), (messages.Kind, "KIND"), (messages.Reason, "REASON"),
              (messages.Verdict, "VERDICT")]  # fmt: skip
     template = environment().get_template("wire.h.j2")
-    return template.render(wire=messages, enums=enums, c_fields=messages.c_fields)
+    return template.render(wire=messages, enums=enums, c_fields=structs.c_fields)
 
 
 def port_sources(board: Board) -> dict[str, str]:

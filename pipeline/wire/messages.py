@@ -1,19 +1,18 @@
 """Every message, field and code that crosses a link, declared once.
 
-The host packs and unpacks from these classes; `firmware/templates/wire.h.j2` renders the same declarations
-into the firmware's header. All integers are little-endian; structs have no padding.
+The host packs and unpacks from these classes (how: `structs.py`); `firmware/templates/wire.h.j2` renders the same
+declarations into the firmware's header.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
+from typing import Annotated, ClassVar, get_args
 
-from pipeline.errors import LinkError
 from pipeline.space.kernels import KERNELS, KernelChoice
 from pipeline.space.opspec import OP_KINDS, Activation, OpSpec
+from pipeline.wire.structs import U8, U16, U32, U64, Message, VarintMessage
 
 PROTOCOL_VERSION = 3
 CHUNK_BYTES = 512  # most bytes of tensor data in one frame
@@ -22,11 +21,6 @@ MAX_PAYLOAD_BYTES = CHUNK_BYTES + 32
 RESPONSE_BIT = 0x80  # a reply carries its request's code with this bit set
 BUILD_ID_BYTES = 8
 
-U8 = Annotated[int, "B", "uint8_t"]
-U16 = Annotated[int, "H", "uint16_t"]
-U32 = Annotated[int, "I", "uint32_t"]
-I32 = Annotated[int, "i", "int32_t"]
-U64 = Annotated[int, "Q", "uint64_t"]
 BuildId = Annotated[bytes, f"{BUILD_ID_BYTES}s", f"uint8_t[{BUILD_ID_BYTES}]"]
 Name = Annotated[bytes, "24s", "char[24]"]  # NUL-padded ASCII
 
@@ -90,60 +84,6 @@ class Verdict(IntEnum):
     SRAM = 2
     FLASH = 4
     STACK = 8  # the stack was used up to or beyond its reserve
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Base of all payloads: fixed-size structs."""
-
-    struct_name: ClassVar[str] = ""
-
-    def pack(self) -> bytes:
-        return _layout(type(self)).pack(*(getattr(self, f.name) for f in fields(self)))
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        """Raises LinkError where `payload` does not have the struct's size."""
-        layout = _layout(cls)
-        if len(payload) != layout.size:
-            raise LinkError(f"{cls.__name__} has {layout.size} bytes, the device sent {len(payload)}")
-        return cls(*layout.unpack(payload))
-
-    @classmethod
-    def size(cls) -> int:
-        return _layout(cls).size
-
-
-@dataclass(frozen=True, slots=True)
-class VarintMessage(Message):
-    """Base of payloads whose unsigned fields travel as LEB128 numbers: seven bits a byte, lowest first, bit 7
-    set in all but the last. Most fields of an operator are small, so it takes half the bytes of a struct.
-    """
-
-    def pack(self) -> bytes:
-        out = bytearray()
-        for (_, code, _), field in zip(wire_fields(type(self)), fields(self), strict=True):
-            value = getattr(self, field.name) & (1 << 8 * struct.calcsize(code)) - 1
-            while value > 0x7F:
-                out.append(value & 0x7F | 0x80)
-                value >>= 7
-            out.append(value)
-        return bytes(out)
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Self:
-        values, value, shift = [], 0, 0
-        for byte in payload:
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                values.append(value)
-                value = shift = 0
-        codes = [code for _, code, _ in wire_fields(cls)]
-        fits = len(values) == len(codes) and not shift
-        if not fits or any(v >> 8 * struct.calcsize(c) for v, c in zip(values, codes, strict=True)):
-            raise LinkError(f"{cls.__name__} is not what the device sent ({len(payload)} bytes)")
-        return cls(*values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,38 +310,3 @@ MESSAGES: tuple[type[Message], ...] = (
     FeaturesRequest, FeaturesReply, ReadRequest, LoadModelRequest, PrepareRequest, PrepareReply, FaultReply,
     MemoryReply, CheckReply, NakReply,
 )  # fmt: skip
-
-
-_FIELDS: dict[str, tuple[tuple[str, str, str], ...]] = {}  # by struct name
-
-
-def wire_fields(cls: type[Message]) -> tuple[tuple[str, str, str], ...]:
-    """(field, struct format, C type) of each field in wire order."""
-    if cls.struct_name in _FIELDS:
-        return _FIELDS[cls.struct_name]
-    hints = get_type_hints(cls, include_extras=True)
-    found = []
-    for field in fields(cls):
-        metadata: tuple[Any, ...] = hints[field.name].__metadata__
-        found.append((field.name, metadata[0], metadata[1]))
-    return _FIELDS.setdefault(cls.struct_name, tuple(found))
-
-
-_LAYOUTS: dict[str, struct.Struct] = {}  # by struct name
-
-
-def _layout(cls: type[Message]) -> struct.Struct:
-    layout = _LAYOUTS.get(cls.struct_name)
-    if layout is None:
-        layout = struct.Struct("<" + "".join(code for _, code, _ in wire_fields(cls)))
-        _LAYOUTS[cls.struct_name] = layout
-    return layout
-
-
-def c_fields(cls: type[Message]) -> list[str]:
-    """C declarations of the struct's fields, e.g. `uint8_t build_id[8];`."""
-    lines = []
-    for name, _, ctype in wire_fields(cls):
-        base, bracket, extent = ctype.partition("[")
-        lines.append(f"{base} {name}{bracket}{extent};")
-    return lines

@@ -24,8 +24,8 @@ from pipeline.wire.messages import (
     HelloReply,
     RunOpReply,
     RunOpRequest,
-    c_fields,
 )
+from pipeline.wire.structs import c_fields
 
 frames = st.builds(Frame, st.integers(0, 255), st.integers(0, 0xFFFF), st.binary(max_size=MAX_PAYLOAD_BYTES))
 

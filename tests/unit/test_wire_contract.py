@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.assets import asset_dir
 from pipeline.firmware.render import wire_header
-from pipeline.wire import messages
+from pipeline.wire import messages, structs
 from pipeline.wire.framing import Frame, FrameReader, encode
 from pipeline.wire.messages import MAX_PAYLOAD_BYTES, MESSAGES
 
@@ -146,8 +146,8 @@ def test_header_has_the_hosts_layouts_and_codes(tmp_path: Path) -> None:
         lines.append(f'printf("%s %zu\\n", "{struct_type}", sizeof({struct_type}));')
         expected[struct_type] = message.size()
         # a field's offset is the size of all that stand before it
-        codes = [code for _, code, _ in messages.wire_fields(message)]
-        for i, (name, _, _) in enumerate(messages.wire_fields(message)):
+        codes = [code for _, code, _ in structs.wire_fields(message)]
+        for i, (name, _, _) in enumerate(structs.wire_fields(message)):
             key = f"{struct_type}.{name}"
             lines.append(f'printf("%s %zu\\n", "{key}", offsetof({struct_type}, {name}));')
             expected[key] = struct.calcsize("<" + "".join(codes[:i]))
