@@ -2,8 +2,8 @@
 
     python benchmarks/family_accuracy.py examples/fashion_mnist_family.toml 5200 38400 144000
 
-The search runs once (its folder keeps it). For each limit the member with the best validation accuracy after its own
-short training is trained in full (float, then quantization-aware), exported and tested as INT8 on LiteRT's reference
+The search runs once (its folder keeps it). For each limit the member with the best outlook after its own short training
+(validation accuracy, and a share of its size as EdgeNAS' contests have it) is trained in full (float, then quantization-aware), exported and tested as INT8 on LiteRT's reference
 kernels over the whole test split. Interrupted, the same command goes on where it stopped.
 """
 
@@ -11,18 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from pipeline import stages
 from pipeline.run import Run
 from pipeline.search import Candidate
+from pipeline.space import lower
 from pipeline.storage import write_text
 
 
-def best_within(candidates: list[Candidate], parameters: int) -> Candidate | None:
-    """By own training where there was one, else by shared weights."""
-    fit = [c for c in candidates if c.cost.parameters <= parameters]
-    return max(fit, key=lambda c: (c.proxy_accuracy or 0.0, c.shared_accuracy or 0.0), default=None)
+def best_within(candidates: list[Candidate], parameters: int, capacity: float) -> Candidate | None:
+    """By own training where there was one, and multiply-accumulates; else by shared weights."""
+
+    def outlook(candidate: Candidate) -> tuple[float, float]:
+        if candidate.proxy_accuracy is None:
+            return 0.0, candidate.shared_accuracy or 0.0
+        return candidate.proxy_accuracy + capacity * math.log2(lower(candidate.architecture).macs), 0.0
+
+    return max((c for c in candidates if c.cost.parameters <= parameters), key=outlook, default=None)
 
 
 def main() -> None:
@@ -37,7 +44,7 @@ def main() -> None:
     print("| at most | parameters | modelled latency (ms) | SRAM (bytes) | float | INT8 | architecture |")
     print("|---|---|---|---|---|---|---|")
     for limit in args.limits:
-        member = best_within(candidates, limit)
+        member = best_within(candidates, limit, run.settings.search.sharing.capacity)
         if member is None:
             print(f"| {limit:,} | no member of the family | | | | | |")
             continue
