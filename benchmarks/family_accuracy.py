@@ -3,8 +3,9 @@
     python benchmarks/family_accuracy.py examples/fashion_mnist_family.toml 5200 38400 144000
 
 The search runs once (its folder keeps it). For each limit the member with the best outlook after its own short training
-(validation accuracy, and a share of its size as EdgeNAS' contests have it) is trained in full (float, then quantization-aware), exported and tested as INT8 on LiteRT's reference
-kernels over the whole test split. Interrupted, the same command goes on where it stopped.
+(validation accuracy, and a share of its size as EdgeNAS' contests have it) is trained in full (float, then
+quantization-aware), exported and tested as INT8 on LiteRT's reference kernels over the whole test split. Interrupted,
+the same command goes on where it stopped.
 """
 
 from __future__ import annotations
