@@ -22,7 +22,9 @@ from pipeline.space import lower
 from pipeline.storage import write_text
 
 
-def best_within(candidates: list[Candidate], parameters: int, capacity: float) -> Candidate | None:
+def best_within(
+    candidates: list[Candidate], parameters: int, latency_ms: float, capacity: float
+) -> Candidate | None:
     """By own training where there was one, and multiply-accumulates; else by shared weights."""
 
     def outlook(candidate: Candidate) -> tuple[float, float]:
@@ -30,13 +32,15 @@ def best_within(candidates: list[Candidate], parameters: int, capacity: float) -
             return 0.0, candidate.shared_accuracy or 0.0
         return candidate.proxy_accuracy + capacity * math.log2(lower(candidate.architecture).macs), 0.0
 
-    return max((c for c in candidates if c.cost.parameters <= parameters), key=outlook, default=None)
+    fit = [c for c in candidates if c.cost.parameters <= parameters and c.cost.latency_ms <= latency_ms]
+    return max(fit, key=outlook, default=None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runfile", type=Path)
     parser.add_argument("limits", type=int, nargs="+", help="parameters")
+    parser.add_argument("--latency-ms", type=float, default=math.inf, help="of each member, at most")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     args = parser.parse_args()
 
@@ -45,7 +49,7 @@ def main() -> None:
     print("| at most | parameters | modelled latency (ms) | SRAM (bytes) | float | INT8 | architecture |")
     print("|---|---|---|---|---|---|---|")
     for limit in args.limits:
-        member = best_within(candidates, limit, run.settings.search.sharing.capacity)
+        member = best_within(candidates, limit, args.latency_ms, run.settings.search.sharing.capacity)
         if member is None:
             print(f"| {limit:,} | no member of the family | | | | | |")
             continue
