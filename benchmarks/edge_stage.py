@@ -1,18 +1,21 @@
 """The edge stage against a full new search: accuracy and CPU time, for shifted data and for changed limits.
 
-    python benchmarks/edge_stage.py --seeds 2 > benchmarks/results/edge_stage.md
+    python benchmarks/edge_stage.py --seeds 2 --journal edge.jsonl > edge_stage.txt
 
 One cloud search on a small part of Fashion-MNIST, then, for every change, the edge stage (`search/edge.py`) and a
 whole new search on the changed data or limits, both on one thread. The architectures that come out are trained with
 the same number of epochs (float, then quantization-aware), the adapted one from the weights it inherits, the new one
-from scratch, and the quantized networks are tested on images that no search saw. "Unadapted" is the cloud's
-architecture, trained on the cloud's data. Latency and memory come from multiply-accumulates and live bytes (`Linear`),
-not from a device.
+from scratch, and the quantized networks are tested on the whole test split, which no search saw. "Unadapted" is the
+cloud's architecture, trained on the cloud's data. Latency and memory come from multiply-accumulates and live bytes
+(`Linear`), not from a device. Each comparison is a line of the journal and is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import json
+import os
 import sys
 import tempfile
 import time
@@ -32,6 +35,7 @@ from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.costs import working_set_bytes
 from pipeline.search.edge import Cloud
 from pipeline.search.effort import edgenas_passes
+from pipeline.search.result import SearchResult
 from pipeline.space import Budgets, Cost, OpGraph, OpSpec
 from pipeline.space.architecture import lower
 from pipeline.space.search_space import SearchSpace
@@ -39,6 +43,8 @@ from pipeline.train import QatResult, TrainConfig, train_qat
 
 BATCH = 64
 KB64 = 65_536
+DEADLINE_MS = 4.0
+CHANGES = 5
 
 
 @dataclass
@@ -67,10 +73,100 @@ def part(full: DataSet, train: int, validation: int, test: int) -> DataSet:
     return replace(full, **arrays)
 
 
+def read_journal(path: Path, settings: str) -> dict[tuple[int, str], list[float]]:
+    """The rows of `path` that were measured under these settings, by (seed, change)."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    records = [json.loads(line) for line in lines]
+    return {(r["seed"], r["change"]): r["row"] for r in records if r["settings"] == settings}
+
+
 def tested(trained: QatResult, data: DataSet) -> float:
     """Accuracy of the quantized network on the test split of `data`."""
     outputs = trained.network.int8_outputs(to_int8(data.x_test))
     return float((outputs.argmax(1) == data.y_test).mean())
+
+
+@dataclass
+class Setting:
+    """What every comparison has in common."""
+
+    space: SearchSpace
+    public: DataSet
+    config: SearchConfig
+    options: AdaptConfig
+    training: TrainConfig
+
+    def key(self, test: int) -> str:
+        return repr((self.space, self.config, self.options, self.training, len(self.public.x_train), test))
+
+
+@dataclass
+class Found:
+    """One cloud search: what the edge stage starts from, and its architecture trained on the cloud's data."""
+
+    setting: Setting
+    seed: int
+    result: SearchResult
+    cloud: Cloud
+
+    @classmethod
+    def search(cls, setting: Setting, seed: int) -> Found:
+        config, public = setting.config, setting.public
+        with tempfile.TemporaryDirectory() as folder:
+            file, budgets = Path(folder) / "cloud.pt", Budgets(DEADLINE_MS, 2 * KB64)
+            started = time.process_time()
+            result = search(setting.space, public, Linear(), budgets, config, seed=seed, checkpoint=file)
+            cloud_s = time.process_time() - started
+            total = config.warmup_steps + config.steps
+            cloud = Cloud.load(file, f"seed {seed}", config.temperature_end, total, len(public.x_val))
+        assert result.architecture is not None
+        print(
+            f"seed {seed}: cloud {cloud_s:.1f} s, {result.architecture.describe()}, {result.cost}",
+            file=sys.stderr,
+        )
+        return cls(setting, seed, result, cloud)
+
+    @functools.cached_property
+    def unadapted(self) -> QatResult:
+        assert self.result.architecture is not None
+        return train_qat(self.result.architecture, self.setting.public, self.setting.training, seed=self.seed)
+
+    def cases(self) -> dict[str, tuple[ShiftConfig, Budgets, Linear]]:
+        """The changes: of the data, of the budgets, of the device."""
+        assert self.result.cost is not None
+        # What is left after 64 KiB are taken away is 1 KiB less than the cloud's choice needs.
+        left = self.result.cost.sram_bytes - 1024
+        plain = Budgets(DEADLINE_MS, left + KB64)
+        return {
+            "rotated by 30 degrees": (ShiftConfig(rotate_degrees=30), plain, Linear()),
+            "noise of 0.2": (ShiftConfig(noise=0.2), plain, Linear()),
+            "5 of 10 classes": (ShiftConfig(keep_classes=(0, 2, 4, 6, 8)), plain, Linear()),
+            "half the clock": (ShiftConfig(), plain, Linear(clock_hz=84e6)),
+            "64 KiB less SRAM": (ShiftConfig(), Budgets(DEADLINE_MS, left), Linear()),
+        }
+
+    def compare(self, shift: ShiftConfig, budgets: Budgets, cost: Linear) -> list[float]:
+        """[accuracy adapted, new, unadapted, CPU s adapted, new, part of the images, whether unadapted fits]."""
+        setting, seed = self.setting, self.seed
+        config, training = setting.config, setting.training
+        local = shifted(setting.public, shift, seed=seed)
+        started = time.process_time()
+        outcome = adapt(setting.space, local, cost, budgets, config, setting.options, self.cloud, seed=seed)
+        edge_s = time.process_time() - started
+        started = time.process_time()
+        anew = search(setting.space, local, cost, budgets, config, seed=seed)
+        full_s = time.process_time() - started
+        first, ours, theirs = self.result.architecture, outcome.result.architecture, anew.architecture
+        assert first is not None and self.result.cost is not None
+        if ours is None or theirs is None:
+            raise SystemExit(f"nothing found: {outcome.result.reason or anew.reason}")
+        fits = not budgets.violations(cost.evaluate(lower(first), self.result.cost.parameters))
+        # inherited weights are beyond the steep part of the schedule
+        gentle = replace(training, learning_rate=0.05)
+        adapted = tested(train_qat(ours, local, gentle, seed=seed, start=outcome.weights), local)
+        new = tested(train_qat(theirs, local, training, seed=seed), local)
+        passes = outcome.spending.passes / edgenas_passes(config, len(local.x_val))
+        return [adapted, new, tested(self.unadapted, local), edge_s, full_s, passes, float(fits)]
 
 
 def main() -> None:
@@ -81,6 +177,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=5, help="of the final training, one more quantized")
     parser.add_argument("--share", type=float, default=AdaptConfig().share)
+    parser.add_argument("--journal", type=Path, default=Path(os.devnull))
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -90,61 +187,33 @@ def main() -> None:
         ranking_images=200, semifinalists=5, semifinal_steps=steps(10), finalists=2, proxy_steps=steps(40),
         threads=1, device="cpu",
     )  # fmt: skip
-    options = AdaptConfig(share=args.share, candidates=8, contestants=2)
-    training = TrainConfig(float_epochs=args.epochs, qat_epochs=1, batch_size=BATCH, threads=1)
-    public = part(load("fashion_mnist"), 4000, 1000, 2000)
-    space = SearchSpace(public.input_shape, public.classes, strides=(2, 1, 1), channels=(16, 24, 32))
-    deadline = 4.0
-    rows: dict[str, list[list[float]]] = {}
+    public = part(load("fashion_mnist"), 4000, 1000, 10_000)
+    setting = Setting(
+        SearchSpace(public.input_shape, public.classes, strides=(2, 1, 1), channels=(16, 24, 32)),
+        public,
+        config,
+        AdaptConfig(share=args.share, candidates=8, contestants=2),
+        TrainConfig(float_epochs=args.epochs, qat_epochs=1, batch_size=BATCH, threads=1),
+    )
+    key = setting.key(len(public.x_test))
+    done = read_journal(args.journal, key)
     for seed in range(args.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "cloud.pt"
-            started = time.process_time()
-            found = search(
-                space, public, Linear(), Budgets(deadline, 2 * KB64), config, seed=seed, checkpoint=file
-            )
-            cloud_s = time.process_time() - started
-            first = found.architecture
-            assert first is not None and found.cost is not None
-            total = config.warmup_steps + config.steps
-            cloud = Cloud.load(file, f"seed {seed}", config.temperature_end, total, len(public.x_val))
-        unadapted = train_qat(first, public, training, seed=seed)
-        print(f"seed {seed}: cloud {cloud_s:.1f} s, {first.describe()}, {found.cost}", file=sys.stderr)
-        # What is left after 64 KiB are taken away is 1 KiB less than the cloud's choice needs.
-        left = found.cost.sram_bytes - 1024
-        plain = Budgets(deadline, left + KB64)
-        cases = {
-            "rotated by 30 degrees": (ShiftConfig(rotate_degrees=30), plain, Linear()),
-            "noise of 0.2": (ShiftConfig(noise=0.2), plain, Linear()),
-            "5 of 10 classes": (ShiftConfig(keep_classes=(0, 2, 4, 6, 8)), plain, Linear()),
-            "half the clock": (ShiftConfig(), plain, Linear(clock_hz=84e6)),
-            "64 KiB less SRAM": (ShiftConfig(), Budgets(deadline, left), Linear()),
-        }
-        for name, (shift, budgets, cost) in cases.items():
-            local = shifted(public, shift, seed=seed)
-            started = time.process_time()
-            outcome = adapt(space, local, cost, budgets, config, options, cloud, seed=seed)
-            edge_s = time.process_time() - started
-            started = time.process_time()
-            anew = search(space, local, cost, budgets, config, seed=seed)
-            full_s = time.process_time() - started
-            if not (outcome.result.feasible and anew.feasible):
-                print(f"{name}: {outcome.result.reason or anew.reason}", file=sys.stderr)
+        if sum(at == seed for at, _change in done) == CHANGES:
+            continue
+        found = Found.search(setting, seed)
+        for change, (shift, budgets, cost) in found.cases().items():
+            if (seed, change) in done:
                 continue
-            assert anew.architecture is not None and outcome.result.architecture is not None
-            graph = lower(first)
-            fits = not budgets.violations(cost.evaluate(graph, found.cost.parameters))
-            # inherited weights are beyond the steep part of the schedule
-            gentle = replace(training, learning_rate=0.05)
-            adapted = train_qat(outcome.result.architecture, local, gentle, seed=seed, start=outcome.weights)
-            ours = tested(adapted, local)
-            theirs = tested(train_qat(anew.architecture, local, training, seed=seed), local)
-            before = tested(unadapted, local)
-            passes = outcome.spending.passes / edgenas_passes(config, len(local.x_val))
-            row = [ours, theirs, before, edge_s, full_s, passes, float(fits)]
-            rows.setdefault(name, []).append(row)
-            print(f"seed {seed} {name}: {row}", file=sys.stderr)
-    report(rows, args, space)
+            row = done[seed, change] = found.compare(shift, budgets, cost)
+            print(f"seed {seed} {change}: {row}", file=sys.stderr)
+            with args.journal.open("a") as journal:
+                record = {"settings": key, "seed": seed, "change": change, "row": row}
+                journal.write(json.dumps(record) + "\n")
+    rows: dict[str, list[list[float]]] = {}
+    for (seed, change), row in sorted(done.items(), key=lambda item: item[0][0]):
+        if seed < args.seeds:
+            rows.setdefault(change, []).append(row)
+    report(rows, args, setting.space)
 
 
 def report(rows: dict[str, list[list[float]]], args: argparse.Namespace, space: SearchSpace) -> None:
@@ -158,7 +227,7 @@ def report(rows: dict[str, list[list[float]]], args: argparse.Namespace, space: 
         ours, theirs, before, edge_s, full_s, passes, fits = np.mean(each, axis=0)
         met = edge_s <= 0.1 * full_s and ours >= theirs - 0.01
         print(
-            f"| {name} | {ours:.1%} | {theirs:.1%} | {before:.1%} | {fits * len(each):.0f} of {len(each)} | "
+            f"| {name} | {ours:.2%} | {theirs:.2%} | {before:.1%} | {fits * len(each):.0f} of {len(each)} | "
             f"{edge_s:.1f} of {full_s:.1f} | {edge_s / full_s:.1%} | {passes:.1%} | {'met' if met else 'missed'} |"
         )
 

@@ -56,7 +56,7 @@ def main() -> None:
             rows.append(
                 (
                     deployed.prediction.total_cycles, seen.emulated_cycles, graph.macs,
-                    deployed.predicted.flash_bytes / seen.flash_bytes - 1,
+                    deployed.cost.expected_flash_bytes(graph) / seen.flash_bytes - 1,
                     deployed.predicted.sram_bytes - seen.sram_bytes,
                 )
             )  # fmt: skip

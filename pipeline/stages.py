@@ -242,6 +242,17 @@ def export(
     }
 
 
+def check_linked(built: Build, budgets: Budgets) -> None:
+    """Raises BudgetError where the linked program is larger than a budget: this is exact."""
+    for name, value in (("sram_bytes", built.sram_bytes), ("flash_bytes", built.flash_bytes)):
+        limit = getattr(budgets, name)
+        if limit is not None and value > limit:
+            raise BudgetError(
+                f"the linked program breaks a budget: {describe_excess(name, value, limit)}",
+                hint="a smaller network, or a larger budget",
+            )
+
+
 def check_fits(model: Model, predicted: Cost, budgets: Budgets) -> None:
     """Raises BudgetError that says by how many bytes a model does not fit, and which tensors make the peak.
 
@@ -292,7 +303,8 @@ def deploy(
     sound = obtain_sound(board, model.front_end, folder / "lut", reporter)
     cost = CostModel(board, lut, sound=sound)
     predicted = cost.evaluate(model.graph, model.parameters)
-    check_fits(model, predicted, budgets)
+    # the expectation refuses early; what is linked decides
+    check_fits(model, replace(predicted, flash_bytes=cost.expected_flash_bytes(model.graph)), budgets)
     prediction = cost.predict(model.graph)
     for layer in model.layers:
         slow = slower_than_measured(layer)
@@ -309,6 +321,7 @@ def deploy(
     )
     sources = render_app(emit_c(model, notes), board, budgets, folder / "firmware", ratio, sound_ratio)
     built = build(sources, board)
+    check_linked(built, budgets)
     shutil.copyfile(built.elf, folder / "firmware.elf")
     return Deployment(model, path.read_bytes(), cost, prediction, predicted, built)
 

@@ -29,6 +29,11 @@ class Core:
     timing: str = ""  # module in pipeline/latency/timing; needed where the counter counts instructions
     features: tuple[str, ...] = ()
 
+    @property
+    def array_alignment(self) -> int:
+        """Bytes that its compiler aligns (and so pads) arrays of 4-byte numbers to."""
+        return 8 if self.isa == "aarch64" else 4
+
 
 @dataclass(frozen=True, slots=True)
 class Region:

@@ -1,6 +1,7 @@
 """CostModel: latency, SRAM and flash of any operator graph on one board, fast enough for a search loop.
 
-All its latencies are upper quantiles: the upper end of the table's interval (`pipeline.latency.intervals`).
+All its latencies are upper quantiles: the upper end of the table's interval (`pipeline.latency.intervals`). Flash is
+an upper bound too (`FlashModel.most_flash_bytes`), SRAM exact.
 """
 
 from __future__ import annotations
@@ -90,7 +91,17 @@ class CostModel:
         arena = planned.arena_bytes
         if self.sound is not None:
             arena, more = overlay(planned, graph, self.sound.front_end).arena_bytes, self.sound.ram_bytes
-        return self.flash.sram_bytes(arena, layers(graph), exits=bool(graph.exits)) + more
+        alignment = self.board.core.array_alignment
+        count, exits = layers(graph), bool(graph.exits)
+        return self.flash.sram_bytes(arena, count, exits=exits, array_alignment=alignment) + more
+
+    def expected_flash_bytes(self, graph: OpGraph) -> int:
+        """What the linked application will take, to about a percent; a budget is held against `evaluate`'s."""
+        return self.flash.flash_bytes(graph) + self._front_end_flash
+
+    @property
+    def _front_end_flash(self) -> int:
+        return self.sound.flash_bytes if self.sound else 0
 
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         """All that a budget can limit. Raises LutError for a kernel that was never measured."""
@@ -98,7 +109,7 @@ class CostModel:
         return Cost(
             latency_ms=latency_ms,
             sram_bytes=self.sram_bytes(graph),
-            flash_bytes=self.flash.flash_bytes(graph) + (self.sound.flash_bytes if self.sound else 0),
+            flash_bytes=self.flash.most_flash_bytes(graph) + self._front_end_flash,
             parameters=parameters,
             vetoed=sum(1 for node in graph.nodes if self.veto(node.op)),
             energy_mj=power.at_most_mj(latency_ms) if power else None,

@@ -120,7 +120,13 @@ def core_document(
             ),
         },
         "flash_bytes": {
-            "predicted": _bytes(predicted.flash_bytes, "modelled", "kernels used, constants, application"),
+            "predicted": Figure(
+                flash.flash_bytes(model.graph) + (sound.flash_bytes if sound else 0),
+                "bytes",
+                "modelled",
+                high=predicted.flash_bytes,
+                note="kernels used, constants, application",
+            ).to_json(),
             where: _bytes(validation.flash_bytes, "measured", "told by the device; the ELF agrees"),
         },
         "arena_bytes": {

@@ -79,9 +79,7 @@ def test_bytes_exits_and_latencies(name: str, content: bytes, tmp_path: Path) ->
     # predictions: sizes to the byte or as a bound, latencies to each output
     predicted = cost.evaluate(model.graph, model.parameters)
     assert predicted.sram_bytes == built.sram_bytes
-    # RV32's linker shortens calls by where functions lie, which no model of sizes knows
-    slack = round(0.005 * built.flash_bytes) if name == "qemu-rv32" else 0
-    assert -slack <= predicted.flash_bytes - built.flash_bytes < 500
+    assert 0 <= predicted.flash_bytes - built.flash_bytes < 1200
     assert len(validation.layer_cycles) == len(model.layers)
     latencies = cost.exit_latencies_ms(model.graph)
     assert latencies[-1] == predicted.latency_ms

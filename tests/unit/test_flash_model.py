@@ -61,3 +61,13 @@ def test_a_function_without_size() -> None:
     del table["function_bytes"]["dot"]
     with pytest.raises(ValueError, match="dot"):
         FlashModel.from_table(table)
+
+
+def test_budgets_are_held_against_an_upper_bound() -> None:
+    assert MODEL.most_flash_bytes(GRAPH) == MODEL.flash_bytes(GRAPH) + 384 + round(0.15 * 2 * 20.5)
+
+
+@pytest.mark.parametrize(("count", "stamps"), [(2, 8), (3, 16)])
+def test_time_stamps_are_padded_where_arrays_are(count: int, stamps: int) -> None:
+    assert MODEL.sram_bytes(5000, count, array_alignment=8) == 5000 + 100 + stamps + 2048
+    assert MODEL.sram_bytes(5000, count, array_alignment=4) == 5000 + 100 + 4 * count + 2048
