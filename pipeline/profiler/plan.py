@@ -5,6 +5,9 @@ operator that was not measured: x' (X'X)^-1 x, X being the relative trip counts 
 where it is largest comes next (D-optimal sequential design: Fedorov, Theory of Optimal Experiments, 1972,
 ch. 2). Each operator is predicted before it is measured: those prospective errors are of held-out operators,
 and a kernel is done when the last of them stay below a bound.
+
+Predictions begin as soon as the measured operators can span all candidates: at the rank of their trip counts, which
+is far below the number of loops where a search space varies few of them (its kernels' widths, say).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pipeline.latency.interpolate import KernelModel, features
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
 
-_RECENT = 6  # prospective errors that must all stay below the bound
+_RECENT = 4  # prospective errors that must all stay below the bound
 _RIDGE = 1e-9
 
 
@@ -51,7 +54,7 @@ class Plan:
             op = self._first.pop(0)
             if op not in self._handed:
                 return self._hand(op)
-        for kernel in sorted(self._kernels.values(), key=lambda k: (k.worst_error, k.name), reverse=True):
+        for kernel in sorted(self._kernels.values(), key=lambda k: k.urgency, reverse=True):
             chosen = kernel.choose()
             if chosen is not None:
                 return self._hand(chosen)
@@ -101,6 +104,7 @@ class _Kernel:
         self.errors: list[float] = []
         self._cycles: dict[OpSpec, float] = {}
         self._model: KernelModel | None = None
+        self._rank: int | None = None
         self._table: tuple[list[OpSpec], NDArray[np.float64]] | None = None
 
     @property
@@ -113,11 +117,30 @@ class _Kernel:
     def worst_error(self) -> float:
         return max(self.errors[-_RECENT:], default=float("inf"))
 
+    @property
+    def urgency(self) -> tuple[float, float, str]:
+        """Largest first: the errors; without any, the kernel that lacks most of what its model needs."""
+        missing = 0.0 if self.errors or self._bound <= 0 else 1.0 - len(self._cycles) / max(self.rank, 1)
+        return self.worst_error, missing, self.name
+
+    @property
+    def rank(self) -> int:
+        """How many measurements, well chosen, determine the model at every candidate."""
+        if self._rank is None:
+            trips = np.array([features(op) for op in {**self._cycles, **self.waiting}], float)
+            scale = np.abs(trips).max(axis=0, initial=0.0)
+            self._rank = (
+                int(np.linalg.matrix_rank(trips / np.where(scale > 0, scale, 1.0))) if trips.size else 0
+            )
+        return self._rank
+
     def tell(self, op: OpSpec, cycles: float | None) -> None:
+        if self._bound > 0 and self._rank is None:
+            self.rank  # noqa: B018  of all candidates, `op` among them
         self.waiting.pop(op, None)
         if cycles is None or cycles <= 0:
             return
-        if self._bound > 0 and len(self._cycles) > len(features(op)):
+        if self._bound > 0 and len(self._cycles) >= self.rank:
             predicted = self._fitted().estimate(op).cycles
             self.errors.append(abs(predicted / cycles - 1.0))
         self._cycles[op] = cycles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from pipeline.boards.power import UNCERTAINTY, Power
 from pipeline.engine import load
 from pipeline.errors import BudgetError, ConfigError
 from pipeline.figures import Figure
+from pipeline.firmware import render_app, render_bench
 from pipeline.latency.condition import at_clock
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
+from pipeline.profiler import current_identity
 from pipeline.profiler.footprint import sample_graph, sample_network
 from pipeline.report.document import energy_figure
 from pipeline.runfile import load_runfile
@@ -167,3 +170,35 @@ def test_a_model_that_takes_too_much_is_not_deployed() -> None:
     with pytest.raises(BudgetError, match=r"energy 3 mJ of 2 mJ \(\+50.0 %\)"):
         check_fits(model, Cost(1.0, 1, 1, 1, energy_mj=3.0), Budgets(energy_mj=2.0))
     check_fits(model, Cost(1.0, 1, 1, 1, energy_mj=2.0), Budgets(energy_mj=2.0))
+
+
+# what others measured on the board during inference, in mA (MLPerf Tiny 0.5 to 1.2, the extremes of 44 medians)
+PUBLISHED_MA = {"nucleo-l4r5zi": (19.43, 30.66)}
+
+
+@pytest.mark.parametrize("name", ["nucleo-l4r5zi", "nucleo-h743zi2", "stm32f407-discovery"])
+def test_boards_ship_what_they_draw_as_an_estimate(name: str) -> None:
+    board = load_board(name)
+    power = board.running
+    assert power is not None and power.uncertainty >= UNCERTAINTY and len(power.reference) > 40
+    figure = energy_figure(power, Figure(10.0, "ms", "measured"))
+    assert figure.provenance == "estimated"
+    assert figure.value == pytest.approx(power.voltage_v * power.current_ma * 0.01)
+    assert figure.low is not None and figure.high is not None and figure.low < figure.value < figure.high
+    for published in PUBLISHED_MA.get(name, ()):
+        assert abs(published / power.current_ma - 1.0) < power.uncertainty
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+def test_the_current_changes_neither_identity_nor_firmware(tmp_path: Path) -> None:
+    board = load_board("nucleo-l4r5zi")
+    dark = replace(board, power=None)
+    assert current_identity(board) == current_identity(dark)
+    model = {"model.h": "/* nothing */\n", "model.c": "/* nothing */\n"}
+    trees = []
+    for number, one in enumerate((board, dark)):
+        folder = tmp_path / str(number)
+        render_app(model, one, Budgets(), folder / "app", 1.0)
+        render_bench(one, folder / "bench")
+        trees.append({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    assert trees[0] and trees[0] == trees[1]
