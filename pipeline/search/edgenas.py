@@ -26,6 +26,7 @@ from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
+from pipeline.search.sandwich import sandwich
 from pipeline.search.selection import (
     Selection,
     capacity_bonus,
@@ -36,7 +37,7 @@ from pipeline.search.selection import (
     starting_paths,
 )
 from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, cosine, draw_batch, weight_optimizer, weight_step
+from pipeline.search.trainer import Validation, cosine, draw_batch, shared_step, weight_optimizer
 
 # Random streams (see Task.rng).
 _WEIGHTS, _ARCHITECTURE, _STARTS, _MUTATION, _PROXY = range(5)
@@ -110,16 +111,25 @@ class EdgeNas:
         return float(config.temperature_start * (config.temperature_end / config.temperature_start) ** done)
 
     def _weight_step(self, temperature: float, lr: float) -> float:
-        task = self.task
+        task, sharing = self.task, self.task.config.sharing
         rng = task.rng(_WEIGHTS, self.step)
+        paths: list[IndexPath | ExactPath] = [
+            self._drawn(temperature, rng) for _ in range(max(1, sharing.sandwich))
+        ]
+        if sharing.sandwich:
+            paths = sandwich(self.judge, paths, _SLACK, rng)
+        batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
+        return shared_step(self.net, self.weights, paths, batch, lr, sharing.distill)
+
+    def _drawn(self, temperature: float, rng: np.random.Generator) -> IndexPath:
+        """A path around the centre, near the budgets if a few attempts find one."""
         with torch.no_grad():
             for _ in range(_REDRAWS):
                 path, _gates = self.relaxation.sample(temperature, rng)
                 path, _left = self._leave_centre(path, rng)
                 if self.judge.roughly_within(path, _SLACK):
                     break
-        batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
-        return weight_step(self.net, self.weights, path, batch, lr)
+        return path
 
     def _freedom(self) -> float:
         """How probable it is that a block of a drawn path leaves the centre; grows during the warm-up."""

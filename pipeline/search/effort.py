@@ -17,7 +17,7 @@ def training_passes(config: SearchConfig, steps: int) -> int:
 
 def edgenas_passes(config: SearchConfig, validation_images: int) -> int:
     """Passes of a whole EdgeNAS search whose validation split has `validation_images`."""
-    weight_steps = config.warmup_steps + config.steps
+    weight_steps = (config.warmup_steps + config.steps) * config.sharing.paths
     weight_steps += config.semifinalists * config.semifinal_steps + config.finalists * config.proxy_steps
     paths = config.paths if config.gradient == "score" else TRAINING
     looks = config.steps * paths * config.validation_batch_size

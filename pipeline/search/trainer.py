@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -47,20 +47,45 @@ def weight_step(
     net: Supernet, optimizer: torch.optim.SGD, path: Path, batch: tuple[Tensor, Tensor], lr: float
 ) -> float:
     """One step on the weights that `path` uses; returns the loss. Weights of other paths stay untouched."""
+    return shared_step(net, optimizer, [path], batch, lr)
+
+
+def shared_step(
+    net: Supernet,
+    optimizer: torch.optim.SGD,
+    paths: Sequence[Path],
+    batch: tuple[Tensor, Tensor],
+    lr: float,
+    distill: float = 0.0,
+) -> float:
+    """One step on the weights that any of `paths` uses; returns the mean of their losses on the batch.
+
+    The first path learns the labels; of the others' loss the part `distill` is the cross entropy with the first one's
+    outputs (after "BigNAS"). One path's activations live at a time.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(net(batch[0], path).float(), batch[1])
-    value = loss.item()
-    if not math.isfinite(value):
-        raise diverged(net, path, batch[0], f"the loss is {value}")
-    loss.backward()
+    (images, labels), total = batch, 0.0
+    soft: Tensor | None = None
+    for path in paths:
+        logits = net(images, path).float()
+        loss = F.cross_entropy(logits, labels)
+        if soft is not None:
+            loss = (1 - distill) * loss + distill * F.cross_entropy(logits, soft)
+        elif distill:
+            soft = logits.detach().softmax(1)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise diverged(net, path, images, f"the loss is {value}")
+        (loss / len(paths)).backward()
+        total += value / len(paths)
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
     if not torch.isfinite(norm):
         # Not applied: the weights stay as the last checkpoint could have them.
-        raise diverged(net, path, batch[0], f"the gradient's norm is {norm.item()}")
+        raise diverged(net, paths[0], images, f"the gradient's norm is {norm.item()}")
     optimizer.step()
-    return value
+    return total
 
 
 def diverged(net: Supernet, path: Path, images: Tensor, what: str) -> ConfigError:
