@@ -104,17 +104,19 @@ epochs = 1
 
 
 @functools.cache
-def space_costs(board: str, exits: tuple[int, ...]) -> tuple[Cost, ...]:
-    """The predicted cost of every architecture of the space."""
+def space_costs(board: str, exits: tuple[int, ...], count: int = 0) -> tuple[Cost, ...]:
+    """The predicted cost of every architecture of the space, or of `count` random ones."""
     space = SearchSpace((28, 28, 1), 10, strides=STRIDES, ops=OPS, channels=CHANNELS, exits=exits)
     loaded = load_board(board)
     model = CostModel(loaded, Lut.load(lut_path(loaded)))
     every = (space.build(choices) for choices in itertools.product(space.options, repeat=len(STRIDES)))
-    return tuple(model.evaluate(lower(a), parameters(a)) for a in every)
+    rng = np.random.default_rng(0)
+    chosen = (space.random(rng) for _ in range(count)) if count else every
+    return tuple(model.evaluate(lower(a), parameters(a)) for a in chosen)
 
 
 def draw_budgets(rng: np.random.Generator, costs: tuple[Cost, ...], board: str) -> Budgets:
-    """A deadline, and each other budget or none, at random quantiles of the space; some below its smallest.
+    """A deadline, and each other budget or none, at random quantiles of `costs`; some below the space's smallest.
 
     Never more than the board has: a run file may not say so.
     """
@@ -125,7 +127,7 @@ def draw_budgets(rng: np.random.Generator, costs: tuple[Cost, ...], board: str) 
         if name != "latency_ms" and rng.random() < 0.3:
             continue
         values = np.array([getattr(c, name) for c in costs])
-        limit = float(np.quantile(values, rng.random() ** 1.5)) * rng.uniform(0.96, 1.1)
+        limit = float(np.quantile(values, rng.random() ** 2)) * rng.uniform(0.75, 1.1)
         limits[name] = round(limit, 4) if name == "latency_ms" else min(int(limit), most.get(name, 1 << 62))
     return Budgets(**limits)
 
@@ -138,7 +140,7 @@ def run_file(number: int) -> tuple[str, Budgets, tuple[int, ...]]:
     method = METHODS[number // len(BOARDS) % len(METHODS)]
     kind = rng.choice(["plain", "exits", "prune"], p=[0.8, 0.1, 0.1])
     exits = (1,) if kind == "exits" else ()
-    budgets = draw_budgets(rng, space_costs(board, exits), board)
+    budgets = draw_budgets(rng, space_costs(board, exits, 100), board)
     lines = [f"{name} = {value}" for name, value in asdict(budgets).items() if value is not None]
     text = RUNFILE.format(
         name=f"run{number}", board=board, seed=number, data=rng.choice(["digits", "fashion_mnist"]),

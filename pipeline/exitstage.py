@@ -13,6 +13,7 @@ from pipeline.export.check import check_int8
 from pipeline.export.exits import KeptExits, keep_exits
 from pipeline.export.reference import int8_logits
 from pipeline.latency.cost import CostModel
+from pipeline.search.candidates import UNITS
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.search.exits import ExitChoice, choose_exits
 from pipeline.space import pruned
@@ -42,8 +43,11 @@ def export_exits(
         over = budgets.violations(cost.evaluate(graph, parameters(smaller)))
         if over:
             where = ", ".join(str(i) for i in smaller.exits)
-            names = ", ".join(f"{name} by {100 * share:.1f} %" for name, share in over.items())
-            return f"exits after blocks {where}: over {names}"
+            names = ", ".join(
+                f"{UNITS[name][1] if name in UNITS else name} by {100 * share:.1f} %"
+                for name, share in over.items()
+            )
+            return f"exits after block{'s' if len(kept) > 1 else ''} {where}: over {names}"
         return cost.exit_latencies_ms(graph)
 
     choice = choose_exits(outputs, data.y_val, latencies_of, options.accuracy_drop)

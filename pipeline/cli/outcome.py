@@ -23,6 +23,9 @@ def print_outcome(document: dict[str, Any]) -> None:
             rows.append((f"{label}, budget", Figure.from_json(document["budgets"][key])))
     for name, figure in (document.get("exits") or {}).get("expected_ms", {}).items():
         rows.append((f"latency, expected on {name}", Figure.from_json(figure)))
+    robustness = document.get("robustness") or {}
+    for row in robustness.get("inputs", [])[1:]:
+        rows.append((f"accuracy, {row['name']}", Figure.from_json(row["accuracy"])))
     sound = document.get("front_end")
     if sound:
         for source, figure in sound["latency_ms"].items():
@@ -41,7 +44,27 @@ def print_outcome(document: dict[str, Any]) -> None:
             "differ from NumPy's",
             markup=False,
         )
+    choice = document.get("exit_choice")
+    if choice:
+        stdout.print(f"early exits: {describe_exits(choice)}", markup=False)
+    if robustness.get("highest_load"):
+        stdout.print(
+            f"the latency budget holds up to a load of {robustness['highest_load']:.2f}, and down to "
+            f"{robustness['slowest_clock_hz'] / 1e6:.1f} MHz without load",
+            markup=False,
+        )
     for reason in document["reasons"]:
         stdout.print(f"NOT ACCEPTED: {reason}", markup=False)
     if document["feasible"]:
         stdout.print("every budget holds, every byte agrees", markup=False)
+
+
+def describe_exits(choice: dict[str, Any]) -> str:
+    """E.g. `after block 1 kept, of 2 allowed; 1 choice left out for budgets`."""
+    kept = ", ".join(f"after block {i}" for i in choice["kept"])
+    text = f"{kept} kept" if kept else "none kept"
+    text += f", of {len(choice['allowed'])} allowed"
+    refused = len(choice["validation"]["refused"])
+    if refused:
+        text += f"; {refused} choice{'s' if refused > 1 else ''} left out for budgets"
+    return text if kept or refused else f"{text}: none lowers the expected latency within accuracy_drop"

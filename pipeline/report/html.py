@@ -81,6 +81,9 @@ def templates() -> jinja2.Environment:
     )
     environment.filters["number"] = _number
     environment.filters["family"] = _family
+    environment.filters["blocks"] = lambda blocks: (
+        f"after block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
+    )
     environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
     return environment
 

@@ -84,10 +84,19 @@ qat_epochs = 1
 batch_size = 32
 threads = 1
 calibration_batches = 2
+{prune}
 [validate]
 images = 4
 """
 )
+PRUNE = """\
+[train.prune]
+fraction = 0.3
+rounds = 1
+round_steps = 4
+batches = 2
+epochs = 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +107,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def edge(runs: Path, name: str, adapt: str = "", options: Options | None = None, **limits: Any) -> EdgeRun:
+def edge(
+    runs: Path, name: str, adapt: str = "", options: Options | None = None, prune: str = "", **limits: Any
+) -> EdgeRun:
     path = runs / f"{name}.toml"
-    path.write_text(EDGE.format(adapt=adapt, **({"latency_ms": 50.0, "sram_bytes": 262_144} | limits)))
+    wanted = {"latency_ms": 50.0, "sram_bytes": 262_144} | limits
+    path.write_text(EDGE.format(adapt=adapt, prune=prune, **wanted))
     run = EdgeRun.open(path, runs=runs, quiet=True)
     run.configure(options or Options())
     return run
@@ -124,6 +136,20 @@ def test_from_a_search_to_a_validated_model_at_half_the_clock(runs: Path) -> Non
     page = (runs / "half" / "report.html").read_text()
     assert "84 MHz of 168 MHz" in page and "adapted from" in page
     assert (runs / "half" / "lut" / "qemu-cortex-m4" / "edgenas.csv").is_file()
+
+
+def test_what_was_adapted_is_pruned_from_its_inherited_weights_at_half_the_clock(runs: Path) -> None:
+    """What pruning leaves is measured at the present clock, and no connection leaves this machine for it."""
+    report = edge(runs, "pruned", "clock_hz = 84_000_000", prune=PRUNE, latency_ms=20.0).everything()
+    assert report["feasible"], report["reasons"]
+    assert report["parity"]["mismatches"] == 0
+    pruning = report["training"]["pruning"]
+    assert report["macs"] == pruning["after"]["macs"] <= 0.7 * pruning["before"]["macs"]
+    latency = report["latency_ms"]
+    assert latency["emulated"]["value"] == pytest.approx(latency["predicted"]["value"], rel=0.002)
+    assert latency["emulated"]["value"] < pruning["before"]["latency_ms"] <= 20.0
+    # the float network starts from what the edge stage has learnt, not from random weights
+    assert pruning["before"]["val_accuracy"] > 0.2
 
 
 def test_cycles_stay_and_times_double_at_half_the_clock(runs: Path) -> None:
@@ -211,7 +237,9 @@ def test_data_that_would_have_to_be_fetched_are_refused(
     monkeypatch.setattr("pipeline.data.cifar10.usual_places", lambda: [], raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = runs / "fetch.toml"
-    text = EDGE.format(adapt="", latency_ms=50.0, sram_bytes=262_144).replace('"digits"', '"cifar10"')
+    text = EDGE.format(adapt="", prune="", latency_ms=50.0, sram_bytes=262_144).replace(
+        '"digits"', '"cifar10"'
+    )
     path.write_text(text)
     run = EdgeRun.open(path, runs=runs, quiet=True)
     run.configure(Options())
@@ -221,7 +249,7 @@ def test_data_that_would_have_to_be_fetched_are_refused(
 
 def test_what_does_not_fit_the_cloud_is_named(runs: Path) -> None:
     path = runs / "other.toml"
-    base = EDGE.format(adapt="", latency_ms=50.0, sram_bytes=262_144)
+    base = EDGE.format(adapt="", prune="", latency_ms=50.0, sram_bytes=262_144)
     other_space = base + SMALL_SPACE.replace("[16, 24]", "[16, 32]")
     path.write_text(other_space)
     run = EdgeRun.open(path, runs=runs, quiet=True)
