@@ -1,11 +1,13 @@
 """Why do shared weights rank badly after a short training? One supernet, trained along freely drawn paths, looked at.
 
     python benchmarks/shared_weights.py --folder F --draw spread --steps 350 --identity 2
+    python benchmarks/shared_weights.py --folder F --draw spread --steps 1200 --identity 2 --batch 48 --sandwich 2
 
 Prints the accuracy of 30 architectures with the shared weights and Kendall's tau of it with their
 multiply-accumulates, their number of skips, and their accuracy after trainings of their own from scratch
-(`--reference` seeds; kept in `--folder`: an interrupted run goes on, the next supernet is held against the same
-ones). The agreement of two references says what noise allows. `--centred` trains as the search does, around the
+(`--reference` seeds, and their mean; kept in `--folder`: an interrupted run goes on, the next supernet is held against
+the same ones). The agreement of two references says what noise allows. The supernet is kept as well: the same options
+with another `--draw-seed` hold it against other architectures. `--centred` trains as the search does, around the
 most probable path, with its architecture steps; `--tune N` adds the accuracy after N steps of each architecture's own
 from the shared weights, and what `search.sharing.capacity` makes of it. Fashion-MNIST, every second pixel; nothing is
 measured on a device.
@@ -15,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -32,6 +36,7 @@ from pipeline.search.costs import build_tables
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.methods import Task
 from pipeline.search.ranking import agreement
+from pipeline.search.sandwich import narrowest, widest
 from pipeline.search.selection import capacity_bonus, own_accuracy
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.supernet import Supernet
@@ -40,6 +45,7 @@ from pipeline.search.trainer import (
     Validation,
     cosine,
     draw_batch,
+    shared_step,
     train_path,
     weight_optimizer,
 )
@@ -115,7 +121,7 @@ def reference(
 
 
 def freely_trained(args: argparse.Namespace, judge: Judge, data: SimpleNamespace) -> Supernet:
-    """Every step `paths` paths that depend on nothing, each on its part of the batch."""
+    """Every step `paths` paths that depend on nothing, each on its part of the batch, or a sandwich on all of it."""
     space = judge.tables.space
     net, rng = Supernet(space, args.seed, args.identity), np.random.default_rng([args.seed, _FREE])
     optimizer = weight_optimizer(net, args.lr)
@@ -128,14 +134,44 @@ def freely_trained(args: argparse.Namespace, judge: Judge, data: SimpleNamespace
         return found
 
     for step in range(args.steps):
+        lr = cosine(args.lr, step, args.steps)
+        x, y = draw_batch(data.x_train, data.y_train, args.batch, rng)
+        if args.sandwich:
+            inner = [path() for _ in range(args.sandwich)]
+            ends = widest(judge, path(), _SLACK, rng), narrowest(judge, path())
+            shared_step(net, optimizer, [ends[0], *inner, ends[1]], (x, y), lr, args.distill)
+            continue
         for group in optimizer.param_groups:
-            group["lr"] = cosine(args.lr, step, args.steps)
-        x, y = draw_batch(data.x_train, data.y_train, _BATCH, rng)
+            group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         for images, labels in zip(x.chunk(args.paths), y.chunk(args.paths), strict=True):
             (F.cross_entropy(net(images, path()), labels) / args.paths).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
         optimizer.step()
+    return net
+
+
+def ceiling(references: Sequence[Sequence[float]]) -> float:
+    """The tau with the mean of `references` that a score without error would have, if all were normal: their
+    differences tell their noise."""
+    values = np.array(references)
+    noise = np.mean([np.var(a - b) / 2 for a, b in combinations(values, 2)]) / len(values)
+    share = max(0.0, 1 - noise / np.var(values.mean(0)))
+    return float(2 / np.pi * np.arcsin(np.sqrt(share)))
+
+
+def shared(args: argparse.Namespace, judge: Judge, data: SimpleNamespace) -> Supernet:
+    """The freely trained supernet of these options, from `--folder` where it was trained before."""
+    names = ("steps", "paths", "paths_from", "lr", "identity", "batch", "sandwich", "distill", "seed")
+    file = args.folder / ("net-" + "-".join(str(getattr(args, name)) for name in names) + ".pt")
+    if file.is_file():
+        net = Supernet(judge.tables.space, args.seed, args.identity)
+        net.load_state_dict(torch.load(file, weights_only=True))
+        return net
+    started = time.process_time()
+    net = freely_trained(args, judge, data)
+    print(f"supernet: {time.process_time() - started:.0f} CPU seconds\n")
+    torch.save(net.state_dict(), file)
     return net
 
 
@@ -149,6 +185,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--centred", type=float, metavar="SCALE", help="factor on the search's own steps")
     parser.add_argument("--paths", type=int, default=1, help="of one step, without --centred")
+    parser.add_argument("--batch", type=int, default=_BATCH)
+    parser.add_argument("--sandwich", type=int, default=0, help="drawn paths between the ends; 0: none")
+    parser.add_argument("--distill", type=float, default=SharingConfig().distill)
+    parser.add_argument("--draw-seed", type=int, default=0)
     parser.add_argument("--paths-from", choices=("uniform", "varied"), default="varied")
     parser.add_argument("--lr", type=float, default=SearchConfig().weight_lr)
     parser.add_argument("--identity", type=float, default=SharingConfig().identity)
@@ -163,7 +203,7 @@ def main() -> None:
     data = SimpleNamespace(x_train=x_train, y_train=full.y_train, x_val=x_val, y_val=full.y_val, classes=10)
     space, cost = SearchSpace.for_input((14, 14, 1), 10), Linear()
     judge = Judge(build_tables(space, cost), cost, BUDGETS)
-    paths = (uniform if args.draw == "uniform" else spread)(judge, args.architectures, 0)
+    paths = (uniform if args.draw == "uniform" else spread)(judge, args.architectures, args.draw_seed)
 
     config = SearchConfig(threads=1, weight_lr=args.lr, sharing=SharingConfig(args.identity))
     if args.centred:
@@ -174,7 +214,7 @@ def main() -> None:
         search._train()
         net = search.net
     else:
-        net = freely_trained(args, judge, data)
+        net = shared(args, judge, data)
 
     looked, everything = Validation.of(data, args.images, 0), Validation.of(data, 3000, 0)
     stages = {"shared weights": [looked.accuracy(net, path) for path in paths]}
@@ -196,6 +236,8 @@ def main() -> None:
         "skips": [float(sum(space.ops[op] == "skip" for op, _ in path)) for path in paths],
     }
     truths = {f"reference {seed}": reference(args, space, data, paths, seed) for seed in args.reference}
+    if len(truths) > 1:
+        truths["mean reference"] = list(np.mean(list(truths.values()), axis=0))
     print(f"| {args.draw}, n = {len(paths)} | mean (min to max) | " + " | ".join([*others, *truths]) + " |")
     print("|---" * (2 + len(others) + len(truths)) + "|")
     for name, values in {**stages, "macs": others["macs"], **truths}.items():
@@ -205,8 +247,16 @@ def main() -> None:
         ]
         shown = f"{np.mean(values):.4g} ({min(values):.4g} to {max(values):.4g})"
         print(f"| {name} | {shown} | " + " | ".join(taus) + " |")
-    for (first, x), (second, y) in combinations(truths.items(), 2):
-        print(f"\n{first} against {second}: {agreement(first, x, second, y)}")
+    seeds = [f"reference {seed}" for seed in args.reference]
+    for first, second in combinations(seeds, 2):
+        print(f"\n{first} against {second}: {agreement(first, truths[first], second, truths[second])}")
+    if len(seeds) > 1:
+        print(
+            f"a score without error and the mean reference: about {ceiling([truths[s] for s in seeds]):.2f}"
+        )
+    last = list(truths)[-1]
+    for name, values in stages.items():
+        print(f"\n{name} against {last}: {agreement(name, values, last, truths[last])}")
 
 
 if __name__ == "__main__":
