@@ -15,6 +15,7 @@ from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.proxyconfig import ProxyConfig
+from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
 
 _AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
@@ -34,7 +35,8 @@ class SearchConfig:
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
     `exits` says which of the space's early exits stay after training.
     `population` and `tournament` are evolution's, `hyper` is the hypernetwork's, `hwdarts` HW-DARTS'; `proxies`
-    choose what the baselines train, `sharing` says how the supernet's weights begin and what contests are worth.
+    choose what the baselines train, `selection` what EdgeNAS does, `sharing` says how the supernet's weights begin and
+    what contests are worth.
     `latency` guides the search: the expectation of the table ("lut"), or a network fitted to whole models
     ("predictor").
     """
@@ -55,10 +57,10 @@ class SearchConfig:
     nu: float = 0.1
     penalty_growth: float = 1.5
     penalty_cap: float = 100.0
-    candidates: int = 64
+    candidates: int = 32
     ranking_images: int = 1000
-    semifinalists: int = 10
-    semifinal_steps: int = 60
+    semifinalists: int = 12
+    semifinal_steps: int = 50
     finalists: int = 3
     proxy_steps: int = 250
     population: int = 8
@@ -69,6 +71,7 @@ class SearchConfig:
     latency: str = "lut"
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     proxies: ProxyConfig = field(default_factory=ProxyConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     sharing: SharingConfig = field(default_factory=SharingConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
     threads: int | None = None

@@ -2,8 +2,7 @@
 
 Weights learn on the training split, architecture parameters on the validation split, in alternation; the
 architecture's loss is CE + mu * max(0, LAT/Tmax - 1)^2 + nu * max(0, MEM/Mmax - 1)^2, with LAT and MEM
-expected under the current distribution. Afterwards candidates are drawn, repaired, checked by the exact
-planner and the LUT, ranked with shared weights, and the best few after a short training of their own.
+expected under the current distribution. What follows chooses one architecture (search/progressive.py).
 """
 
 from __future__ import annotations
@@ -24,22 +23,15 @@ from pipeline.search.costs import build_tables
 from pipeline.search.methods import Task, register
 from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
+from pipeline.search.progressive import FINAL, Progressive
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.sandwich import sandwich
-from pipeline.search.selection import (
-    Selection,
-    capacity_bonus,
-    explain_failure,
-    explore,
-    own_accuracy,
-    semifinalists,
-    starting_paths,
-)
+from pipeline.search.selection import Selection, capacity_bonus, own_accuracy
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, cosine, draw_batch, shared_step, weight_optimizer
 
-# Random streams (see Task.rng).
+# Random streams (see Task.rng); search/progressive.py has others.
 _WEIGHTS, _ARCHITECTURE, _STARTS, _MUTATION, _PROXY = range(5)
 # Weight steps run only paths whose cost is near the budgets: what lies far beyond will not be chosen.
 _SLACK, _REDRAWS = 1.25, 8
@@ -218,42 +210,12 @@ class EdgeNas:
     # -- selection -----------------------------------------------------------------------------------------
 
     def _select(self) -> SearchResult:
-        task, config = self.task, self.task.config
-        done = config.warmup_steps + config.steps
-        starts, nearest = starting_paths(
-            self.judge,
-            self.relaxation,
-            config.temperature_end,
-            max(1, config.candidates // 2),
-            task.rng(_STARTS),
-        )
-        if not starts:
-            return self._result(None, explain_failure(self.judge, nearest))
-        validation = Validation.of(task.data, config.ranking_images, task.seed)
-
-        def scored() -> None:
-            if self.checkpoint.due():
-                self._save()
-            task.report("ranking", done + len(self.selection.scored), self.total)
-
-        explore(
-            self.selection,
-            starts,
-            self.judge,
-            lambda path: validation.accuracy(self.net, path),
-            config,
-            lambda index: task.rng(_MUTATION, index),
-            scored,
-        )
-        self._save()
-        everything = Validation.of(task.data, len(task.data.x_val), task.seed)
-        last = config.finalists * config.proxy_steps
-        entered = semifinalists(self.selection, self.judge, config.semifinalists)
-        self._contest("semifinal", entered, self.selection.tried, config.semifinal_steps, last, everything)
-        bonus = capacity_bonus(self.judge, config.sharing.capacity)
-        best = [path for path in self.selection.ranked(bonus) if path in entered][: config.finalists]
-        self._contest("final", best, self.selection.proxied, config.proxy_steps, 0, everything)
-        return self._result(self.selection.ranked(bonus)[0], "", config.sharing.capacity)
+        config = self.task.config
+        path, reason = Progressive(
+            self.task, self.judge, self.net, self.relaxation, self.selection, self._contest, self._save,
+            self.checkpoint.due, config.warmup_steps + config.steps, self.total,
+        ).run()  # fmt: skip
+        return self._result(path, reason, config.sharing.capacity if path is not None else 0.0)
 
     def _contest(
         self,
@@ -264,14 +226,21 @@ class EdgeNas:
         remaining: int,
         validation: Validation,
     ) -> None:
-        """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest."""
+        """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest.
+
+        The final starts from scratch, as the baselines and the full training do: a few steps from shared weights
+        favour what the supernet saw often.
+        """
         task = self.task
+        net = self.net
+        if phase == FINAL:
+            net = Supernet(task.space, task.seed).to(task.device)
         waiting = [path for path in paths if path not in accuracies]
         start = self.total - remaining - len(waiting) * steps
 
         def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
             return own_accuracy(
-                self.net, path, task.data, validation, task.config,
+                net, path, task.data, validation, task.config,
                 steps=steps, rng=task.rng(_PROXY), on_step=on_step,
             )  # fmt: skip
 

@@ -21,7 +21,10 @@ def edgenas_passes(config: SearchConfig, validation_images: int) -> int:
     weight_steps += config.semifinalists * config.semifinal_steps + config.finalists * config.proxy_steps
     paths = config.paths if config.gradient == "score" else TRAINING
     looks = config.steps * paths * config.validation_batch_size
-    looks += config.candidates * min(config.ranking_images, validation_images)
+    # Children of later rounds come from a pool, too, and shared weights look at whoever trains.
+    judged = max(config.candidates, config.semifinalists)
+    looks += config.selection.pool * judged * config.selection.passes(config.batch_size)
+    looks += judged * min(config.ranking_images, validation_images)
     looks += (config.semifinalists + config.finalists) * validation_images
     return training_passes(config, weight_steps) + looks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,31 +29,46 @@ from pipeline.search.result import Candidate
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, train_path
 
-PARENTS = 8
+# Best semifinalists so far whose mutations enter the next round.
+PARENTS = 3
 # Attempts per wanted candidate before the pool is taken as it is (small spaces run out of new ones).
 ATTEMPTS = 12
 
 
 @dataclass(slots=True)
 class Selection:
-    """Feasible paths with their accuracies; its state is what a checkpoint stores."""
+    """Feasible paths with their accuracies; its state is what a checkpoint stores.
+
+    `cut` are those of the first cut, best first; `rounds` who trains in each round of the semifinal.
+    """
 
     scored: dict[ExactPath, float] = field(default_factory=dict)
     tried: dict[ExactPath, float] = field(default_factory=dict)
     proxied: dict[ExactPath, float] = field(default_factory=dict)
+    cut: list[ExactPath] = field(default_factory=list)
+    rounds: list[list[ExactPath]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
-        return {
+        known = {
             name: [([list(choice) for choice in path], value) for path, value in getattr(self, name).items()]
             for name in ("scored", "tried", "proxied")
         }
+        return {**known, "cut": list(self.cut), "rounds": [list(paths) for paths in self.rounds]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Selection:
         def read(rows: list[Any]) -> dict[ExactPath, float]:
             return {tuple((op, width) for op, width in path): value for path, value in rows}
 
-        return cls(read(state["scored"]), read(state["tried"]), read(state["proxied"]))
+        def read_paths(rows: list[Any]) -> list[ExactPath]:
+            return [tuple((op, width) for op, width in path) for path in rows]
+
+        accuracies = read(state["scored"]), read(state["tried"]), read(state["proxied"])
+        return cls(
+            *accuracies,
+            read_paths(state.get("cut", [])),
+            [read_paths(paths) for paths in state.get("rounds", [])],
+        )
 
     def ranked(self, bonus: Callable[[ExactPath], float] = lambda _: 0.0) -> list[ExactPath]:
         """Finalists first, then semifinalists, each by its own accuracy plus `bonus`; the others by the shared one."""
@@ -112,6 +127,25 @@ def starting_paths(
     return list(found), nearest
 
 
+def uniform_paths(judge: Judge, wanted: int, rng: np.random.Generator) -> list[ExactPath]:
+    """Up to `wanted` distinct feasible paths, uniform over the space but for the repair of near misses."""
+    space, even = judge.tables.space, _even(judge)
+    found: dict[ExactPath, None] = {}
+    for _ in range(wanted * ATTEMPTS):
+        if len(found) >= wanted:
+            break
+        path = repair(judge, judge.path(space.random(rng)), *even)
+        if judge.feasible(path):
+            found[path] = None
+    return list(found)
+
+
+def _even(judge: Judge) -> tuple[Floats, Floats]:
+    """Log-probabilities that prefer nothing, for `repair`."""
+    space = judge.tables.space
+    return np.zeros((len(space.strides), len(space.ops))), np.zeros((len(space.strides), len(space.channels)))
+
+
 def _log_probabilities(relaxation: Relaxation, temperature: float) -> tuple[Floats, Floats]:
     ops, widths = relaxation.probabilities(temperature)
     return _log(ops), _log(widths)
@@ -122,50 +156,52 @@ def _log(probabilities: Tensor) -> Floats:
     return logs
 
 
-def explore(
-    selection: Selection,
-    starts: list[ExactPath],
-    judge: Judge,
-    score: Callable[[ExactPath], float],
-    config: SearchConfig,
-    rng_of: Callable[[int], np.random.Generator],
-    on_scored: Callable[[], None],
-) -> None:
-    """Score the starts, then feasible mutations of the best so far, until `config.candidates` are scored."""
-    for path in starts:
-        if path not in selection.scored and len(selection.scored) < config.candidates:
-            selection.scored[path] = score(path)
-            on_scored()
-    while len(selection.scored) < config.candidates:
-        # The generator depends only on how many are scored, so a resumed search goes the same way.
-        rng = rng_of(len(selection.scored))
-        parents = sorted(selection.scored, key=lambda p: selection.scored[p], reverse=True)[:PARENTS]
-        child = None
-        for _ in range(ATTEMPTS * PARENTS):
-            path = mutate(judge, parents[int(rng.integers(len(parents)))], rng)
-            if path not in selection.scored and judge.feasible(path):
-                child = path
-                break
-        if child is None:
-            return
-        selection.scored[child] = score(child)
-        on_scored()
+def places(config: SearchConfig) -> list[int]:
+    """How many train in each round of the semifinal; together `semifinalists`."""
+    rounds = min(config.selection.rounds, config.semifinalists)
+    return [
+        config.semifinalists * (r + 1) // rounds - config.semifinalists * r // rounds for r in range(rounds)
+    ]
 
 
-def semifinalists(selection: Selection, judge: Judge, count: int) -> list[ExactPath]:
-    """Half of the places to the best by shared weights, half to those with the most multiply-accumulates.
+def first_cut_size(config: SearchConfig) -> int:
+    """How many of the pool shared weights judge: of `candidates`, what later rounds do not need for their children."""
+    return max(1, places(config)[0], config.candidates - sum(places(config)[1:]))
+
+
+def first_round(selection: Selection, cut: Sequence[ExactPath], count: int) -> list[ExactPath]:
+    """Who trains first: half of the places to the best of the first cut (`cut`, best first), half by shared weights.
 
     After searches as short as these, shared weights say little of an architecture's own accuracy (Kendall 0.06 over
-    30 of them), multiply-accumulates more (0.56): benchmarks/rank_correlation.py.
+    30 of them), proxies more (benchmarks/rank_correlation.py).
     """
-    ranked = sorted(selection.scored, key=lambda p: selection.scored[p], reverse=True)
-    chosen = ranked[: (count + 1) // 2]
-    for path in sorted(ranked, key=judge.macs, reverse=True):
+    chosen = list(cut[: (count + 1) // 2])
+    for path in sorted(cut, key=lambda p: selection.scored[p], reverse=True):
         if len(chosen) >= count:
             break
         if path not in chosen:
             chosen.append(path)
     return chosen
+
+
+def children(
+    selection: Selection,
+    judge: Judge,
+    count: int,
+    bonus: Callable[[ExactPath], float],
+    rng: np.random.Generator,
+) -> list[ExactPath]:
+    """Up to `count` new feasible mutations of the best so far by their own short training, repaired where need be."""
+    tried, even = selection.tried, _even(judge)
+    parents = sorted(tried, key=lambda p: tried[p] + bonus(p), reverse=True)[:PARENTS]
+    found: dict[ExactPath, None] = {}
+    for _ in range(ATTEMPTS * count):
+        if len(found) >= count or not parents:
+            break
+        path = repair(judge, mutate(judge, parents[int(rng.integers(len(parents)))], rng), *even)
+        if path not in selection.scored and judge.feasible(path):
+            found[path] = None
+    return list(found)
 
 
 def capacity_bonus(judge: Judge, capacity: float) -> Callable[[ExactPath], float]:
@@ -188,7 +224,7 @@ def own_accuracy(
     rng: np.random.Generator,
     on_step: Callable[[int], None],
 ) -> float:
-    """Validation accuracy of `path` after `steps` of training of its own, from the shared weights."""
+    """Validation accuracy of `path` after `steps` of training of its own, from the weights of `net`."""
     own = copy.deepcopy(net)
     train_path(
         own,

@@ -21,6 +21,7 @@ from pipeline.storage import write_text
 from pipeline.train.config import TrainConfig
 
 _PROGRESS_EVERY_S = 1.0
+_NEXT_JUDGE = 10_000  # between the seeds of one winner's trainings
 _OUTCOME = ("search", "space", "train", "latency", "memory")  # rooms that a search's outcome rests on
 _WITHOUT_EFFECT = ("threads", "workers", "device", "checkpoint_seconds")  # on a search's outcome
 _SPLITS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
@@ -54,8 +55,9 @@ class Bench:
     """Shared by all jobs, sent to every worker whole: workers need no data set and no table of their own.
 
     `data` has uint8 images and labels of three splits (x_train ... y_test). `judge_steps`: weight steps of the
-    training from scratch by which winners are compared on the test split (0: none). `train`: the full training of
-    every winner in its place. `cost_identity` changes with whatever changes `cost`, `code` with the program.
+    trainings from scratch by which winners are compared on the test split (0: none), `judge_seeds` of each. `train`:
+    the full training of every winner in their place. `cost_identity` changes with whatever changes `cost`, `code`
+    with the program.
     """
 
     space: SearchSpace
@@ -65,6 +67,7 @@ class Bench:
     budgets: Budgets
     config: SearchConfig
     judge_steps: int = 1000
+    judge_seeds: int = 1
     train: TrainConfig | None = None
     latency_provenance: str = "modelled"
     code: str = field(default_factory=code_identity)
@@ -81,7 +84,7 @@ class Bench:
         train = asdict(self.train) | {"threads": 0, "checkpoint_s": 0} if self.train else None
         return fingerprint(
             self.code, data_key, self.cost_identity, self.space.to_json(), settings,
-            asdict(self.budgets_of(job)), job.seed, self.judge_steps, train,
+            asdict(self.budgets_of(job)), job.seed, self.judge_steps, self.judge_seeds, train,
         )  # fmt: skip
 
     def budgets_of(self, job: Job) -> Budgets:
@@ -152,9 +155,14 @@ def _judge(
         return None
     from pipeline.search.retrain import held_out_accuracy
 
-    return held_out_accuracy(
-        bench.space, bench.data, found.architecture, steps=bench.judge_steps, seed=job.seed, threads=threads
-    )
+    accuracies = [
+        held_out_accuracy(
+            bench.space, bench.data, found.architecture, steps=bench.judge_steps, threads=threads,
+            seed=job.seed + _NEXT_JUDGE * judged,
+        )
+        for judged in range(bench.judge_seeds)
+    ]  # fmt: skip
+    return float(np.mean(accuracies))
 
 
 class Progress:

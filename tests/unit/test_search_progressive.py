@@ -1,0 +1,185 @@
+"""EdgeNAS' progressive evaluation: who gets to the next look, what it costs, and that it can be interrupted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from search_standins import DATA, SMALL, TINY, MacCost  # noqa: E402
+
+from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.search import search  # noqa: E402
+from pipeline.search.candidates import Judge, grow  # noqa: E402
+from pipeline.search.costs import build_tables  # noqa: E402
+from pipeline.search.edgenas import EdgeNas  # noqa: E402
+from pipeline.search.effort import edgenas_passes  # noqa: E402
+from pipeline.search.meter import Meter  # noqa: E402
+from pipeline.search.methods import Task  # noqa: E402
+from pipeline.search.selection import (  # noqa: E402
+    Selection,
+    children,
+    first_cut_size,
+    first_round,
+    places,
+    uniform_paths,
+)
+from pipeline.search.selectionconfig import SelectionConfig  # noqa: E402
+from pipeline.space import Budgets, lower  # noqa: E402
+
+BUDGETS = Budgets(latency_ms=3.0, parameters=3000)
+CONFIG = replace(TINY, candidates=10, semifinalists=6)
+
+
+def searched(config, seed: int = 7) -> EdgeNas:
+    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, config, seed, None, None)
+    method = EdgeNas(task)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        method.run()
+    finally:
+        torch.set_num_threads(before)
+    return method
+
+
+@pytest.mark.parametrize(("names", "better"), [(("macs",), max), (("parameters",), max)])
+def test_the_first_cut_keeps_what_the_proxies_rank_best(monkeypatch, names, better):
+    from pipeline.search import progressive
+
+    pools = []
+
+    def look(paths, wanted, *rest):
+        pools.append((list(paths), wanted))
+        return shortlist(paths, wanted, *rest)
+
+    shortlist = progressive.shortlist
+    monkeypatch.setattr(progressive, "shortlist", look)
+    method = searched(replace(CONFIG, selection=SelectionConfig(names, pool=4)))
+    (pool, wanted), cut, judge = pools[0], method.selection.cut, method.judge
+    assert len(set(pool)) == len(pool) > 2 * wanted and all(judge.feasible(p) for p in pool)
+    assert len(cut) == wanted == first_cut_size(CONFIG) and set(cut) <= set(pool)
+    size = {p: judge.macs(p) if names == ("macs",) else judge.exact(p).parameters for p in pool}
+    best = sorted(size.values(), reverse=True)[:wanted]
+    # The last place may be the most probable architecture's.
+    assert [size[p] for p in cut[:-1]] == best[:-1]
+    assert method.selection.scored.keys() >= set(cut)
+
+
+def test_the_pool_spends_what_the_budgets_leave():
+    judge = Judge(build_tables(SMALL, MacCost()), MacCost(), BUDGETS)
+    drawn = uniform_paths(judge, 12, np.random.default_rng(0))
+    assert len(set(drawn)) == 12 and all(judge.feasible(p) for p in drawn)
+    grown = [grow(judge, p, np.random.default_rng(1)) for p in drawn]
+    assert all(
+        judge.feasible(g) and judge.macs(g) >= judge.macs(p) for p, g in zip(drawn, grown, strict=True)
+    )
+    assert sum(map(judge.macs, grown)) > sum(map(judge.macs, drawn))
+    assert judge.macs(drawn[0]) == lower(judge.architecture(drawn[0])).macs
+
+
+def test_rounds_share_the_places():
+    for count, rounds in ((1, 3), (7, 3), (12, 3), (5, 1)):
+        config = replace(TINY, semifinalists=count, selection=SelectionConfig(rounds=rounds))
+        assert sum(places(config)) == count and len(places(config)) == min(rounds, count)
+        assert max(places(config)) - min(places(config)) <= 1
+        assert first_cut_size(config) >= places(config)[0]
+
+
+def test_half_of_the_first_round_are_the_shared_weights_choice():
+    a, b, c, d, e = (((0, 0), (op, 0)) for op in range(5))
+    selection = Selection({a: 0.1, b: 0.2, c: 0.3, d: 0.9, e: 0.8})
+    assert first_round(selection, [a, b, c, d, e], 4) == [a, b, d, e]
+    assert first_round(selection, [d, e, a], 3) == [d, e, a]
+
+
+def test_children_are_new_and_come_from_the_best():
+    judge = Judge(build_tables(SMALL, MacCost()), MacCost(), Budgets())
+    rng = np.random.default_rng(3)
+    paths = [judge.path(SMALL.random(rng)) for _ in range(8)]
+    selection = Selection(dict.fromkeys(paths, 0.1), {p: i / 10 for i, p in enumerate(paths)})
+    found = children(selection, judge, 10, lambda _: 0.0, rng)
+    assert len(set(found)) == len(found) == 10 and not set(found) & set(paths)
+
+    def apart(p, q) -> int:
+        return sum(x != y for x, y in zip(p, q, strict=True))
+
+    assert all(min(apart(child, parent) for parent in paths[-3:]) <= 2 for child in found)
+    # A bonus can turn the order round.
+    turned = children(selection, judge, 10, lambda p: -2 * selection.tried[p], rng)
+    assert all(min(apart(child, parent) for parent in paths[:3]) <= 2 for child in turned)
+
+
+def test_each_round_starts_from_what_trained_before():
+    method = searched(CONFIG)
+    selection = method.selection
+    assert [len(r) for r in selection.rounds] == places(CONFIG) == [2, 2, 2]
+    entered = [p for paths in selection.rounds for p in paths]
+    assert set(entered) == set(selection.tried) and len(set(entered)) == CONFIG.semifinalists
+    assert len(selection.scored) == CONFIG.candidates
+    assert set(selection.rounds[0]) <= set(selection.cut)
+    assert set(selection.proxied) <= set(selection.tried) and len(selection.proxied) == CONFIG.finalists
+
+
+@pytest.mark.parametrize("names", [(), ("macs",), ("naswot",), ("macs", "synflow", "gradient_norm")])
+def test_the_plan_covers_what_the_looks_cost(names):
+    config = replace(CONFIG, selection=SelectionConfig(names))
+    with Meter() as spent:
+        searched(config)
+    planned = edgenas_passes(config, len(DATA.x_val))
+    assert 0.8 * planned < spent.passes <= planned
+    free = edgenas_passes(replace(config, selection=SelectionConfig(())), len(DATA.x_val))
+    assert (planned > free) == bool({"naswot", "synflow", "gradient_norm"} & set(names))
+
+
+def test_the_same_seed_gives_the_same_search_and_a_restart_between_rounds_changes_nothing(tmp_path):
+    config = replace(CONFIG, checkpoint_seconds=1e-9)
+    straight = search(SMALL, DATA, MacCost(), BUDGETS, config, seed=3)
+    assert search(SMALL, DATA, MacCost(), BUDGETS, config, seed=3).to_json() == straight.to_json()
+
+    class Stop(Exception):
+        pass
+
+    # Stopped while each semifinalist trains, so once at least in every round.
+    trained, path = 0, tmp_path / "search.pt"
+    for _ in range(60):
+
+        def stop(record) -> None:
+            nonlocal trained
+            if record["phase"] == "semifinal":
+                trained += 1
+                if trained % 3 == 0:
+                    raise Stop
+
+        try:
+            resumed = search(SMALL, DATA, MacCost(), BUDGETS, config, seed=3, checkpoint=path, on_step=stop)
+            break
+        except Stop:
+            continue
+    assert trained > 6
+    assert json.dumps(resumed.to_json()) == json.dumps(straight.to_json())
+
+
+def test_states_of_before_the_rounds_can_still_be_read():
+    path = ((0, 0), (1, 1))
+    state = {"scored": [([[0, 0], [1, 1]], 0.5)], "tried": [], "proxied": []}
+    assert Selection.from_state(state) == Selection({path: 0.5})
+    whole = Selection({path: 0.5}, {path: 0.6}, {}, [path], [[path]])
+    assert Selection.from_state(whole.state()) == whole
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"proxies": ("magic",)}, r"selection\.proxies has 'magic'"),
+        ({"pool": 0}, r"selection\.pool"),
+        ({"rounds": 1.5}, r"selection\.rounds"),
+    ],
+)
+def test_settings_without_meaning_are_refused_by_name(raw, says):
+    with pytest.raises(ConfigError, match=says):
+        SelectionConfig(**raw)
