@@ -76,7 +76,7 @@ class SingleModel:
         latency = Figure(
             d.prediction.total_cycles * ms, "ms", source,
             low=d.prediction.low_cycles * ms, high=d.prediction.high_cycles * ms,
-            note=f"latency table; {d.prediction.interval.describe()}",
+            note=f"latency table; {d.prediction.interval.describe()}{d.prediction.estimates}",
         )  # fmt: skip
         figures = {
             "latency, predicted": latency,

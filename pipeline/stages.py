@@ -306,6 +306,8 @@ def deploy(
     # the expectation refuses early; what is linked decides
     check_fits(model, replace(predicted, flash_bytes=cost.expected_flash_bytes(model.graph)), budgets)
     prediction = cost.predict(model.graph)
+    for key in prediction.outside:
+        reporter.warn(f"{key} lies outside the range that was measured: extrapolated, in a wider interval")
     for layer in model.layers:
         slow = slower_than_measured(layer)
         if slow:

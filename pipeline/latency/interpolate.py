@@ -3,13 +3,18 @@
 A kernel's cycles are nearly affine in how often each of its loops runs. Per kernel, non-negative coefficients
 are fitted to the measured operators in relative error, and the residuals of a cross-validation give the
 interval of every estimate.
+
+An operator lies outside the measured range where its trip counts, relative to its cycles, have a leverage
+x' (X'X)^-1 x above 2 (measured operators: up to 1): it is of another shape, or runs loops in proportions that the
+measured ones do not tell apart. An estimate's standard deviation grows with the leverage's root (Draper and Smith,
+Applied Regression Analysis, 3rd ed., ch. 3), and so does the interval, up to a limit.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +28,10 @@ _FOLDS = 5
 _QUANTILE = 0.95
 _NARROWEST = 0.01  # no estimate claims to be better than one percent
 _WIDEST = 0.9
+_WIDEST_OUTSIDE = 3.0  # a quarter to four times: where the measured operators leave a loop's cost open
+_OUTSIDE = 2.0
+_OPEN = 1e4  # leverage of what the measured operators leave open
+_RIDGE = 1e-9  # keeps loops that were never told apart from dividing by 0
 # with fewer rows than this a cross-validation says nothing, and the interval is a guess on the safe side
 _FEW_ROWS = 8
 _FEW_ROWS_ERROR = 0.5
@@ -30,21 +39,26 @@ _FEW_ROWS_ERROR = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Cycles of one operator, with an interval that held for 95 % of the rows left out of the fit."""
+    """Cycles of one operator, with an interval that held for 95 % of the rows left out of the fit; `outside` the
+    measured range it is wider."""
 
     cycles: float
     low: float
     high: float
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KernelModel:
-    """`coefficients` are cycles per trip of each loop in `features`; `error` is relative."""
+    """`coefficients` are cycles per trip of each loop in `features`; `error` is relative. `spread` is (X'X)^-1 of the
+    measured operators' trip counts relative to their cycles."""
 
     kernel: str
     coefficients: tuple[float, ...]
     error: float
     rows: int
+    spread: Floats = field(compare=False, repr=False)
+    seen: tuple[bool, ...]  # loops that some measured operator runs
 
     @classmethod
     def fit(cls, kernel: str, cycles: Mapping[OpSpec, float]) -> KernelModel:
@@ -55,11 +69,21 @@ class KernelModel:
         trips = np.array([features(op) for op in ops])
         target = np.array([cycles[op] for op in ops])
         coefficients = tuple(map(float, _fit(trips, target)))
-        return cls(kernel, coefficients, _error(ops, trips, target), len(ops))
+        seen = tuple(bool(column.any()) for column in trips.T)
+        spread = _spread(trips / target[:, None])
+        return cls(kernel, coefficients, _error(ops, trips, target), len(ops), spread, seen)
+
+    def covers(self, op: OpSpec) -> bool:
+        """Whether measured operators run every loop that `op` runs; of others nothing is known, not even an end."""
+        return all(seen or trips == 0 for seen, trips in zip(self.seen, features(op), strict=True))
 
     def estimate(self, op: OpSpec) -> Estimate:
-        cycles = float(np.dot(self.coefficients, features(op)))
-        return Estimate(cycles, cycles / (1.0 + self.error), cycles * (1.0 + self.error))
+        trips = np.array(features(op))
+        cycles = float(np.dot(self.coefficients, trips))
+        leverage = float(_leverages(self.spread, trips[None] / max(cycles, 1.0))[0])
+        widened = min(self.error * max(leverage, 1.0) ** 0.5, _WIDEST_OUTSIDE)
+        error = max(self.error, widened)
+        return Estimate(cycles, cycles / (1.0 + error), cycles * (1.0 + error), leverage > _OUTSIDE)
 
 
 def features(op: OpSpec) -> tuple[float, ...]:
@@ -105,18 +129,42 @@ def _fit(trips: Floats, target: Floats) -> Floats:
     return nonnegative_least_squares(relative / scale, np.ones(len(target))) / scale
 
 
+def _spread(rows: Floats) -> Floats:
+    """(X'X)^-1 of `rows`, with a ridge that means the same for every column; a column without trips counts as open."""
+    scale = np.abs(rows).max(axis=0)
+    scale[scale == 0] = scale[scale > 0].min(initial=1.0)
+    x = rows / scale
+    inverse = np.linalg.inv(x.T @ x + _RIDGE * np.eye(x.shape[1]))
+    return np.asarray(inverse / np.outer(scale, scale))
+
+
+def _leverages(spread: Floats, rows: Floats) -> Floats:
+    return np.asarray(np.einsum("ij,jk,ik->i", rows, spread, rows))
+
+
 def _error(ops: Sequence[OpSpec], trips: Floats, target: Floats) -> float:
-    """Relative error that 95 % of the left-out rows stay within. Folds depend on the operators alone."""
+    """Relative error, within the measured range, that 95 % of the left-out rows stay within.
+
+    Left-out rows that the rest leave open say nothing of it and do not count where others do. Folds depend on the
+    operators alone.
+    """
     if len(ops) < _FEW_ROWS:
         return _FEW_ROWS_ERROR
     fold = np.array([zlib.crc32(op.key.encode()) % _FOLDS for op in ops])
-    errors = []
+    relative = trips / target[:, None]
+    errors: list[float] = []
+    determined: list[bool] = []
     for k in range(_FOLDS):
         held = fold == k
         if held.any() and not held.all():
+            leverages = _leverages(_spread(relative[~held]), relative[held])
             predicted = trips[held] @ _fit(trips[~held], target[~held])
-            errors.append(np.abs(predicted / target[held] - 1.0))
-    quantile = float(np.quantile(np.concatenate(errors), _QUANTILE)) if errors else _FEW_ROWS_ERROR
+            off = np.abs(predicted / target[held] - 1.0)
+            errors += off.tolist()
+            determined += (leverages < _OPEN).tolist()
+    known = [e for e, d in zip(errors, determined, strict=True) if d]
+    errors = known if len(known) >= _FEW_ROWS // 2 else errors
+    quantile = float(np.quantile(errors, _QUANTILE)) if errors else _FEW_ROWS_ERROR
     return min(max(quantile, _NARROWEST), _WIDEST)
 
 

@@ -43,17 +43,20 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True)
 class NodePrediction:
-    """Cycles of one layer, its call included, and the interval they should lie in."""
+    """Cycles of one layer, its call included, and the interval they should lie in; `outside` the range that was
+    measured, they are extrapolated."""
 
     cycles: float
     provenance: Provenance
     low: float
     high: float
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Cycles of one inference. `unmeasured` are the keys of operators that were interpolated.
+    """Cycles of one inference. `unmeasured` are the keys of operators that were interpolated, `outside` those of them
+    that were extrapolated: they lie outside the measured range.
 
     Layers have the intervals of their rows or kernels' models; `interval` are the factors that make the sums of
     those ends an interval of the whole.
@@ -64,6 +67,15 @@ class Prediction:
     unmeasured: tuple[str, ...]
     interval: Interval
     front_end: NodePrediction | None = None  # that makes the input out of sound; in all sums
+    outside: tuple[str, ...] = ()
+
+    @property
+    def estimates(self) -> str:
+        """What is said of operators that have no row; empty where all have one."""
+        if not self.unmeasured:
+            return ""
+        text = f"; {len(self.unmeasured)} operators interpolated"
+        return text + (f", {len(self.outside)} of them outside the measured range" if self.outside else "")
 
     @property
     def total_cycles(self) -> float:
@@ -184,7 +196,7 @@ class Lut:
     def predict_op(self, op: OpSpec) -> NodePrediction:
         """Cycles of one operator without its call, waits included; reshape costs nothing.
 
-        Raises LutError for an operator whose kernel was never measured.
+        Raises LutError for an operator whose kernel, or a loop of it, was never measured.
         """
         bare = self._predict_bare(op)
         if self.waits is None or op.kind == "reshape":
@@ -192,7 +204,7 @@ class Lut:
         waits = self.waits.op(op)
         provenance: Provenance = "modelled" if bare.provenance == "measured" else bare.provenance
         return NodePrediction(
-            bare.cycles + waits.likely, provenance, bare.low + waits.low, bare.high + waits.high
+            bare.cycles + waits.likely, provenance, bare.low + waits.low, bare.high + waits.high, bare.outside
         )
 
     def _predict_bare(self, op: OpSpec) -> NodePrediction:
@@ -209,9 +221,15 @@ class Lut:
                 f"the table of {self.identity.board} has no operator that runs {kernel}, needed by {op.key}",
                 hint=profile_hint(self.identity.board),
             )
+        if not model.covers(op):
+            raise LutError(
+                f"no operator in the table of {self.identity.board} runs all loops of {kernel} that {op.key} runs",
+                hint=profile_hint(self.identity.board),
+            )
         estimate = model.estimate(op)
         below, above = self._spread.get(kernel, (1.0, 1.0))
-        return NodePrediction(estimate.cycles, "estimated", below * estimate.low, above * estimate.high)
+        low, high = below * estimate.low, above * estimate.high
+        return NodePrediction(estimate.cycles, "estimated", low, high, estimate.outside)
 
     @cached_property
     def _spread(self) -> Mapping[str, tuple[float, float]]:
@@ -226,16 +244,21 @@ class Lut:
     def predict(self, graph: OpGraph) -> Prediction:
         """Cycles of one inference over `graph`, layer by layer. Raises LutError as `predict_op` does."""
         call = self.overhead.layer_cycles
-        nodes, unmeasured = [], []
+        nodes: list[NodePrediction] = []
+        unmeasured: list[str] = []
+        outside: list[str] = []
         for node in graph.nodes:
             p = self.predict_op(node.op)
             if node.op.kind != "reshape":
-                p = NodePrediction(p.cycles + call, p.provenance, p.low + call, p.high + call)
+                p = replace(p, cycles=p.cycles + call, low=p.low + call, high=p.high + call)
                 if p.provenance == "estimated":
                     unmeasured.append(node.op.key)
+                if p.outside:
+                    outside.append(node.op.key)
             nodes.append(p)
+        without_row, beyond = (tuple(dict.fromkeys(keys)) for keys in (unmeasured, outside))
         overhead = self.overhead.inference_cycles
-        return Prediction(tuple(nodes), overhead, tuple(dict.fromkeys(unmeasured)), self.interval)
+        return Prediction(tuple(nodes), overhead, without_row, self.interval, outside=beyond)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """Ratio over one inference, from the rows that `graph` has in the table (all rows where none)."""

@@ -72,11 +72,12 @@ class FlashModel:
     ) -> int:
         """Arena, other static RAM and reserved stack: what an SRAM budget is held against.
 
-        `array_alignment`: of the layers' time stamps, in bytes (`Core.array_alignment`).
+        `array_alignment`: of what lies behind the arena, the layers' time stamps and an exit's variable, in bytes
+        (`Core.array_alignment`).
         """
-        stamps = -(-self.layer_ram_bytes * layer_count // array_alignment) * array_alignment
-        static = self.static_ram_bytes + stamps + EXIT_RAM_BYTES * exits
-        return arena_bytes + static + self.stack_bytes
+        growing = (arena_bytes, self.layer_ram_bytes * layer_count, EXIT_RAM_BYTES * exits)
+        taken = sum(-(-size // array_alignment) * array_alignment for size in growing)
+        return taken + self.static_ram_bytes + self.stack_bytes
 
     def to_table(self) -> dict[str, Any]:
         """Plain values for a TOML table; `from_table` is the inverse."""

@@ -110,7 +110,8 @@ def _footprint(board: Board, front_end: FrontEnd, folder: Path) -> tuple[int, in
         return build(sources, board)
 
     without, wanted = built(plain, "without", None), built(with_sound, "with", 1.0)
-    arena = with_sound.arena_bytes - plain.arena_bytes
+    word = board.core.array_alignment
+    arena = -(-with_sound.arena_bytes // word) * word - -(-plain.arena_bytes // word) * word
     ram = wanted.static_ram_bytes - without.static_ram_bytes - arena
     return wanted.flash_bytes - without.flash_bytes + _MARGIN_BYTES, max(0, ram), wanted
 

@@ -192,8 +192,7 @@ def _latency(
         "predicted": Figure(
             prediction.total_cycles * ms, "ms", source,
             low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
-            note=f"latency table, layer by layer; {prediction.interval.describe()}"
-            + (f"; {len(prediction.unmeasured)} operators interpolated" if prediction.unmeasured else ""),
+            note=f"latency table, layer by layer; {prediction.interval.describe()}{prediction.estimates}",
         ).to_json()
     }  # fmt: skip
     if validation.emulated_cycles is not None:

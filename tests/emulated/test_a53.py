@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.assets import asset_dir
 from pipeline.boards import load_board
-from pipeline.firmware import Build, build, render_bench
+from pipeline.engine import emit_c, load
+from pipeline.firmware import Build, build, render_app, render_bench
 from pipeline.firmware.symbolize import fault_explainer
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
 from pipeline.links import open_link
 from pipeline.links.blockcount import RegionReader, plugin_args
 from pipeline.profiler.calibration import calibration_operators
+from pipeline.profiler.footprint import sample_network
+from pipeline.space.budgets import Budgets
+from pipeline.space.graph import Node, OpGraph
 from pipeline.space.opspec import OpSpec
 from pipeline.wire.client import Client
 from pipeline.wire.exchange import RestartedError
@@ -92,3 +99,17 @@ def test_a_fault_is_reported_after_the_restart(
             assert fault.address == 0x0F000000
         client.hello()
         assert client.run_op(OP).output_bytes == 16  # and it goes on
+
+
+@pytest.mark.parametrize(("side", "dense_layers", "arena_rest"), [(3, 1, 4), (3, 2, 4), (4, 1, 0), (4, 2, 0)])
+def test_sram_is_predicted_to_the_byte(tmp_path: Path, side: int, dense_layers: int, arena_rest: int) -> None:
+    """Whatever the arena's size and the number of layers leave of words of 8 bytes, to which arrays are aligned."""
+    nodes = [Node(OpSpec("mean", side, side, 1, 1, 1, 1), (0,), 1, "mean")]
+    for n in range(dense_layers):
+        nodes.append(Node(OpSpec("fully_connected", 1, 1, n + 1, 1, 1, n + 2), (n + 1,), n + 2, f"dense{n}"))
+    graph = OpGraph((side * side, 1, *(n + 2 for n in range(dense_layers))), tuple(nodes), 0, len(nodes))
+    model = load(sample_network(graph))
+    assert model.plan.arena_bytes % 8 == arena_rest
+    built = build(render_app(emit_c(model), BOARD, Budgets(), tmp_path, 1.0), BOARD)
+    cost = CostModel(BOARD, Lut.load(asset_dir("luts") / BOARD.name / "edgenas.csv"))
+    assert cost.sram_bytes(graph) == built.sram_bytes

@@ -38,6 +38,12 @@ def test_an_alias_is_no_layer() -> None:
     assert MODEL.sram_bytes(5000, 2) == 5000 + 100 + 2 * 4 + 2048
 
 
+def test_what_is_aligned_to_longer_words_is_rounded_up() -> None:
+    assert MODEL.sram_bytes(5000, 2, array_alignment=8) == 5000 + 100 + 8 + 2048
+    assert MODEL.sram_bytes(5004, 3, array_alignment=8) == 5008 + 100 + 16 + 2048
+    assert MODEL.sram_bytes(5004, 3, exits=True, array_alignment=8) == 5008 + 100 + 16 + 8 + 2048
+
+
 def test_kernel_bytes_include_helpers() -> None:
     assert MODEL.kernel_bytes == {
         "edgenas_conv_1x1": 430, "edgenas_fully_connected": 407, "edgenas_add": 5,

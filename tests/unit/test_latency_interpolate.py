@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.assets import asset_dir
+from pipeline.errors import LutError
 from pipeline.latency.interpolate import KernelModel, features, nonnegative_least_squares
 from pipeline.latency.lut import Lut
-from pipeline.space.kernels import KERNELS
+from pipeline.profiler.calibration import calibration_operators
+from pipeline.profiler.footprint import sample_graph
+from pipeline.space.kernels import KERNELS, select
 from pipeline.space.opspec import OpSpec
 
 
@@ -99,3 +104,63 @@ def test_the_search_space_extrapolates_from_the_calibration_set(shipped: Lut) ->
     errors = [abs(model.estimate(r.op).cycles / r.cycles - 1) for r in large]
     assert len(small) > 20 and len(large) > 20
     assert max(errors) < 0.10
+
+
+def only(shipped: Lut, kernel: str, keep: Callable[[OpSpec], bool]) -> Lut:
+    """The table without the rows of `kernel` that `keep` refuses."""
+    return replace(shipped, rows={k: r for k, r in shipped.rows.items() if r.kernel != kernel or keep(r.op)})
+
+
+def test_a_loop_that_nobody_measured_is_refused(shipped: Lut) -> None:
+    """Kernels 5 wide say nothing of the row function of those 7 wide."""
+    plain = "edgenas_depthwise_plain"
+    five = only(shipped, plain, lambda op: op.kernel_w == 5)
+    seen = next(r for r in shipped.rows.values() if r.kernel == plain and r.op.kernel_w == 5)
+    unseen = next(r for r in shipped.rows.values() if r.kernel == plain and r.op.kernel_w == 7)
+    assert five.predict_op(seen.op).cycles == seen.cycles
+    with pytest.raises(
+        LutError, match="runs all loops of edgenas_depthwise_plain that depthwise_conv2d:"
+    ) as e:
+        five.predict_op(unseen.op)
+    assert "edgenas profile" in e.value.hint
+
+
+def test_the_calibration_set_runs_every_loop(shipped: Lut) -> None:
+    small = set(calibration_operators())
+    for kernel in KERNELS:
+        rows = [r for r in shipped.rows.values() if r.kernel == kernel]
+        model = KernelModel.fit(kernel, {r.op: r.cycles for r in rows if r.op in small})
+        assert all(model.covers(row.op) for row in rows), kernel
+
+
+def test_intervals_of_extrapolated_operators_hold(shipped: Lut) -> None:
+    """The search space from the calibration set, within the measured range and outside."""
+    small = set(calibration_operators())
+    found: dict[bool, list[bool]] = {False: [], True: []}
+    for kernel in {row.kernel for row in shipped.rows.values()}:
+        rows = [r for r in shipped.rows.values() if r.kernel == kernel]
+        model = KernelModel.fit(kernel, {r.op: r.cycles for r in rows if r.op in small})
+        for row in rows:
+            if row.op not in small:
+                estimate = model.estimate(row.op)
+                found[estimate.outside].append(estimate.low <= row.cycles <= estimate.high)
+    for inside in found.values():
+        assert len(inside) > 100 and np.mean(inside) > 0.95
+
+
+def test_a_prediction_names_what_was_extrapolated(shipped: Lut) -> None:
+    """Pointwise convolutions of one depth do not tell the cost of a pixel from that of a product."""
+    kernel = "edgenas_conv_1x1"
+    few = only(shipped, kernel, lambda op: op.in_c == 16)
+    graph = sample_graph()
+    prediction, truth = few.predict(graph), shipped.predict(graph)
+    deep = {n.op.key for n in graph.nodes if select(n.op).name == kernel and n.op.in_c != 16}
+    assert prediction.outside and set(prediction.outside) <= deep == set(prediction.unmeasured)
+    count = len(prediction.outside)
+    assert prediction.estimates.endswith(
+        f"operators interpolated, {count} of them outside the measured range"
+    )
+    for node, guess, exact in zip(graph.nodes, prediction.per_node, truth.per_node, strict=True):
+        assert guess.outside == (node.op.key in prediction.outside)
+        assert guess.low <= exact.cycles <= guess.high
+    assert prediction.high_cycles > truth.high_cycles and (truth.outside, truth.estimates) == ((), "")

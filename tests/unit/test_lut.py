@@ -161,7 +161,8 @@ def test_what_was_not_measured_is_estimated_and_named() -> None:
 
 
 def test_a_refused_operator_is_estimated() -> None:
-    lut = table()
+    odd = replace(CONV, in_h=3, in_w=3, out_h=3, out_w=3)  # runs the loop of a last single pixel, as BIG does
+    lut = table(row(CONV, 1000.0), row(odd, 2000.0), row(BIG, 0.0, refused="TOO_BIG"))
     assert BIG not in lut
     assert lut.missing([BIG]) == []
     assert lut.predict_op(BIG).provenance == "estimated"
