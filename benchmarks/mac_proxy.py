@@ -27,6 +27,7 @@ from pipeline.search.hypervolume import hypervolume, interval
 from pipeline.search.retrain import held_out_accuracy
 from pipeline.space import Budgets
 from pipeline.space.search_space import SearchSpace
+from pipeline.sweep.grid import seed_list
 
 GUIDES = ("table", "macs")
 
@@ -55,7 +56,7 @@ def one(
     return row
 
 
-def summary(rows: list[dict[str, Any]], limits: list[float], seeds: int) -> str:
+def summary(rows: list[dict[str, Any]], limits: list[float], seeds: list[int]) -> str:
     """Markdown: one row a guide."""
     lines = [
         "| guide | relaxed answer beyond the limit, each search | mean, 95 % interval | in magnitude "
@@ -70,7 +71,7 @@ def summary(rows: list[dict[str, Any]], limits: list[float], seeds: int) -> str:
                 [(r["latency_ms"], r["accuracy"]) for r in own if r["seed"] == s and r["latency_ms"]],
                 (1.1 * max(limits), 0.1),
             )
-            for s in range(seeds)
+            for s in seeds
         ]
         each, size = interval(beyond), interval([abs(b) for b in beyond])
         lines.append(
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--board", default="qemu-cortex-m7")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--limits", type=float, nargs="+", default=[1.5, 3.0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--judge-steps", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -96,8 +97,8 @@ def main() -> None:
     space = SearchSpace.for_input(data.x_train.shape[1:], 10, blocks=args.blocks)
     cost = CostModel(load_board(args.board), Lut.load(Path("luts") / args.board / "edgenas"))
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    rows = []
-    for seed in range(args.seeds):
+    rows, seeds = [], seed_list(args.seeds)
+    for seed in seeds:
         for limit in args.limits:
             for guide in GUIDES:
                 key = {
@@ -116,7 +117,7 @@ def main() -> None:
     ratios = [r["latency_ms"] for r in rows if r["latency_ms"]]
     print(
         f"{args.board}, {args.blocks} blocks ({space.count():,} architectures), limits {args.limits} ms, "
-        f"{args.seeds} seeds,"
+        f"seeds {args.seeds},"
     )
     print(f"{len(ratios)} of {len(rows)} searches found an architecture; mean unused latency: ", end="")
     for guide in GUIDES:
@@ -124,7 +125,7 @@ def main() -> None:
             100 * (1 - r["latency_ms"] / r["limit"]) for r in rows if r["guide"] == guide and r["latency_ms"]
         ]
         print(f"{guide} {np.mean(unused):.1f} %", end=" ")
-    print("\n\n" + summary(rows, args.limits, args.seeds))
+    print("\n\n" + summary(rows, args.limits, seeds))
 
 
 if __name__ == "__main__":
