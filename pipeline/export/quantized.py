@@ -11,6 +11,7 @@ from pipeline.errors import ModelError
 from pipeline.frontend import FrontEnd
 from pipeline.space.exits import ExitRule
 from pipeline.space.graph import OpGraph
+from pipeline.space.kernels import LARGEST_DEPTHWISE_RATIO
 
 _INT32_MAX = 2**31 - 1
 _SMALLEST_RATIO = 2.0**-31  # below it TFLite's fixed-point multiplier becomes 0
@@ -66,12 +67,20 @@ class QuantizedNetwork:
                 continue
             weights = self.weights[index]
             ratios = self.grids[node.inputs[0]].scale * weights.scales.astype(np.float64) / out.scale
-            if not (ratios.max() < 1.0 and ratios.min() > _SMALLEST_RATIO):
+            largest = LARGEST_DEPTHWISE_RATIO if node.op.kind == "depthwise_conv2d" else 1.0
+            if not (ratios.max() < largest and ratios.min() > _SMALLEST_RATIO):
                 raise ModelError(
                     f"{where}: requantization ratios {ratios.min():.3g}..{ratios.max():.3g} "
-                    "are not within (0, 1)"
+                    f"are not within (0, {largest:g})"
                 )
             depth = 1 if node.op.kind == "depthwise_conv2d" else node.op.in_c
             products = node.op.kernel_h * node.op.kernel_w * depth * 255 * 127
-            if int(np.abs(weights.biases.astype(np.int64)).max()) + products > _INT32_MAX:
+            # A shift to the left comes before the multiplication, in 32 bits.
+            sums = (np.abs(weights.biases.astype(np.float64)) + products) * np.exp2(_left_shifts(ratios))
+            if sums.max() > _INT32_MAX:
                 raise ModelError(f"{where}: bias {np.abs(weights.biases).max()} overflows the accumulator")
+
+
+def _left_shifts(ratios: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Bits that TFLite shifts an accumulator to the left: a ratio is 2^shift times a fraction in [0.5, 1)."""
+    return np.maximum(np.frexp(ratios)[1], 0)

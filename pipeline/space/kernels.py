@@ -30,6 +30,10 @@ STRUCT_BYTES = {"conv": 56, "elementwise": 56, "pool": 40, "pad": 20, "table": 8
 
 _LANES = 4  # channels that the depthwise kernels copy at a time
 
+# Requantization ratio (input scale * weight scale / output scale) up to which a depthwise convolution of a network
+# that is trained here may go: its kernels shift to the left as fast as to the right (engine/slow.py).
+LARGEST_DEPTHWISE_RATIO = 2.0**7
+
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ModelError
+from pipeline.space.kernels import LARGEST_DEPTHWISE_RATIO
 from pipeline.space.opspec import OpSpec
 from pipeline.train.quantconfig import Choice
 
@@ -235,8 +236,12 @@ class Weighted(nn.Module):
         return scale.clamp(min=WEIGHT_SCALE_FLOOR).contiguous()
 
     def scale_floor(self, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
-        """Smallest output scale that keeps every requantization ratio below 1."""
-        return input_scale * weight_scale.amax() * _RATIO_MARGIN
+        """Smallest output scale that keeps every requantization ratio below 1, of depthwise convolutions below 128.
+
+        A larger one would let ReLU6 end within the range of INT8, for which depthwise kernels need a pass of its own.
+        """
+        largest = LARGEST_DEPTHWISE_RATIO if self.op.kind == "depthwise_conv2d" else 1.0
+        return input_scale * weight_scale.amax() * _RATIO_MARGIN / largest
 
     def forward_quantized(self, x: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
         """What the integer kernel computes before it requantizes and activates, in real units."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 
+from pipeline.engine.slow import slower_than_measured
 from pipeline.errors import ModelError, ToolError
 from pipeline.export import (
     LiteRtReference,
@@ -24,6 +25,7 @@ from pipeline.export.freeze import freeze
 from pipeline.export.tflite import serialize
 from pipeline.space.architecture import Architecture, Block, parameters
 from pipeline.space.search_space import SearchSpace
+from pipeline.train.layers import Weighted
 from pipeline.train.network import QatNetwork
 
 # Every operator, and odd sizes, where SAME padding is asymmetric.
@@ -96,6 +98,25 @@ def test_references_agree(name: str) -> None:
 def test_references_agree_on_random_architectures(seed: int) -> None:
     space = SearchSpace.for_input((28, 28, 1), 10)
     check_agreement(space.random(np.random.default_rng(seed)), seed)
+
+
+def test_large_depthwise_weights_keep_the_whole_range_of_int8() -> None:
+    """They once made the output's scale so large that ReLU6 ended at 42 of 127: a pass that no table row contains."""
+    network = trained(HAND_MADE["all"], 5)
+    depthwise = [
+        layer for layer in network.layers if isinstance(layer, Weighted) and layer.weight.shape[1] == 1
+    ]
+    with torch.no_grad():
+        for layer in depthwise[1:]:
+            layer.weight[0] *= 1000.0 / layer.weight[0].abs().max()
+    model = write_tflite(network)
+    layers = importlib.import_module("pipeline.engine").load(model).layers
+    found = [layer for layer in layers if layer.op.kind == "depthwise_conv2d"]
+    assert max(int(layer.arrays["shift"].max()) for layer in found) > 0  # ratios above 1 were made
+    assert [slower_than_measured(layer) for layer in found] == [None] * len(found)
+    report = compare(model, inputs(HAND_MADE["all"], 12), network)
+    fake = report.between("tflm", "fake_quant")
+    assert fake.max_difference <= 1 and fake.mismatches <= fake.elements // 10, report
 
 
 @pytest.mark.parametrize("name", HAND_MADE)
