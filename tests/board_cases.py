@@ -86,7 +86,8 @@ class BoardCases:
     def test_the_counter_counts_work(self, client: Client) -> None:
         """Eight times the work takes more than three times the ticks, and less than thirty times."""
         small, large = OpSpec("conv2d", 8, 8, 16, 8, 8, 32), OpSpec("conv2d", 16, 16, 16, 16, 16, 64)
-        ticks = [client.run_op(op, repetitions=20).ticks for op in (small, large)]
+        # The least of three: on a machine that does other work a wall clock counts that, too.
+        ticks = [min(client.run_op(op, repetitions=20).ticks for _ in range(3)) for op in (small, large)]
         assert 3 * ticks[0] < ticks[1] < 30 * ticks[0]
 
     def test_memory_agrees_with_the_linker(self, client: Client, bench: Build) -> None:

@@ -72,7 +72,7 @@ class Progressive:
                 selection.rounds.append(self._enter(number, count, bonus))
                 self.save()
             entered = selection.rounds[number]
-            self._look(entered, ranking)
+            self._look(entered, ranking, self.total - follows if number else 0)
             follows -= count * config.semifinal_steps
             self.contest("semifinal", entered, selection.tried, config.semifinal_steps, follows, everything)
         best = [path for path in selection.ranked(bonus) if path in selection.tried][: config.finalists]
@@ -107,14 +107,15 @@ class Progressive:
         batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, task.rng(_LOOK))
         return shortlist(paths, wanted, task.config.selection.proxies, untrained, batch)
 
-    def _look(self, paths: Sequence[ExactPath], validation: Validation) -> None:
-        """Accuracy with shared weights of those that have none yet."""
+    def _look(self, paths: Sequence[ExactPath], validation: Validation, reached: int = 0) -> None:
+        """Accuracy with shared weights of those that have none yet; progress has `reached` so many steps already."""
         for path in paths:
             if path not in self.selection.scored:
                 self.selection.scored[path] = validation.accuracy(self.net, path)
                 if self.due():
                     self.save()
-                self.task.report("ranking", self.done + len(self.selection.scored), self.total)
+                done = max(reached, self.done + len(self.selection.scored))
+                self.task.report("ranking", done, self.total)
 
     def _enter(self, number: int, count: int, bonus: Callable[[ExactPath], float]) -> list[ExactPath]:
         """Who trains in this round of the semifinal."""

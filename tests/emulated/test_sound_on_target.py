@@ -274,7 +274,8 @@ def test_a_run_from_recordings_to_the_report(tmp_path: Path) -> None:
 
     write_words(tmp_path / "words")
     runfile = tmp_path / "words.toml"
-    runfile.write_text(RUNFILE.format(data=tmp_path / "words", latency_ms=50.0))
+    # the front end takes 6.3 ms (modelled): the network has less than that
+    runfile.write_text(RUNFILE.format(data=tmp_path / "words", latency_ms=11.5))
     run = Run.open(runfile, runs=tmp_path / "runs", quiet=True)
     document = run.everything()
     assert document["reasons"] == []

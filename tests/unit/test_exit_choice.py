@@ -250,7 +250,7 @@ def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained, cost: CostMode
     )  # fmt: skip
     assert outcome["exits"]["kept"] == []
     assert len(outcome["exits"]["validation"]["refused"]) == 3
-    assert "latency_ms" in outcome["exits"]["validation"]["refused"][0]
+    assert "over latency" in outcome["exits"]["validation"]["refused"][0]
     assert load(tmp_path / "m.tflite").exits == ()
 
 
