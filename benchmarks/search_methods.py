@@ -190,14 +190,15 @@ def main() -> None:
     args = parser.parse_args()
 
     data = subset(args.data, 4000, 1000, args.test_images, args.shrink)
-    shape = tuple(int(n) for n in data.x_train.shape[1:])
+    height, width, channels = map(int, data.x_train.shape[1:])
+    shape = (height, width, channels)
     cost: Linear | CostModel
     if args.board:
-        space = SearchSpace.for_input(shape, 10, blocks=args.blocks)  # type: ignore[arg-type]
+        space = SearchSpace.for_input(shape, 10, blocks=args.blocks)
         table_of = Lut.load(Path("luts") / args.board / "edgenas")
         cost, identity = CostModel(load_board(args.board), table_of), f"{args.board}, table {table_of.key}"
     else:
-        space = SearchSpace(shape, 10, strides=(2, 1, 1), channels=(16, 24, 32))  # type: ignore[arg-type]
+        space = SearchSpace(shape, 10, strides=(2, 1, 1), channels=(16, 24, 32))
         cost, identity = Linear(), "5 cycles a MAC, 6 a byte"
     steps = lambda n: max(1, round(n * args.scale))  # noqa: E731
     config = SearchConfig(

@@ -313,11 +313,9 @@ class Run:
             model=deployment.model,
             prediction=deployment.prediction,
             predicted=deployment.predicted,
-            flash=deployment.cost.flash,
+            cost=deployment.cost,
             build=deployment.build,
             validation=Validation.from_json(read_json(path)),
-            exit_latencies_ms=deployment.cost.exit_latencies_ms(deployment.model.graph),
-            sound=deployment.cost.sound,
         )
         self._add_search_and_training(document, trained)
         self._add_robustness(document, deployment)

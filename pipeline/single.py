@@ -117,11 +117,9 @@ class SingleModel:
             model=d.model,
             prediction=d.prediction,
             predicted=d.predicted,
-            flash=d.cost.flash,
+            cost=d.cost,
             build=d.build,
             validation=validation,
-            exit_latencies_ms=d.cost.exit_latencies_ms(d.model.graph),
-            sound=d.cost.sound,
         )
         document["provenance"] = {
             "edgenas": __version__,

@@ -120,12 +120,11 @@ class _Kernel:
     @property
     def urgency(self) -> tuple[float, float, str]:
         """Largest first: the errors; without any, the kernel that lacks most of what its model needs."""
-        missing = 0.0 if self.errors or self._bound <= 0 else 1.0 - len(self._cycles) / max(self.rank, 1)
+        missing = 0.0 if self.errors or self._bound <= 0 else 1.0 - len(self._cycles) / max(self.rank(), 1)
         return self.worst_error, missing, self.name
 
-    @property
     def rank(self) -> int:
-        """How many measurements, well chosen, determine the model at every candidate."""
+        """How many measurements, well chosen, determine the model at every candidate (those of the first call)."""
         if self._rank is None:
             trips = np.array([features(op) for op in {**self._cycles, **self.waiting}], float)
             scale = np.abs(trips).max(axis=0, initial=0.0)
@@ -135,12 +134,11 @@ class _Kernel:
         return self._rank
 
     def tell(self, op: OpSpec, cycles: float | None) -> None:
-        if self._bound > 0 and self._rank is None:
-            self.rank  # noqa: B018  of all candidates, `op` among them
+        needed = self.rank() if self._bound > 0 else 0  # before `op` leaves the candidates
         self.waiting.pop(op, None)
         if cycles is None or cycles <= 0:
             return
-        if self._bound > 0 and len(self._cycles) >= self.rank:
+        if self._bound > 0 and len(self._cycles) >= needed:
             predicted = self._fitted().estimate(op).cycles
             self.errors.append(abs(predicted / cycles - 1.0))
         self._cycles[op] = cycles

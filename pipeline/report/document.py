@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pipeline.boards import Board
@@ -10,6 +9,7 @@ from pipeline.boards.power import Power
 from pipeline.engine import Model
 from pipeline.figures import Figure, Provenance
 from pipeline.firmware import Build
+from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Prediction
 from pipeline.latency.sound import SoundCost
 from pipeline.memory.flash import FlashModel
@@ -76,11 +76,9 @@ def core_document(
     model: Model,
     prediction: Prediction,
     predicted: Cost,
-    flash: FlashModel,
+    cost: CostModel,
     build: Build,
     validation: Validation,
-    exit_latencies_ms: Sequence[float] = (),
-    sound: SoundCost | None = None,
 ) -> dict[str, Any]:
     """What any validated model has, searched for or brought along: all of the report but search and training."""
     where = _WHERE[board.latency_provenance]
@@ -121,7 +119,7 @@ def core_document(
         },
         "flash_bytes": {
             "predicted": Figure(
-                flash.flash_bytes(model.graph) + (sound.flash_bytes if sound else 0),
+                cost.expected_flash_bytes(model.graph),
                 "bytes",
                 "modelled",
                 high=predicted.flash_bytes,
@@ -150,10 +148,10 @@ def core_document(
             "reference": validation.reference,
         },
         "architecture": None,
-        "exits": exits_on_device(board, model, validation, exit_latencies_ms),
-        "front_end": front_end_section(board, model, sound, validation.sound) if sound else None,
+        "exits": exits_on_device(board, model, validation, cost.exit_latencies_ms(model.graph)),
+        "front_end": front_end_section(board, model, cost.sound, validation.sound) if cost.sound else None,
         "layers": layer_rows(model, prediction, validation),
-        "memory_map": memory_map(model, flash, build, validation, sound),
+        "memory_map": memory_map(model, cost.flash, build, validation, cost.sound),
         "search": None,
         "training": None,
         "provenance": {},

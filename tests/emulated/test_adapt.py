@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -22,10 +22,7 @@ from pipeline.run import Run
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 COMMON = """\

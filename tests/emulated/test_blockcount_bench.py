@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import Board, load_board
 from pipeline.firmware import Build, build, render_bench
@@ -17,10 +17,7 @@ from pipeline.wire import Client
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 OPS = [

@@ -90,8 +90,8 @@ def test_bytes_exits_and_latencies(name: str, content: bytes, tmp_path: Path) ->
 
     document = core_document(
         name="exits", created="now", board=board, budgets=BUDGETS, model=model,
-        prediction=cost.predict(model.graph), predicted=predicted, flash=cost.flash, build=built,
-        validation=validation, exit_latencies_ms=latencies,
+        prediction=cost.predict(model.graph), predicted=predicted, cost=cost, build=built,
+        validation=validation,
     )  # fmt: skip
     assert document["feasible"], document["reasons"]
     rates = [row["rates"]["device"]["value"] for row in document["exits"]["outputs"]]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import Board, load_board
 from pipeline.errors import BudgetError, LinkError, ToolError
@@ -18,10 +18,7 @@ from pipeline.wire.messages import InvokeRequest, LoadInputRequest, Op, ReadRequ
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 INPUT_BYTES = 700

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board, load_board
@@ -27,10 +27,7 @@ from pipeline.wire.messages import RESPONSE_BIT, NakReply, Op, RunOpRequest
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 OPS = [

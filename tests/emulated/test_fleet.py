@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError, LinkError, ToolError
@@ -17,10 +17,7 @@ from pipeline.progress import Reporter
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 BOARD = load_board("qemu-cortex-m4")
 QUIET = Reporter(quiet=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import NEEDS_QEMU_ARM
 from test_firmware_app import INPUT_BYTES, OUTPUT_BYTES, SOURCES, expected
 
 from pipeline.boards import load_board
@@ -30,10 +30,7 @@ from pipeline.wire.framing import encode
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 BOARD = load_board("qemu-cortex-m4")

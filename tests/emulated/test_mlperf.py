@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from mlperf_tiny import BOARD, MODELS, inputs_of, shared_folder
@@ -17,10 +17,7 @@ from mlperf_tiny import BOARD, MODELS, inputs_of, shared_folder
 SHARED = shared_folder()
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.assets import asset_dir
 from pipeline.boards import load_board
@@ -26,10 +27,7 @@ from pipeline.profiler.footprint import sample_graph, sample_network
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 

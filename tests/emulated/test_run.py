@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 pytestmark = [
     pytest.mark.emulated,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 RUNFILE = """\

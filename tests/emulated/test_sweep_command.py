@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -18,10 +18,7 @@ pytest.importorskip("sklearn")
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 RUNFILE = """\

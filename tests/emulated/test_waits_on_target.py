@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import load_board
 from pipeline.engine import load
@@ -21,10 +21,7 @@ from pipeline.progress import Reporter
 pytestmark = [
     pytest.mark.emulated,
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("qemu-system-arm") and shutil.which("arm-none-eabi-gcc") and shutil.which("ninja")),
-        reason="needs qemu-system-arm, arm-none-eabi-gcc, cmake and ninja",
-    ),
+    NEEDS_QEMU_ARM,
 ]
 
 BOARD, TWIN = load_board("nucleo-l4r5zi"), load_board("qemu-cortex-m4")

@@ -7,20 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from search_standins import DATA, SMALL, TINY, MacCost
 
-torch = pytest.importorskip("torch")
-
-from search_standins import DATA, SMALL, TINY, MacCost  # noqa: E402
-
-from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.search import search  # noqa: E402
-from pipeline.search.candidates import Judge, grow  # noqa: E402
-from pipeline.search.costs import build_tables  # noqa: E402
-from pipeline.search.edgenas import EdgeNas  # noqa: E402
-from pipeline.search.effort import edgenas_passes  # noqa: E402
-from pipeline.search.meter import Meter  # noqa: E402
-from pipeline.search.methods import Task  # noqa: E402
-from pipeline.search.selection import (  # noqa: E402
+from pipeline.errors import ConfigError
+from pipeline.search import search
+from pipeline.search.candidates import Judge, grow
+from pipeline.search.costs import build_tables
+from pipeline.search.edgenas import EdgeNas
+from pipeline.search.effort import edgenas_passes
+from pipeline.search.meter import Meter
+from pipeline.search.methods import Task
+from pipeline.search.selection import (
     Selection,
     children,
     first_cut_size,
@@ -28,8 +26,8 @@ from pipeline.search.selection import (  # noqa: E402
     places,
     uniform_paths,
 )
-from pipeline.search.selectionconfig import SelectionConfig  # noqa: E402
-from pipeline.space import Budgets, lower  # noqa: E402
+from pipeline.search.selectionconfig import SelectionConfig
+from pipeline.space import Budgets, lower
 
 BUDGETS = Budgets(latency_ms=3.0, parameters=3000)
 CONFIG = replace(TINY, candidates=10, semifinalists=6)
