@@ -12,13 +12,21 @@ UNCERTAINTY = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Supply voltage (V) and current (mA) in run mode at `clock_hz`; `uncertainty` is relative, to either side."""
+    """Supply voltage (V) and current (mA) in run mode at `clock_hz`; uncertainties are relative.
+
+    `uncertainty` is to either side, or below only where `uncertainty_above` says how far it may lie above.
+    """
 
     voltage_v: float
     current_ma: float
     clock_hz: int
     reference: str
     uncertainty: float = UNCERTAINTY
+    uncertainty_above: float | None = None
+
+    @property
+    def above(self) -> float:
+        return self.uncertainty if self.uncertainty_above is None else self.uncertainty_above
 
     def energy_mj(self, latency_ms: float) -> float:
         """Typical: V x mA x ms are microjoules."""
@@ -29,12 +37,14 @@ class Power:
 
     def at_most_mj(self, latency_ms: float) -> float:
         """What a budget is held against."""
-        return (1.0 + self.uncertainty) * self.energy_mj(latency_ms)
+        return (1.0 + self.above) * self.energy_mj(latency_ms)
 
     def describe(self) -> str:
         """E.g. `3.3 V x 40 mA (+-25 %) at 168 MHz: DS8626, table 20`."""
+        below, above = 100 * self.uncertainty, 100 * self.above
+        spread = f"+-{below:g} %" if below == above else f"-{below:g}/+{above:g} %"
         return (
-            f"{self.voltage_v:g} V x {self.current_ma:g} mA (+-{100 * self.uncertainty:g} %) at "
+            f"{self.voltage_v:g} V x {self.current_ma:g} mA ({spread}) at "
             f"{self.clock_hz / 1e6:g} MHz: {self.reference}"
         )
 
@@ -54,6 +64,12 @@ def read_power(t: Table, clock_hz: int) -> Power:
             "reference", "is empty", hint="say where the current is from: document and table, or a meter"
         )
     uncertainty = t.number("uncertainty", UNCERTAINTY, maximum=0.99)
+    above = t.number("uncertainty_above", None, maximum=10.0)
     return Power(
-        values["voltage_v"], values["current_ma"], t.integer("clock_hz", clock_hz), reference, uncertainty
+        values["voltage_v"],
+        values["current_ma"],
+        t.integer("clock_hz", clock_hz),
+        reference,
+        uncertainty,
+        above,
     )

@@ -59,7 +59,6 @@ class ModelRunner:
         """Raises ToolError (compiler, emulator) and LinkError (the target)."""
         model = load(sample_network(lower(architecture), seed=number))
         prediction = self._cost.predict(model.graph)
-        expected = self._cost.evaluate(model.graph, model.parameters)
         ratio = self._cost.cycles_per_instruction(model.graph) if self._board.counts_instructions else 1.0
         built = build(render_app(emit_c(model), self._board, Budgets(), self._folder, ratio), self._board)
         x = np.random.default_rng(number).integers(-128, 128, model.input_bytes, dtype=np.int8).tobytes()
@@ -82,8 +81,8 @@ class ModelRunner:
             predicted=prediction.total_cycles, low=low, high=high,
             observed=observed, worst_layer=model.layers[worst].op.key,
             worst_layer_error=errors[worst] / observed,
-            flash_error=expected.flash_bytes / built.flash_bytes - 1.0,
-            sram_error_bytes=expected.sram_bytes - built.sram_bytes,
+            flash_error=self._cost.expected_flash_bytes(model.graph) / built.flash_bytes - 1.0,
+            sram_error_bytes=self._cost.sram_bytes(model.graph) - built.sram_bytes,
         )  # fmt: skip
 
     def close(self) -> None: ...

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pipeline.engine.model import Layer
+from pipeline.space.kernels import DEPTHWISE_LEFT_SHIFTS
 
-# the limits of the fast row functions, as in firmware/engine/portable/depthwise_planes.c
-_LEFT_MAX, _RIGHT_MAX, _SUM_MAX = 8, 22, 1 << 30
+# the other limits of the fast row functions, as in firmware/engine/portable/depthwise_planes.c
+_RIGHT_MAX, _SUM_MAX = 22, 1 << 30
 _KERNELS = ("edgenas_depthwise_3x3", "edgenas_depthwise_plain")
 
 
@@ -31,7 +32,7 @@ def slower_than_measured(layer: Layer) -> str | None:
 
 def _fast(shift: int, bias: int, fields: dict[str, int]) -> bool:
     left, right = max(0, shift), max(0, -shift)
-    if left > _LEFT_MAX or right > _RIGHT_MAX:
+    if left > DEPTHWISE_LEFT_SHIFTS or right > _RIGHT_MAX:
         return False
     room = _SUM_MAX >> left
     cuts_negative = fields["activation_min"] >= fields["output_zero_point"]

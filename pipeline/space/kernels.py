@@ -30,9 +30,12 @@ STRUCT_BYTES = {"conv": 56, "elementwise": 56, "pool": 40, "pad": 20, "table": 8
 
 _LANES = 4  # channels that the depthwise kernels copy at a time
 
-# Requantization ratio (input scale * weight scale / output scale) up to which a depthwise convolution of a network
-# that is trained here may go: its kernels shift to the left as fast as to the right (engine/slow.py).
-LARGEST_DEPTHWISE_RATIO = 2.0**7
+# Shifts to the left that the depthwise kernels' fast row functions take, as LEFT_MAX in
+# firmware/engine/portable/depthwise_planes.c, without a cycle more.
+DEPTHWISE_LEFT_SHIFTS = 8
+# So large a requantization ratio (input scale * weight scale / output scale) may a depthwise convolution have in a
+# network that is trained here: a ratio is a multiplier from 0.5 to 1, shifted.
+LARGEST_DEPTHWISE_RATIO = 2.0 ** (DEPTHWISE_LEFT_SHIFTS - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,10 @@ def test_a_board_file_says_what_the_board_draws(tmp_path: Path) -> None:
         ('voltage_v = 3.3\ncurrent_ma = -1\nreference = "x"', "power.current_ma"),
         ('voltage_v = 3.3\ncurrent_ma = 1\nreference = " "', "power.reference"),
         ('voltage_v = 3.3\ncurrent_ma = 1\nreference = "x"\nuncertainty = 1.5', "power.uncertainty"),
+        (
+            'voltage_v = 3.3\ncurrent_ma = 1\nreference = "x"\nuncertainty_above = 11',
+            "power.uncertainty_above",
+        ),
         ('voltage_v = 3.3\ncurrent_ma = 1\nreference = "x"\nvolts = 3', "power.volts"),
     ],
 )
@@ -115,6 +119,13 @@ def test_cost_model_and_figure() -> None:
     assert (figure.value, figure.low, figure.high) == pytest.approx((6.0, 0.9 * 5.88, 1.1 * 6.24))
     assert figure.provenance == "estimated" and figure.unit == "mJ" and figure.n == 7
     assert "measured" in figure.note and "a meter" in figure.note
+
+
+def test_more_may_lie_above_than_below() -> None:
+    power = replace(POWER, uncertainty=0.2, uncertainty_above=1.5)
+    energy = power.energy_mj(50.0)
+    assert (power.at_least_mj(50.0), power.at_most_mj(50.0)) == pytest.approx((0.8 * energy, 2.5 * energy))
+    assert "(-20/+150 %)" in power.describe() and "(+-10 %)" in POWER.describe()
 
 
 def test_what_is_not_known_breaks_a_budget() -> None:
@@ -176,17 +187,20 @@ def test_a_model_that_takes_too_much_is_not_deployed() -> None:
 PUBLISHED_MA = {"nucleo-l4r5zi": (19.43, 30.66)}
 
 
-@pytest.mark.parametrize("name", ["nucleo-l4r5zi", "nucleo-h743zi2", "stm32f407-discovery"])
+NUCLEO = ["nucleo-f446re", "nucleo-f767zi", "nucleo-h743zi2", "nucleo-l4r5zi"]
+
+
+@pytest.mark.parametrize("name", [*NUCLEO, "stm32f407-discovery"])
 def test_boards_ship_what_they_draw_as_an_estimate(name: str) -> None:
     board = load_board(name)
     power = board.running
-    assert power is not None and power.uncertainty >= UNCERTAINTY and len(power.reference) > 40
+    assert power is not None and power.above >= UNCERTAINTY and len(power.reference) > 40
     figure = energy_figure(power, Figure(10.0, "ms", "measured"))
     assert figure.provenance == "estimated"
     assert figure.value == pytest.approx(power.voltage_v * power.current_ma * 0.01)
     assert figure.low is not None and figure.high is not None and figure.low < figure.value < figure.high
     for published in PUBLISHED_MA.get(name, ()):
-        assert abs(published / power.current_ma - 1.0) < power.uncertainty
+        assert -power.uncertainty < published / power.current_ma - 1.0 < power.above
 
 
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")

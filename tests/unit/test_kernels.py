@@ -20,7 +20,7 @@ from kernel_runner import KernelRunner
 from one_operator import Builder, options, quantization, run_litert, run_tflm
 
 from pipeline.engine import include_dir, kernel_sources, load, slow
-from pipeline.space.kernels import KERNELS, STRUCT_BYTES
+from pipeline.space.kernels import DEPTHWISE_LEFT_SHIFTS, KERNELS, STRUCT_BYTES
 
 CASES = settings(
     max_examples=int(os.environ.get("EDGENAS_KERNEL_CASES", "60")),
@@ -228,7 +228,7 @@ def test_what_is_slow_is_told_by_the_kernels_own_limits() -> None:
     (source,) = (path for path in kernel_sources() if path.name == "depthwise_planes.c")
     limits = dict(re.findall(r"#define (LEFT_MAX|RIGHT_MAX|SUM_MAX) (.+)", source.read_text()))
     assert limits == {
-        "LEFT_MAX": str(slow._LEFT_MAX),
+        "LEFT_MAX": str(DEPTHWISE_LEFT_SHIFTS),
         "RIGHT_MAX": str(slow._RIGHT_MAX),
         "SUM_MAX": "(1 << 30)",
     }

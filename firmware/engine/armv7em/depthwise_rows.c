@@ -12,16 +12,17 @@ static inline int16x2_t load_pair(const int16_t *p) {
     return pair;
 }
 
-void edgenas_pack(const int8_t *weights, int kernel_h, int kernel_w, int rows, int16_t *packed) {
+void edgenas_pack(const int8_t *weights, int kernel_h, int kernel_w, int rows, int32_t left,
+                  int16_t *packed) {
     const int8_t *w = weights;
     const int size = EDGENAS_PACKED(kernel_w);
     int16_t *to = packed;
     for (int ky = kernel_h; ky > 0; ky--, to += size) {
-        int16_t last = *w++;
+        uint32_t last = (uint32_t)*w++ << left;
         for (int tap = 0; tap + 1 < kernel_w; tap++) {
-            const int16_t next = *w++;
-            to[2 * tap] = last;
-            to[2 * tap + 1] = next;
+            const uint32_t next = (uint32_t)*w++ << left;
+            const uint32_t pair = (last & 0xffffU) | next << 16;
+            memcpy(to + 2 * tap, &pair, 4);
             last = next;
         }
     }

@@ -52,8 +52,9 @@ void edgenas_row_3x3(const edgenas_row_t *r);
 void edgenas_row_5(const edgenas_row_t *r);
 void edgenas_row_7(const edgenas_row_t *r);
 
-/* `rows` rows, the kernel's from the first again after its last. */
-void edgenas_pack(const int8_t *weights, int kernel_h, int kernel_w, int rows, int16_t *packed);
+/* `rows` rows, the kernel's from the first again after its last; weights are shifted to the left, also by 0,
+ * so that no scale takes longer than another. */
+void edgenas_pack(const int8_t *weights, int kernel_h, int kernel_w, int rows, int32_t left, int16_t *packed);
 
 /* `columns` columns of four neighbouring channels: channel n goes to row + n * width. */
 void edgenas_spread(const int8_t *input, int depth, int columns, int16_t *row, int width);

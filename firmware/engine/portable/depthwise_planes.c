@@ -36,16 +36,6 @@ static void narrow(const edgenas_conv_t *p, int8_t *output, int count) {
 #define RIGHT_MAX 22
 #define SUM_MAX (1 << 30)
 
-/* count: even; values: aligned to 4. */
-static void shift_left(int16_t *values, int count, int32_t left) {
-    for (int16_t *const end = values + count; values != end; values += 2) {
-        uint32_t pair;
-        memcpy(&pair, values, 4);
-        pair = (pair & 0xffff0000U) << left | ((pair << left) & 0xffffU);
-        memcpy(values, &pair, 4);
-    }
-}
-
 /* Prepares one channel; whether it may take the fast row functions. These add the zero point before the
  * shift.
  *
@@ -54,11 +44,13 @@ static void shift_left(int16_t *values, int count, int32_t left) {
 static int prepare(const edgenas_conv_t *p, int channel, edgenas_lane_t *lane, int packed_rows,
                    int16_t *packed) {
     const int32_t shift = p->shift[channel * p->per_channel];
-    const int32_t left = shift > 0 ? shift : 0;
-    const int32_t right = shift < 0 ? -shift : 0;
+    const int32_t negative = shift >> 31; /* all ones or none: no branch takes longer for some scales */
+    const int32_t left = shift & ~negative;
+    const int32_t right = -shift & negative;
+    const int32_t least_right = p->activation_min < p->output_zero_point;
     const int32_t bias = p->bias[channel];
     if (left > LEFT_MAX || right > RIGHT_MAX || bias >= SUM_MAX >> left || bias < -(SUM_MAX >> left) ||
-        (right == 0 && p->activation_min < p->output_zero_point)) {
+        right < least_right) {
         return 0;
     }
     lane->packed = packed;
@@ -67,10 +59,7 @@ static int prepare(const edgenas_conv_t *p, int channel, edgenas_lane_t *lane, i
     lane->half = ((1 << right) >> 1) + p->output_zero_point * (1 << right);
     lane->right = right;
     edgenas_pack(p->weights + channel * p->kernel_h * p->kernel_w, p->kernel_h, p->kernel_w, packed_rows,
-                 packed);
-    if (left > 0) {
-        shift_left(packed, packed_rows * EDGENAS_PACKED(p->kernel_w), left);
-    }
+                 left, packed);
     return 1;
 }
 

@@ -1,13 +1,14 @@
 #include "depthwise.h"
 
-void edgenas_pack(const int8_t *weights, int kernel_h, int kernel_w, int rows, int16_t *packed) {
+void edgenas_pack(const int8_t *weights, int kernel_h, int kernel_w, int rows, int32_t left,
+                  int16_t *packed) {
     const int8_t *w = weights;
     for (int ky = 0; ky < rows; ky++, packed += EDGENAS_PACKED(kernel_w)) {
         if (ky == kernel_h) {
             w = weights;
         }
         for (int kx = 0; kx < kernel_w; kx++) {
-            packed[kx] = *w++;
+            packed[kx] = (int16_t)((uint32_t)*w++ << left);
         }
     }
 }
