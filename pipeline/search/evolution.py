@@ -34,9 +34,9 @@ def evolution(task: Task) -> SearchResult:
     population: deque[ExactPath] = deque(maxlen=size)
     runs.accuracies(found)
     population.extend(found)
-    while len(runs.selection.scored) < runs.wanted:
+    while len(runs.selection.proxied) < runs.wanted:
         # The stream depends only on how many are trained, so a resumed search goes the same way.
-        rng = task.rng(_CHILD, len(runs.selection.scored))
+        rng = task.rng(_CHILD, len(runs.selection.proxied))
         child = None
         for _ in range(_PARENTS):
             child = _child(runs, _winner(runs, population, config.tournament, rng), rng)
@@ -61,10 +61,10 @@ def _child(runs: Standalone, parent: ExactPath, rng: np.random.Generator) -> Exa
     path = parent
     for _ in range(_ATTEMPTS):
         path = mutate_one(runs, parent, rng)
-        if path not in runs.selection.scored and runs.judge.feasible(path):
+        if path not in runs.selection.proxied and runs.judge.feasible(path):
             return path
     path = runs.mend(path)
-    return path if path not in runs.selection.scored and runs.judge.feasible(path) else None
+    return path if path not in runs.selection.proxied and runs.judge.feasible(path) else None
 
 
 def mutate_one(runs: Standalone, path: ExactPath, rng: np.random.Generator) -> ExactPath:

@@ -39,6 +39,8 @@ ATTEMPTS = 12
 class Selection:
     """Feasible paths with their accuracies; its state is what a checkpoint stores.
 
+    `scored` are with shared weights (empty where a method has none), `tried` after the semifinal's training,
+    `proxied` after the longest of their own.
     `cut` are those of the first cut, best first; `rounds` who trains in each round of the semifinal.
     """
 
@@ -77,9 +79,9 @@ class Selection:
             final, short = (
                 known[path] + bonus(path) if path in known else -1.0 for known in (self.proxied, self.tried)
             )
-            return final, short, self.scored[path]
+            return final, short, self.scored.get(path, -1.0)
 
-        return sorted(self.scored, key=merit, reverse=True)
+        return sorted({**self.scored, **self.tried, **self.proxied}, key=merit, reverse=True)
 
     def candidates(
         self, judge: Judge, config: SearchConfig, bonus: Callable[[ExactPath], float] = lambda _: 0.0
@@ -91,7 +93,7 @@ class Selection:
             if path in self.proxied:
                 own, steps = self.proxied[path], config.proxy_steps
             architecture, cost = judge.architecture(path), judge.exact(path)
-            out.append(Candidate(architecture, cost, self.scored[path], own, steps, short, short_steps))
+            out.append(Candidate(architecture, cost, self.scored.get(path), own, steps, short, short_steps))
         return out
 
 

@@ -41,7 +41,8 @@ class Standalone:
         self._finished: dict[ExactPath, float] = {}
         state = None if self.impossible else self._checkpoint.load()
         if state is not None:
-            self._finished = Selection.from_state(state).scored
+            known = Selection.from_state(state)
+            self._finished = known.proxied or known.scored  # where earlier versions kept them
 
     def accuracy(self, path: ExactPath) -> float:
         """Validation accuracy of `path` after its training; trained at most once."""
@@ -52,19 +53,19 @@ class Standalone:
         task, config = self.task, self.task.config
         waiting = [path for path in dict.fromkeys(paths) if path not in self._finished]
         # What is known is asked for in the same order, so its steps count as they did.
-        known = len(set(self.selection.scored) | {path for path in paths if path in self._finished})
+        known = len(set(self.selection.proxied) | {path for path in paths if path in self._finished})
         start, total = known * config.proxy_steps, self.wanted * config.proxy_steps
         train_all(
             waiting, self._train, config, task.device,
             on_step=lambda step: task.report(config.method, start + step, total), on_done=self._keep,
         )  # fmt: skip
         for path in paths:
-            self.selection.scored[path] = self.selection.proxied[path] = self._finished[path]
+            self.selection.proxied[path] = self._finished[path]
         return [self._finished[path] for path in paths]
 
     def _keep(self, path: ExactPath, accuracy: float) -> None:
         self._finished[path] = accuracy
-        self._checkpoint.save(Selection(self._finished).state())
+        self._checkpoint.save(Selection(proxied=self._finished).state())
 
     def _train(self, path: ExactPath, on_step: Callable[[int], None]) -> float:
         task, config = self.task, self.task.config

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.errors import ConfigError
+from pipeline.report.searched import search_section
 from pipeline.search import Candidate, search
 from pipeline.search.candidates import Judge
 from pipeline.search.costs import build_tables
@@ -21,6 +22,8 @@ from pipeline.search.hypervolume import family as pareto_family
 from pipeline.search.hypervolume import front, hypervolume, interval
 from pipeline.search.methods import Task
 from pipeline.search.mobilenet import family
+from pipeline.search.ranking import FEWEST
+from pipeline.search.selection import Selection
 from pipeline.search.standalone import Standalone
 from pipeline.space import Budgets, Cost, lower
 from pipeline.space.search_space import SearchSpace
@@ -37,6 +40,26 @@ def test_baselines_train_what_the_search_would_pay_for(method):
     assert len(result.candidates) == wanted > 4
     assert steps[-1]["done"] == steps[-1]["total"] == wanted * config.proxy_steps
     assert {c.proxy_steps for c in result.candidates} == {config.proxy_steps}
+
+
+@pytest.mark.parametrize("method", ["random", "evolution", "mobilenetv2"])
+def test_without_a_supernet_there_is_no_shared_accuracy_to_agree_with(method):
+    result = search(SMALL, DATA, MacCost(), Budgets(), replace(TINY, method=method), seed=0)
+    assert len(result.candidates) >= FEWEST
+    assert {c.shared_accuracy for c in result.candidates} == {None}
+    own = [c.proxy_accuracy for c in result.candidates]
+    assert own == sorted(own, reverse=True)
+    ranks = search_section(result, seconds=1.0, space_size=1)["ranks"]
+    assert {a["first"] for a in ranks} == {"parameters", "MACs"}
+
+
+def test_trainings_that_an_earlier_version_kept_are_not_repeated(tmp_path):
+    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, TINY, 0, tmp_path / "search.pt", None)
+    runs = Standalone(task)
+    path = runs.judge.path(SMALL.build([("dw3", 8), ("skip", 0), ("ir4", 16)]))
+    for field in ("scored", "proxied"):
+        runs._checkpoint.save(Selection(**{field: {path: 0.125}}).state())
+        assert Standalone(task).accuracy(path) == 0.125
 
 
 def test_a_mutation_changes_one_block_and_reaches_every_choice():
