@@ -134,10 +134,25 @@ def grouped_split(groups: Indices, held_out: float, seed: int) -> tuple[Indices,
     return rng.permutation(np.flatnonzero(~held)), rng.permutation(np.flatnonzero(held))
 
 
+def first_of_every_class(order: Indices, labels: Labels, limit: int | None) -> Indices:
+    """The first `limit` of `order`, which indexes `labels`; the last of them give way to the first image of each
+    class that would be missing. Where `limit` is less than the number of classes some stay missing.
+    """
+    if limit is None or limit >= len(order):
+        return order
+    _, firsts = np.unique(labels[order], return_index=True)
+    taken = np.zeros(len(order), bool)
+    taken[np.sort(firsts)[:limit]] = True
+    others = np.flatnonzero(~taken)
+    taken[others[: limit - int(taken.sum())]] = True
+    return order[taken]
+
+
 def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, limit: int | None) -> DataSet:
     """Split off the validation images (stratified, seeded), shuffle, and cut each split to `limit` images.
 
-    Raises DataError when `validation` is not a fraction between 0 and 1 or leaves a split empty.
+    Raises DataError when `validation` is not a fraction between 0 and 1, and where a split is left empty or without
+    an image of some class.
     """
     if not 0.0 < validation < 1.0:
         raise DataError(
@@ -163,7 +178,15 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
             hint="add images, or hold out a larger part",
         )
     test = np.random.default_rng(_TEST_ORDER_SEED).permutation(len(arrays.y_test))
-    train, val, test = train[:limit], val[:limit], test[:limit]
+    train = first_of_every_class(train, arrays.y_train, limit)
+    val = first_of_every_class(val, y_val, limit)
+    test = first_of_every_class(test, arrays.y_test, limit)
+    for split, labels in (
+        ("train", arrays.y_train[train]),
+        ("validation", y_val[val]),
+        ("test", arrays.y_test[test]),
+    ):
+        _check_classes(split, labels, arrays, limit)
     return DataSet(
         name=name,
         x_train=arrays.x_train[train],
@@ -179,4 +202,21 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
         mirror=arrays.mirror,
         front_end=arrays.front_end,
         sound_test=tuple(arrays.sound_test[i] for i in test) if arrays.sound_test is not None else None,
+    )
+
+
+def _check_classes(split: str, labels: Labels, arrays: Arrays, limit: int | None) -> None:
+    """Raises DataError for a class that `split` has no image of."""
+    missing = np.setdiff1d(np.arange(len(arrays.class_names)), labels)
+    if not len(missing):
+        return
+    named = ", ".join(arrays.class_names[label] for label in missing)
+    if limit is not None and limit < len(arrays.class_names):
+        raise DataError(
+            f"limit = {limit} leaves the {split} split without an image of: {named}",
+            hint=f"every split needs every class: at least {len(arrays.class_names)}",
+        )
+    raise DataError(
+        f"{arrays.source}: the {split} split has no image of: {named}",
+        hint="every split needs every class: add images, or change data.validation",
     )

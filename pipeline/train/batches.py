@@ -25,7 +25,10 @@ def to_input(images: Tensor | NDArray[np.uint8]) -> Tensor:
 
 
 class Batches:
-    """Training batches by step number; the last, incomplete batch of each epoch is left out."""
+    """Training batches by step number; the last, incomplete batch of each epoch is left out.
+
+    `classes`: how many outputs the network has; `y` may lack some of them.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class Batches:
         y: NDArray[np.int64],
         config: TrainConfig,
         *,
+        classes: int,
         seed: int,
         mirror: bool,
         device: torch.device | None = None,
@@ -46,7 +50,7 @@ class Batches:
         self.mirror = mirror and config.mirror
         self.cutout = config.cutout
         self.mixup = config.mixup
-        self.classes = int(y.max()) + 1
+        self.classes = classes
         self.seed = seed
         self._blank = int(np.rint(x.mean())) if self.cutout else 0  # what says least: the mean pixel
         self._epoch = -1

@@ -115,7 +115,13 @@ class _Rounds:
         self.network, self.base = network, network.architecture
         self.device = choose(config.device)
         self.batches = Batches(
-            data.x_train, data.y_train, config, seed=seed + _SEED_STEP, mirror=data.mirror, device=self.device
+            data.x_train,
+            data.y_train,
+            config,
+            classes=data.classes,
+            seed=seed + _SEED_STEP,
+            mirror=data.mirror,
+            device=self.device,
         )
         self.start = shrink.values(widths_of(self.base))
         self.round = 0

@@ -143,7 +143,13 @@ class _Training:
         self.identity = fingerprint(description, data, settings, seed)
         self.file = folder / f"teacher-{self.identity[:12]}.ckpt" if folder else None
         self.batches = Batches(
-            data.x_train, data.y_train, config, seed=seed, mirror=data.mirror, device=device
+            data.x_train,
+            data.y_train,
+            config,
+            classes=data.classes,
+            seed=seed,
+            mirror=data.mirror,
+            device=device,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -126,7 +126,13 @@ class Training:
         self.data, self.config, self.file, self.seed = data, config, checkpoint, seed
         self.device = choose(config.device)
         self.batches = Batches(
-            data.x_train, data.y_train, config, seed=seed, mirror=data.mirror, device=self.device
+            data.x_train,
+            data.y_train,
+            config,
+            classes=data.classes,
+            seed=seed,
+            mirror=data.mirror,
+            device=self.device,
         )
         self.float_steps = config.float_epochs * self.batches.per_epoch
         self.total_steps = self.float_steps + config.qat_epochs * self.batches.per_epoch

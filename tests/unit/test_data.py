@@ -97,6 +97,34 @@ def test_limit_cuts_each_split(npz: Path) -> None:
     assert [len(part) for part in (data.y_train, data.y_val, data.y_test)] == [20, 20, 20]
 
 
+@pytest.mark.parametrize("seed", [0, 8])  # at 8 the first 19 training images have no 6
+def test_limit_keeps_every_class(seed: int) -> None:
+    data = load("digits", limit=19, seed=seed)
+    for labels in (data.y_train, data.y_val, data.y_test):
+        assert len(labels) == 19 and sorted(set(labels.tolist())) == list(range(10))
+    whole = load("digits", seed=seed)
+    same = (data.x_train[:, None] == whole.x_train[None, :40]).all((2, 3, 4))
+    assert same.any(1).sum() >= 17  # the first of the order, but for those that gave way
+    np.testing.assert_array_equal(load("digits", limit=100).y_test, load("digits").y_test[:100])
+
+
+def test_limit_below_the_number_of_classes_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"limit = 9 leaves the train split without an image of: \d\n"
+    ) as error:
+        load("digits", limit=9)
+    assert "at least 10" in error.value.hint
+
+
+def test_class_that_the_validation_split_lacks_is_named(tmp_path: Path) -> None:
+    raw = arrays()
+    rare = np.ones(400, bool)
+    rare[:39] = False  # one image of the first class, which stays in training
+    np.savez(tmp_path / "fashion_mnist.npz", **raw | {k: raw[k][rare] for k in ("x_train", "y_train")})
+    with pytest.raises(DataError, match="the validation split has no image of: T-shirt/top"):
+        load(path=tmp_path)
+
+
 @pytest.mark.parametrize("wrong", [{"validation": 0.0}, {"validation": 1.0}, {"limit": 0}])
 def test_wrong_settings(npz: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError):

@@ -235,7 +235,7 @@ def test_cutout_and_mixup() -> None:
     y = np.arange(40) % 4
 
     def batches(**settings: Any) -> Batches:
-        return Batches(x, y, TrainConfig(batch_size=20, **settings), seed=7, mirror=False)
+        return Batches(x, y, TrainConfig(batch_size=20, **settings), classes=4, seed=7, mirror=False)
 
     plain, labels = batches()[3]
     cut, same = batches(cutout=5)[3]

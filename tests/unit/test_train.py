@@ -217,7 +217,7 @@ def test_freezing_needs_folding() -> None:
 
 def batches(**settings: Any) -> Batches:
     x, y = stripes(50, 3)
-    return Batches(x, y, TrainConfig(batch_size=20, **settings), seed=7, mirror=True)
+    return Batches(x, y, TrainConfig(batch_size=20, **settings), classes=3, seed=7, mirror=True)
 
 
 def test_batches_cover_each_image_once_an_epoch() -> None:

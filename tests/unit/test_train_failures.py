@@ -6,14 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from test_train import ARCHITECTURE, CONFIG, data_set
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from pipeline.data.shift import ShiftConfig, shifted
 from pipeline.errors import ConfigError
 from pipeline.train import train_qat
+from pipeline.train.batches import Batches
 from pipeline.train.diagnosis import first_nonfinite
 from pipeline.train.network import QatNetwork
 from pipeline.train.resnet import ResNet
@@ -26,6 +29,19 @@ ALL = replace(CONFIG, ema=0.9, norm_batches=4, teacher=RESNET)
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("teacher", [TeacherConfig(), RESNET])
+def test_mixup_where_the_highest_label_does_not_occur(teacher: TeacherConfig) -> None:
+    """`[data.shift] keep_classes`, and local data that lack a class: the outputs stay as many as there were."""
+    local = shifted(data_set(), ShiftConfig(keep_classes=(0, 1)), seed=0)
+    config = replace(CONFIG, float_epochs=1, qat_epochs=1, mixup=0.3, teacher=replace(teacher, epochs=1))
+    result = train_qat(ARCHITECTURE, local, config, seed=1)
+    assert result.network.architecture.classes == 3
+    assert all(np.isfinite(epoch["loss"]) for epoch in result.history)
+    batches = Batches(local.x_train, local.y_train, config, classes=local.classes, seed=1, mirror=False)
+    labels = batches[0][1]
+    assert labels.shape == (32, 3) and not labels[:, 2].any() and labels[:, :2].any(0).all()
 
 
 def test_divergence_while_fine_tuning_is_an_error_with_its_layer() -> None:

@@ -44,7 +44,7 @@ def test_the_average_is_exponential_and_comes_back() -> None:
 
 def test_batch_statistics_are_the_mean_over_plain_batches() -> None:
     data, network = data_set(), QatNetwork(ARCHITECTURE)
-    batches = Batches(data.x_train, data.y_train, replace(CONFIG, shift=3), seed=0, mirror=True)
+    batches = Batches(data.x_train, data.y_train, replace(CONFIG, shift=3), classes=3, seed=0, mirror=True)
     recalibrate_norms(network, batches, 4)
     # The first layer's: plain convolution of the images themselves.
     stem = network.layers[0]
