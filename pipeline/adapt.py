@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data import DataSet
 from pipeline.errors import BudgetError, ConfigError
 from pipeline.latency.condition import at_clock
+from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.offline import local_only
 from pipeline.profiler.bench import BenchSession, Session
@@ -104,9 +105,9 @@ class EdgeRun(Run):
 
     @functools.cached_property
     def _search_config(self) -> SearchConfig:
-        """The cloud's settings, but for how this machine computes."""
+        """The cloud's settings, but for how this machine computes; what guided the cloud does not guide here."""
         here = {name: getattr(self.settings.search, name) for name in _OF_THIS_MACHINE}
-        return replace(self.cloud.search, **here)
+        return replace(self.cloud.search, latency="lut", **here)
 
     def _load_data(self) -> DataSet:
         with local_only():
@@ -144,6 +145,11 @@ class EdgeRun(Run):
         return lut
 
     @functools.cached_property
+    def cost(self) -> CostModel:
+        """The table: a predictor of the cloud's was fitted to another condition, and few steps are left to guide."""
+        return self.table_cost
+
+    @functools.cached_property
     def load(self) -> LoadScale | None:
         """The load measured on the board: once for this run, unless asked for again. None: not measured."""
         options = self.settings.adapt
@@ -178,6 +184,14 @@ class EdgeRun(Run):
             return asked
         return replace(asked, latency_ms=asked.latency_ms / self.latency_scale)
 
+    @property
+    def _held(self) -> Budgets:
+        """What the search keeps: `_limits` under every condition of [robustness] too, where those must hold.
+
+        They come on top of the present clock and load. Raises ConfigError for one that makes no sense here.
+        """
+        return self.settings.robustness.held(self._limits, self.settings.board)
+
     def condition(self) -> str:
         """E.g. `84 MHz of 168 MHz, latency x 1.25 (given), at most 50 ms, 196,608 bytes of SRAM`."""
         board, load = self.settings.board, self.load
@@ -188,7 +202,9 @@ class EdgeRun(Run):
         parts = [clock, f"latency x {self.latency_scale:.4g} ({how})"]
         budgets = self._asked
         if budgets.latency_ms is not None:
-            parts.append(f"at most {budgets.latency_ms:g} ms")
+            held, limit = self._held.latency_ms, self._limits.latency_ms
+            under = f" ({held:.4g} ms on the idle device, for robustness.hold)" if held != limit else ""
+            parts.append(f"at most {budgets.latency_ms:g} ms{under}")
         for name, label in (("sram_bytes", "bytes of SRAM"), ("flash_bytes", "bytes of flash")):
             if getattr(budgets, name) is not None:
                 parts.append(f"{getattr(budgets, name):,} {label}")
@@ -207,7 +223,8 @@ class EdgeRun(Run):
 
     def _search_key(self) -> str:
         options = {k: v for k, v in asdict(self.settings.adapt).items() if k != "cloud"}
-        return fingerprint(super()._search_key(), self.cloud.identity, options, asdict(self._limits))
+        search = asdict(self._search_config)
+        return fingerprint(super()._search_key(), self.cloud.identity, options, search, asdict(self._held))
 
     def _find(self, checkpoint: Path) -> SearchResult:
         from pipeline.search.inherit import save_weights
@@ -217,7 +234,7 @@ class EdgeRun(Run):
                 self.space,
                 self.data,
                 self.cost,
-                self._limits,
+                self._held,
                 self._search_config,
                 self.settings.adapt,
                 self._cloud_state(),
@@ -281,13 +298,13 @@ class EdgeRun(Run):
             "latency_scale": self.latency_scale,
             "load": self.load.to_json() if self.load else None,
             "deadline_ms": self._asked.latency_ms,
-            "deadline_idle_ms": self._limits.latency_ms,
+            "deadline_idle_ms": self._held.latency_ms,
             **effort,
         }
         document["provenance"] |= {
             "adapted from": f"{self.cloud.folder} (checkpoint {self.cloud.identity})",
             "under condition": self.condition(),
-            "deadline on the idle device": f"{self._limits.latency_ms:.4g} ms",
+            "deadline on the idle device": f"{self._held.latency_ms:.4g} ms",
             "cost of adapting": f"{effort['passes']:,} images of the search's {effort['cloud_passes']:,}, "
             f"{effort['seconds']:.1f} s of {effort['cloud_seconds']:.1f} s",
         }

@@ -13,6 +13,8 @@ from pipeline.latency.lut import Identity
 from pipeline.runfile import RunFile
 from pipeline.runstate import RunState, read_json
 from pipeline.search.config import SearchConfig
+from pipeline.search.selectionconfig import SelectionConfig
+from pipeline.search.sharingconfig import SharingConfig
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
@@ -79,14 +81,9 @@ class CloudRun:
                 k: tuple(v) if isinstance(v, list) else v for k, v in raw["space"].items()
             }
             space = SearchSpace(**choices)
-            # Options of other methods (tables of their own) do not matter to the edge stage.
-            plain = {f.name for f in fields(SearchConfig)}
-            search = SearchConfig(
-                **{k: v for k, v in raw["search"].items() if k in plain and not isinstance(v, dict | list)}
-            )
             checkpoint = folder / raw["checkpoint"]
             found = cls(
-                folder, str(raw["name"]), space, search, dict(raw["table"]),
+                folder, str(raw["name"]), space, _search_config(raw["search"]), dict(raw["table"]),
                 int(raw["data"]["validation_images"]), checkpoint, RunState(folder).seconds("search"),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -123,3 +120,18 @@ class CloudRun:
                 f"the search in {self.folder} was made with another latency table: {', '.join(other)}",
                 hint="adapt for the board that was searched for",
             )
+
+
+def _search_config(raw: dict[str, Any]) -> SearchConfig:
+    """The settings that `search_inputs` wrote; TypeError or AttributeError on anything else.
+
+    Of the tables only those that say what EdgeNAS did and cost come back: the others' methods leave no supernet.
+    """
+    plain = {f.name for f in fields(SearchConfig)}
+    values = {k: v for k, v in raw.items() if k in plain and not isinstance(v, dict | list)}
+    tables = {"sharing": SharingConfig, "selection": SelectionConfig}
+    for name, table in tables.items():
+        known = {f.name for f in fields(table)}
+        given = {k: v for k, v in raw.get(name, {}).items() if k in known}  # older runs have fewer keys
+        values[name] = table(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    return SearchConfig(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,36 @@ def test_a_measured_load_tightens_the_deadline(runs: Path) -> None:
     assert report["latency_ms"]["predicted"]["value"] * load["upper"] <= 16.0
     assert report["adaptation"]["deadline_ms"] == 16.0
     assert report["adaptation"]["deadline_idle_ms"] == pytest.approx(10.0, rel=0.01)
+
+
+HOLD = "[robustness]\nloads = [3.0]\nhold = true\n"
+
+
+def test_held_conditions_tighten_the_deadline_too(runs: Path) -> None:
+    """50 ms under the present load of 1.25 and under a further factor of 3 are 13.3 ms of the idle device."""
+    free = edge(runs, "free", "latency_scale = 1.25").search().cost
+    assert free is not None and free.latency_ms > 50 / 3.75  # else nothing would be tested
+    run = edge(runs, "held", "latency_scale = 1.25", prune=HOLD)
+    result = run.search()
+    assert result.candidates
+    assert all(c.cost.latency_ms <= 50 / 3.75 for c in result.candidates)
+    assert "at most 50 ms (13.33 ms on the idle device, for robustness.hold)" in run.condition()
+    assert "robustness.hold" not in edge(runs, "free", "latency_scale = 1.25").condition()
+    with pytest.raises(BudgetError, match=r"robustness\.hold"):
+        edge(runs, "too-much", prune=HOLD, latency_ms=free.latency_ms / 3).search()
+
+
+def test_a_cloud_search_that_a_predictor_guided_is_adapted_with_the_table(runs: Path) -> None:
+    guided = runs / "guided"
+    shutil.copytree(runs / "cloud", guided)
+    inputs = json.loads((guided / "search_inputs.json").read_text())
+    inputs["search"]["latency"] = "predictor"
+    (guided / "search_inputs.json").write_text(json.dumps(inputs))
+    run = edge(runs, "by-table", options=Options(cloud=guided))
+    run.settings = replace(run.settings, search=replace(run.settings.search, latency="predictor"))
+    found = run.search()  # neither file's choice makes a predictor be fitted
+    assert found.feasible and run.cost.predictor is None
+    assert found.to_json() == edge(runs, "by-table-too").search().to_json()
 
 
 def test_less_memory_is_kept_by_the_exact_planner(runs: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ torch = pytest.importorskip("torch")
 from search_standins import DATA, SMALL, TINY, MacCost, images  # noqa: E402
 
 from pipeline.errors import ConfigError, DataError, ModelError  # noqa: E402
-from pipeline.search import search  # noqa: E402
+from pipeline.search import SearchConfig, search  # noqa: E402
 from pipeline.search.adaptation import adapt  # noqa: E402
 from pipeline.search.adaptconfig import AdaptConfig, Spending  # noqa: E402
 from pipeline.search.candidates import Judge  # noqa: E402
@@ -236,3 +238,35 @@ def test_inherited_weights_compute_what_the_supernet_computes() -> None:
     assert used == set(space.ops)
     with pytest.raises(ModelError, match="do not fit"):
         inherit(QatNetwork(judge.architecture(path)), inherited(net, path)[:-1])
+
+
+def test_the_clouds_cost_counts_the_tables_that_set_it(finished: Path, tmp_path: Path) -> None:
+    """What `search_inputs.json` gives back costs what the cloud's own settings cost."""
+    from pipeline.latency.lut import Lut
+    from pipeline.profiler.profile import lut_path
+    from pipeline.runfile import load_runfile
+    from pipeline.searchinputs import INPUTS, CloudRun, search_inputs
+
+    text = 'board = "qemu-cortex-m4"\n[budgets]\nlatency_ms = 50\n[search.sharing]\nsandwich = 2\n'
+    text += '[search.selection]\npool = 9\nproxies = ["naswot"]\n[search.hyper]\nboards = ["nucleo-f446re"]\n'
+    (tmp_path / "run.toml").write_text(text)
+    run = load_runfile(tmp_path / "run.toml")
+    folder = tmp_path / "cloud"
+    (folder / "checkpoints").mkdir(parents=True)
+    checkpoint = folder / "checkpoints" / "search.pt"
+    checkpoint.write_bytes(finished.read_bytes())
+    data: Any = SimpleNamespace(name="bars", x_val=DATA.x_val)
+    table = Lut.load(lut_path(run.board)).identity
+    inputs = search_inputs(run, "edgenas", SMALL, data, table, checkpoint)
+    (folder / INPUTS).write_text(json.dumps(inputs))
+    cloud = CloudRun.open(folder).search
+    assert (cloud.sharing, cloud.selection) == (run.search.sharing, run.search.selection)
+    assert edgenas_passes(cloud, 80) == edgenas_passes(run.search, 80) != edgenas_passes(SearchConfig(), 80)
+    # a run of before these tables has none
+    del inputs["search"]["sharing"], inputs["search"]["selection"]
+    (folder / INPUTS).write_text(json.dumps(inputs))
+    assert CloudRun.open(folder).search == SearchConfig()
+    inputs["search"]["sharing"] = "wrong"
+    (folder / INPUTS).write_text(json.dumps(inputs))
+    with pytest.raises(ConfigError, match="is damaged"):
+        CloudRun.open(folder)
