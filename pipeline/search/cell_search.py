@@ -26,7 +26,15 @@ from pipeline.search.costs import CostModel, Floats
 from pipeline.search.data import SearchData
 from pipeline.search.effort import affordable_trainings
 from pipeline.search.result import Candidate, SearchResult
-from pipeline.search.trainer import GRADIENT_NORM, MOMENTUM, WEIGHT_DECAY, cosine, draw_batch, tensors
+from pipeline.search.trainer import (
+    GRADIENT_NORM,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    cosine,
+    diverged,
+    draw_batch,
+    tensors,
+)
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 
@@ -142,13 +150,18 @@ class CellSearch:
         shares = (gamma.mean(0) * torch.tensor(complexity, dtype=torch.float32) * ops).sum()
         loss = task_loss + hyper.kappa * latency / longest + hyper.simplex_weight * shares
         if not torch.isfinite(loss):
-            raise ConfigError("the search diverged: the loss is not finite", hint="lower search.weight_lr")
+            rate = "search.weight_lr" if torch.isfinite(gamma).all() else "search.hyper.lr"
+            raise diverged(self.net, gamma, x, f"the loss is {loss.item()}", rate)
         for group in self.weights.param_groups:
             group["lr"] = cosine(config.weight_lr, step, total)
         self.weights.zero_grad(set_to_none=True)
         self.architecture.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), GRADIENT_NORM)
+        _clip(self.net, gamma, x)
+        norm = torch.nn.utils.clip_grad_norm_(self.hyper.parameters(), float("inf"))  # only the norm
+        if not torch.isfinite(norm):
+            what = f"the norm of the hypernetwork's gradient is {norm.item()}"
+            raise diverged(self.net, gamma, x, what, "search.hyper.lr")
         self.weights.step()
         if step >= config.warmup_steps:
             self.architecture.step()
@@ -198,8 +211,11 @@ class CellSearch:
             for group in optimizer.param_groups:
                 group["lr"] = cosine(config.weight_lr, step, config.proxy_steps)
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(own(x, path), y).backward()
-            torch.nn.utils.clip_grad_norm_(own.parameters(), GRADIENT_NORM)
+            loss = F.cross_entropy(own(x, path), y)
+            if not torch.isfinite(loss):
+                raise diverged(own, path, x, f"the loss is {loss.item()}")
+            loss.backward()
+            _clip(own, path, x)
             optimizer.step()
             self._report("own training", before + step + 1, total, {})
         return self._accuracy(own, path, len(self.data.x_val))
@@ -210,7 +226,10 @@ class CellSearch:
         with torch.inference_mode():
             for part in np.array_split(index, max(1, len(index) // 500)):
                 x, y = tensors(self.data.x_val[part], self.data.y_val[part])
-                correct += int((net(x, path).argmax(1) == y).sum())
+                logits = net(x, path)
+                if not torch.isfinite(logits).all():  # the last step's weights have seen no loss yet
+                    raise diverged(net, path, x, "validation gives no numbers")
+                correct += int((logits.argmax(1) == y).sum())
         return correct / len(index)
 
     # -- results -------------------------------------------------------------------------------------------
@@ -267,6 +286,13 @@ class CellSearch:
 def latency_of(tables: CellTables, gamma: torch.Tensor) -> torch.Tensor:
     """LUT latency (ms) of relaxed choices (edges, ops); exact where they are one-hot."""
     return tables.latency_fixed + (gamma * torch.from_numpy(tables.latency_ms).to(gamma.dtype)).sum()
+
+
+def _clip(net: CellSupernet, choice: EdgePath | torch.Tensor, images: torch.Tensor) -> None:
+    """Clips the weights' gradient. Raises ConfigError where it is not finite: such a step is not taken."""
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+    if not torch.isfinite(norm):
+        raise diverged(net, choice, images, f"the gradient's norm is {norm.item()}")
 
 
 def _optimizer(net: CellSupernet, lr: float) -> torch.optim.SGD:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,28 +46,59 @@ class CellSupernet(nn.Module):
             self.classifier = nn.Parameter(torch.randn(space.classes, arriving) / math.sqrt(arriving))
             self.classifier_bias = nn.Parameter(torch.zeros(space.classes))
 
-    def forward(self, x: Tensor, choice: EdgePath | Tensor) -> Tensor:
-        """Logits (n, classes) of images (n, c, h, w) in 0..1."""
+    def forward(
+        self, x: Tensor, choice: EdgePath | Tensor, watch: Callable[[str, Tensor], None] | None = None
+    ) -> Tensor:
+        """Logits (n, classes) of images (n, c, h, w) in 0..1; `watch` gets each layer's name and output."""
+
+        def seen(name: str, y: Tensor, op: str = "") -> Tensor:
+            if watch is not None:
+                watch(f"{name} ({op})" if op else name, y)
+            return y
+
         space = self.space
-        x = F.relu6(self.stem_norm(convolve(x, self.stem, space.stem_stride), 0))
+        x = seen("the stem", F.relu6(self.stem_norm(convolve(x, self.stem, space.stem_stride), 0)))
         for cell, stride in enumerate(space.strides):
             x = max_pool(x) if stride == 2 else x
             if str(cell) in self.widen:
                 x = F.relu6(self.widen_norm[str(cell)](F.conv2d(x, self.widen[str(cell)]), 0))
+                seen(f"cell {cell + 1}, the convolution before it", x)
             nodes: list[Tensor] = [x]
             sums: dict[int, Tensor] = {}
             for edge, (node, source) in enumerate(edges(space.nodes), cell * space.edges):
-                y = self._edge(edge, nodes[source], choice)
+                begin = f"node {source}" if source else "the input"
+                name = f"cell {cell + 1}, {begin} to node {node + 1}"
+                y = self._edge(edge, nodes[source], choice, partial(seen, name))
                 sums[node] = sums[node] + y if node in sums else y
                 if source == node:
                     nodes.append(sums[node])
-            x = torch.stack(nodes[1:]).sum(0)
-        return F.linear(x.mean((2, 3)), self.classifier, self.classifier_bias)
+            x = seen(f"cell {cell + 1}, its sum", torch.stack(nodes[1:]).sum(0))
+        return seen("the classifier", F.linear(x.mean((2, 3)), self.classifier, self.classifier_bias))
 
-    def _edge(self, edge: int, x: Tensor, choice: EdgePath | Tensor) -> Tensor:
+    def first_nonfinite(self, x: Tensor, path: EdgePath | Tensor) -> str:
+        """Where the first value that is not a number appears on the way of `x`; empty where there is none."""
+        if not torch.isfinite(x).all():
+            return "the images"
+        if isinstance(path, Tensor) and not torch.isfinite(path).all():
+            return "the hypernetwork"
+        found: list[str] = []
+
+        def watch(name: str, y: Tensor) -> None:
+            if not found and not torch.isfinite(y).all():
+                found.append(name)
+
+        with torch.no_grad():
+            self(x, path, watch)
+        return found[0] if found else ""
+
+    def _edge(
+        self, edge: int, x: Tensor, choice: EdgePath | Tensor, seen: Callable[[Tensor, str], Tensor]
+    ) -> Tensor:
+        ops = self.space.ops
         if not isinstance(choice, Tensor):
-            return self._apply_op(edge, x, self.space.ops[choice[edge]])
-        mixed = [choice[edge, op] * self._apply_op(edge, x, name) for op, name in enumerate(self.space.ops)]
+            op = ops[choice[edge]]
+            return seen(self._apply_op(edge, x, op), op)
+        mixed = [choice[edge, i] * seen(self._apply_op(edge, x, op), op) for i, op in enumerate(ops)]
         return torch.stack(mixed).sum(0)
 
     def _apply_op(self, edge: int, x: Tensor, op: str) -> Tensor:

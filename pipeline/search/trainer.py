@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ from pipeline.search.supernet import Path, Supernet
 
 Images: TypeAlias = NDArray[np.uint8] | Tensor
 Labels: TypeAlias = NDArray[np.int64] | Tensor
+
+
+class Diagnosable(Protocol):
+    """A supernet that can say where on one of its paths the first value that is not a number appears."""
+
+    def first_nonfinite(self, x: Tensor, path: Any, /) -> str: ...
+
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
@@ -88,12 +95,17 @@ def shared_step(
     return total
 
 
-def diverged(net: Supernet, path: Path, images: Tensor, what: str) -> ConfigError:
-    """The error of a step that cannot be taken, with the first layer that is to blame."""
+def diverged(
+    net: Diagnosable, path: Any, images: Tensor, what: str, rate: str = "search.weight_lr"
+) -> ConfigError:
+    """The error of a step that cannot be taken, with the first layer that is to blame; `path` is one of `net`'s.
+
+    `rate` is the setting that the hint names.
+    """
     where = net.first_nonfinite(images, path) or "the backward pass"
     return ConfigError(
         f"the search diverged: {what}; first in {where}",
-        hint="lower search.weight_lr; the last good checkpoint is kept",
+        hint=f"lower {rate}; the last good checkpoint is kept",
     )
 
 

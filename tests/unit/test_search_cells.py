@@ -106,6 +106,42 @@ def test_resumed_search_equals_the_uninterrupted_one(method: str, at: int, tmp_p
     assert SearchResult.from_json(again.to_json()) == again
 
 
+@pytest.mark.parametrize(
+    ("poisoned", "where"),
+    [
+        ("stem", "the stem"),
+        ("widen.1", "cell 2, the convolution before it"),
+        ("depthwise.1", "cell 1, the input to node 2 (conv)"),
+        ("pointwise.5", "cell 2, node 1 to node 2 (conv)"),
+        ("classifier_bias", "the classifier"),
+    ],
+)
+@pytest.mark.parametrize("gates", [False, True])
+def test_first_nonfinite_names_the_poisoned_layer(poisoned: str, where: str, gates: bool) -> None:
+    net, x = CellSupernet(SPACE, 0), torch.rand(6, 1, 8, 8)
+    choice = torch.full((SPACE.positions, 3), 1 / 3) if gates else (0,) * SPACE.positions
+    assert net.first_nonfinite(x, choice) == ""
+    with torch.no_grad():
+        net.get_parameter(poisoned).fill_(float("nan"))
+    assert net.first_nonfinite(x, choice) == where
+    assert net.first_nonfinite(x * float("nan"), choice) == "the images"
+    assert net.first_nonfinite(x, torch.full((SPACE.positions, 3), float("nan"))) == "the hypernetwork"
+
+
+def test_a_contest_whose_last_step_diverges_is_no_result() -> None:
+    with pytest.raises(ConfigError, match="diverged"):
+        search(
+            SPACE, DATA, COST, ANY, replace(CONFIG, method="random", proxy_steps=1, weight_lr=1e38), seed=5
+        )
+
+
+def test_a_hypernetwork_that_diverges_is_named() -> None:
+    wild = replace(CONFIG, hyper=replace(CONFIG.hyper, lr=1e36))
+    with pytest.raises(ConfigError, match="hypernetwork") as error:
+        search(SPACE, DATA, COST, ANY, wild, seed=5)
+    assert "search.hyper.lr" in (error.value.hint or "")
+
+
 def test_blocks_methods_are_refused() -> None:
     with pytest.raises(ConfigError, match="cell spaces"):
         run("edgenas")

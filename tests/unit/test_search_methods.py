@@ -15,7 +15,10 @@ from search_standins import DATA, SMALL, TINY, MacCost
 from pipeline.errors import ConfigError, DataError
 from pipeline.search import SearchResult, names, search
 from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
+
+CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -118,16 +121,20 @@ def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("method", ["edgenas", "random"])
-def test_a_search_that_diverges_says_where_and_keeps_its_checkpoint(tmp_path, method):
+@pytest.mark.parametrize(
+    ("space", "method"),
+    [(SMALL, "edgenas"), (SMALL, "random"), (CELLS, "hypernetwork"), (CELLS, "random")],
+    ids=["blocks-edgenas", "blocks-random", "cells-hypernetwork", "cells-random"],
+)
+def test_a_search_that_diverges_says_where_and_keeps_its_checkpoint(tmp_path, space, method):
     path = tmp_path / "search.pt"
     config = replace(TINY, method=method, steps=40, proxy_steps=40, checkpoint_seconds=1e-9)
     wild = replace(config, weight_lr=1e35)
     with pytest.raises(
-        ConfigError, match=r"diverged: .*; first in (the stem|block \d|the classifier|the back)"
+        ConfigError, match=r"diverged: .*; first in (the stem|block \d|cell \d, |the classifier|the back)"
     ):
-        search(SMALL, DATA, MacCost(), Budgets(latency_ms=3.0), wild, seed=0, checkpoint=path)
-    if method == "edgenas":
+        search(space, DATA, MacCost(), Budgets(latency_ms=3.0), wild, seed=0, checkpoint=path)
+    if method != "random":
         weights = torch.load(path, weights_only=True)["state"]["net"]
         assert all(torch.isfinite(value).all() for value in weights.values())
 
