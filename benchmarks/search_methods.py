@@ -71,7 +71,7 @@ def nadir(document: dict[str, Any]) -> tuple[float, float]:
     latency that the fastest winner happens to leave unused.
     """
     latencies = [p["latency_ms"] for p in document["points"]]
-    accuracies = [p["accuracy"] for p in document["points"]]
+    accuracies = [p["accuracy"] for p in document["points"] if p["accuracy"] is not None]
     return (
         max(latencies) + 0.1 * (max(latencies) - min(latencies)),
         min(accuracies) - 0.1 * (max(accuracies) - min(accuracies)),
@@ -85,7 +85,7 @@ def volumes(document: dict[str, Any], method: str, reference: tuple[float, float
             [
                 (p["latency_ms"], p["accuracy"])
                 for p in document["points"]
-                if p["method"] == method and p["seed"] == int(seed)
+                if p["method"] == method and p["seed"] == int(seed) and p["accuracy"] is not None
             ],
             reference,
         )

@@ -29,7 +29,7 @@ from pipeline.prunestage import prune
 from pipeline.report import write_report
 from pipeline.report.document import core_document
 from pipeline.report.exits import add_split
-from pipeline.report.searched import search_section
+from pipeline.report.searched import Served, search_section
 from pipeline.robustness import accuracy_under, broken, section
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runstate import RunState, fingerprint, read_json
@@ -334,7 +334,13 @@ class Run:
             add_split(document, "test", trained["exits"]["test"]["counts"])
         document["warnings"] += list(self.data.warnings)
         document["search"] = search_section(
-            result, seconds=self._state.seconds("search"), space_size=self.space.count()
+            result,
+            seconds=self._state.seconds("search"),
+            space_size=self.space.count(),
+            others=[
+                Served.of(cost, target.budgets, result)
+                for cost, target in zip(self.other_costs, self._targets()[1:], strict=True)
+            ],
         )
         document["training"] = {
             "history": trained["history"],

@@ -107,7 +107,7 @@ def _table(result: SearchResult, board: str, limit: Any, seconds: float) -> Tabl
         table.add_column(column, justify="right")
     table.add_column("architecture")
     for c in result.candidates:
-        accuracy = f"{100 * (c.shared_accuracy or 0):.1f} %"
+        accuracy = f"{100 * c.shared_accuracy:.1f} %" if c.shared_accuracy is not None else "not trained"
         if c.proxy_accuracy is not None:
             accuracy = f"{100 * c.proxy_accuracy:.1f} % after {c.proxy_steps} steps"
         cost = c.cost

@@ -32,7 +32,7 @@ def methods(document: dict[str, Any]) -> str:
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), width_ratios=(1.35, 1))
     limits = document["latency_ms"]
     for i, method in enumerate(document["methods"]):
-        own = [p for p in document["points"] if p["method"] == method]
+        own = [p for p in document["points"] if p["method"] == method and p["accuracy"] is not None]
         marker = _MARKERS[i % len(_MARKERS)]
         left.scatter(
             [p["latency_ms"] for p in own], [100 * p["accuracy"] for p in own],
@@ -105,18 +105,24 @@ def candidates(
     provenance: str,
     relaxed: dict[str, Any] | None = None,
 ) -> str:
-    """A run's candidates by how long they trained, one panel a limited cost, the chosen one marked.
+    """One board's candidates by how long they trained, one panel a limited cost, the chosen one marked.
 
-    `points` hold the costs, `accuracy` (validation split), `proxy_steps` (0: shared weights) and `chosen`;
-    `provenance` is that of their latencies. `relaxed`: the most probable architecture, before any repair.
-    Accuracies after different amounts of training do not compare, so each has a front of its own.
+    `points` hold the costs, `accuracy` (validation split; None: not trained, which stands on the axis),
+    `proxy_steps` (0: shared weights), `chosen` and `member` (of the board's family). `provenance` is that of their
+    latencies. `relaxed`: the most probable architecture, before any repair. Accuracies after different amounts of
+    training do not compare, so each has a front of its own.
     """
-    shown = [cost for cost in _COSTS if cost[0] == "latency_ms" or cost[0] in budgets]
+    shown = [
+        (name, label, divisor)
+        for name, label, divisor in _COSTS
+        if name == "latency_ms" or (name in budgets and all(p[name] is not None for p in points))
+    ]
     figure, grid = plt.subplots(1, len(shown), figsize=(13, 3.6), sharey=True, squeeze=False)
-    steps = sorted({p["proxy_steps"] for p in points})
+    known = [p for p in points if p["accuracy"] is not None]
+    steps = sorted({p["proxy_steps"] for p in known})
     for axis, (name, label, divisor) in zip(grid[0], shown, strict=True):
         for i, count in enumerate(steps):
-            group = [p for p in points if p["proxy_steps"] == count]
+            group = [p for p in known if p["proxy_steps"] == count]
             tint = MUTED if count == 0 else color(i - (steps[0] == 0))
             axis.scatter(
                 [p[name] / divisor for p in group], [100 * p["accuracy"] for p in group], s=18 if count else 11,
@@ -125,19 +131,26 @@ def candidates(
             )  # fmt: skip
             line = front((p[name], p["accuracy"]) for p in group)
             _staircase(axis, line, divisor, tint, end=max(p[name] for p in points))
+        _on_axis(axis, [p for p in points if p["accuracy"] is None], name, divisor, "|", "not trained")
+        members = [p for p in known if p.get("member")]
+        if members:
+            axis.scatter(
+                [p[name] / divisor for p in members], [100 * p["accuracy"] for p in members], s=52,
+                facecolor="none", edgecolor=INK, lw=0.9, zorder=4, label="member of the board's family",
+            )  # fmt: skip
         for p in points:
-            if p["chosen"]:
+            if p["chosen"] and p["accuracy"] is None:
+                _on_axis(axis, [p], name, divisor, "o", "chosen, not trained", tint=RED, hollow=True)
+            elif p["chosen"]:
                 axis.scatter(
                     [p[name] / divisor], [100 * p["accuracy"]], s=130, facecolor="none", edgecolor=RED, lw=1.6,
                     zorder=4, label="chosen",
                 )  # fmt: skip
-        if relaxed is not None:
-            # without an accuracy only its cost is known: it stands on the axis
-            height, placed = (100 * relaxed["accuracy"], axis.transData) if relaxed["accuracy"] is not None else (
-                0.02, axis.get_xaxis_transform()
-            )  # fmt: skip
+        if relaxed is not None and relaxed["accuracy"] is None:
+            _on_axis(axis, [relaxed], name, divisor, "X", "most probable, before repair")
+        elif relaxed is not None:
             axis.plot(
-                [relaxed[name] / divisor], [height], "X", ms=7, color=INK, transform=placed, zorder=4, ls="",
+                [relaxed[name] / divisor], [100 * relaxed["accuracy"]], "X", ms=7, color=INK, zorder=4, ls="",
                 label="most probable, before repair",
             )  # fmt: skip
         _limit(axis, budgets.get(name), divisor, max(p[name] for p in points))
@@ -149,6 +162,25 @@ def candidates(
     )
     figure.tight_layout()
     return svg(figure)
+
+
+def _on_axis(
+    axis: Axes,
+    points: Sequence[dict[str, Any]],
+    name: str,
+    divisor: float,
+    marker: str,
+    label: str,
+    *,
+    tint: str = INK,
+    hollow: bool = False,
+) -> None:
+    """Where only the cost is known: no accuracy is no accuracy of 0 %."""
+    if points:
+        axis.plot(
+            [p[name] / divisor for p in points], [0.02] * len(points), marker, ms=7, color=tint, ls="", zorder=4,
+            markerfacecolor="none" if hollow else tint, transform=axis.get_xaxis_transform(), label=label,
+        )  # fmt: skip
 
 
 def _limit(axis: Axes, limit: float | None, divisor: float, largest: float) -> None:

@@ -60,6 +60,12 @@ def render_html(document: dict[str, Any]) -> str:
         "candidates": fronts.candidates(search["points"], budgets, predicted, search.get("relaxed"))
         if search.get("points")
         else "",
+        "others": [
+            fronts.candidates(other["points"], other["budgets"], other["provenance"])
+            if other["points"]
+            else ""
+            for other in search.get("others", [])
+        ],
         "training": plots.training_progress(training["history"]) if training.get("history") else "",
         "arena": plots.arena_map(memory["buffers"], memory["arena_bytes"], len(document["layers"])),
         "layers": plots.layer_latency(document["layers"], observed),

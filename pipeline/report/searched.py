@@ -2,55 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.figures import Provenance
+from pipeline.latency.cost import CostModel
 from pipeline.search.hypervolume import accuracy
 from pipeline.search.ranking import agreements
-from pipeline.search.result import Candidate, SearchResult
+from pipeline.search.result import Candidate, Front, SearchResult
 from pipeline.space.architecture import lower
+from pipeline.space.budgets import Budgets
 
 
-def search_section(result: SearchResult, *, seconds: float, space_size: int) -> dict[str, Any]:
-    """`points` are the candidates with their costs and accuracies on the validation split; `ranks` the
-    agreement of every two stages over the architectures that went through both. `relaxed` is the most probable
-    architecture as it came from the search, which may break a limit."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A further board that a search served: the budgets that its candidates meet, and its latencies' provenance."""
+
+    board: str
+    budgets: dict[str, float]
+    provenance: Provenance
+
+    @classmethod
+    def of(cls, cost: CostModel, budgets: Budgets, result: SearchResult) -> Served:
+        """Its latencies are as good as the least known operator of its candidates."""
+        board = cost.board.name
+        graphs = [lower(c.architecture) for c in _on(result, board)]
+        estimated = any(cost.predict(graph).unmeasured for graph in graphs)
+        limits = {name: value for name, value in asdict(budgets).items() if value is not None}
+        return cls(board, limits, "estimated" if estimated else "modelled")
+
+
+def search_section(
+    result: SearchResult, *, seconds: float, space_size: int, others: Sequence[Served] = ()
+) -> dict[str, Any]:
+    """`points` are the candidates of the run's board with their costs there and accuracies on the validation split;
+    `others` has those of the further boards, each with its limits. `ranks` are the agreement of every two stages
+    over the architectures that went through both, each counted once however many boards can run it. `relaxed` is
+    the most probable architecture as it came from the search, which may break a limit."""
+    fronts = {front.board: front for front in result.fronts}
+    board = result.fronts[0].board if result.fronts else ""
+    points = _points(result, board, fronts.get(board))
+    for point, candidate in zip(points, _on(result, board), strict=True):
+        point["chosen"] = candidate.architecture == result.architecture
     return {
         "method": result.method,
         "seed": result.seed,
         "seconds": seconds,
         "space_size": space_size,
         "history": result.history,
-        "candidates": len(result.candidates),
-        "points": [_point(c, result) for c in result.candidates],
+        "board": board,
+        "candidates": len(points),
+        "points": points,
+        "others": [_other(result, served, fronts.get(served.board)) for served in others],
         "relaxed": _costs(result.relaxed) if result.relaxed else None,
         "notes": list(result.notes),
-        "ranks": [a.to_json() for a in agreements(stages(result.candidates))],
+        "ranks": [a.to_json() for a in agreements(stages(distinct(result.candidates)))],
+    }
+
+
+def _on(result: SearchResult, board: str) -> list[Candidate]:
+    return [c for c in result.candidates if c.board == board]
+
+
+def _points(result: SearchResult, board: str, front: Front | None) -> list[dict[str, Any]]:
+    members = front.members if front else ()
+    return [
+        {**_costs(c), "proxy_steps": c.proxy_steps, "chosen": False, "member": c in members}
+        for c in _on(result, board)
+    ]
+
+
+def _other(result: SearchResult, served: Served, front: Front | None) -> dict[str, Any]:
+    return {
+        "board": served.board,
+        "budgets": dict(served.budgets),
+        "provenance": served.provenance,
+        "reason": front.reason if front else "",
+        "points": _points(result, served.board, front),
     }
 
 
 def _costs(candidate: Candidate) -> dict[str, Any]:
     cost = candidate.cost
-    known = candidate.proxy_accuracy is not None or candidate.shared_accuracy is not None
     return {
         "latency_ms": cost.latency_ms,
         "sram_bytes": cost.sram_bytes,
         "flash_bytes": cost.flash_bytes,
         "parameters": cost.parameters,
         "energy_mj": cost.energy_mj,
-        "accuracy": accuracy(candidate) if known else None,
-    }
-
-
-def _point(candidate: Candidate, result: SearchResult) -> dict[str, Any]:
-    return {
-        **_costs(candidate),
         "accuracy": accuracy(candidate),
-        "proxy_steps": candidate.proxy_steps,
-        "chosen": candidate.architecture == result.architecture,
     }
 
 
-def stages(candidates: list[Candidate]) -> dict[str, list[float | None]]:
+def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Each architecture once, in order: what several boards can run has the same accuracies on all of them."""
+    return list({c.architecture: c for c in reversed(list(candidates))}.values())[::-1]
+
+
+def stages(candidates: Sequence[Candidate]) -> dict[str, list[float | None]]:
     """Each candidate's score in each stage, cheapest first; None where it did not get that far."""
     found: dict[str, list[float | None]] = {
         "parameters": [float(c.cost.parameters) for c in candidates],

@@ -40,28 +40,30 @@ def family(candidates: Iterable[Candidate]) -> list[Candidate]:
     """The Pareto front in latency and accuracy of those trained longest among `candidates`, fastest first.
 
     Accuracies after different amounts of training do not compare, so each amount has a front of its own and
-    the front with the most members is taken, the longer trained one if equal.
+    the front with the most members is taken, the longer trained one if equal. Candidates without any accuracy
+    are in none.
     """
-    groups: dict[int, list[Candidate]] = {}
+    groups: dict[int, list[tuple[float, Candidate]]] = {}
     for c in candidates:
-        groups.setdefault(c.proxy_steps, []).append(c)
+        if (known := accuracy(c)) is not None:
+            groups.setdefault(c.proxy_steps, []).append((known, c))
     fronts = {steps: _front_of(group) for steps, group in groups.items()}
     trained = {steps: f for steps, f in fronts.items() if steps} or fronts
     return max(trained.items(), key=lambda item: (len(item[1]), item[0]))[1] if trained else []
 
 
-def _front_of(group: list[Candidate]) -> list[Candidate]:
-    out: list[Candidate] = []
-    for c in sorted(group, key=lambda c: (c.cost.latency_ms, -accuracy(c))):
-        if not out or accuracy(c) > accuracy(out[-1]):
-            out.append(c)
-    return out
+def _front_of(group: list[tuple[float, Candidate]]) -> list[Candidate]:
+    out: list[tuple[float, Candidate]] = []
+    for known, c in sorted(group, key=lambda pair: (pair[1].cost.latency_ms, -pair[0])):
+        if not out or known > out[-1][0]:
+            out.append((known, c))
+    return [c for _, c in out]
 
 
-def accuracy(candidate: Candidate) -> float:
-    """Its own accuracy where it was trained alone, else the one with shared weights."""
+def accuracy(candidate: Candidate) -> float | None:
+    """Its own accuracy where it was trained alone, else the one with shared weights; None where it has neither."""
     own = candidate.proxy_accuracy
-    return own if own is not None else candidate.shared_accuracy or 0.0
+    return own if own is not None else candidate.shared_accuracy
 
 
 @dataclass(frozen=True, slots=True)

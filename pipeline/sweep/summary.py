@@ -39,7 +39,8 @@ def summarize(sweep: Sweep, name: str, board: str) -> dict[str, Any]:
     methods = list(dict.fromkeys(job.method for job in sweep.jobs))
     limits = sorted({job.latency_ms for job in sweep.jobs})
     reference = (_ROOM * limits[-1], 1.0 / bench.space.classes)
-    volumes = {method: _volumes(sweep, method, points, reference) for method in methods}
+    known = [p for p in points if p["accuracy"] is not None]  # the others were repaired after all training
+    volumes = {method: _volumes(sweep, method, known, reference) for method in methods}
     effort = _effort(sweep, methods)
     return {
         "kind": "sweep",
@@ -59,7 +60,7 @@ def summarize(sweep: Sweep, name: str, board: str) -> dict[str, Any]:
         "accuracy": _recipe(sweep),
         "points": points,
         "fronts": {
-            method: front((p["latency_ms"], p["accuracy"]) for p in points if p["method"] == method)
+            method: front((p["latency_ms"], p["accuracy"]) for p in known if p["method"] == method)
             for method in methods
         },
         "hypervolume": {
@@ -68,7 +69,7 @@ def summarize(sweep: Sweep, name: str, board: str) -> dict[str, Any]:
             "compared_with": methods[0],
             "differences": {m: _difference(volumes[m], volumes[methods[0]]) for m in methods[1:]},
         },
-        "best": [_best(limit, methods, points) for limit in limits],
+        "best": [_best(limit, methods, known) for limit in limits],
         "effort": {"edgenas_planned_passes": _planned(sweep), "methods": effort},
         "failures": failures,
         "settings": asdict(bench.config),
@@ -86,7 +87,7 @@ def _point(job: Job, entry: dict[str, Any]) -> dict[str, Any]:
         "seed": job.seed,
         "limit_ms": job.latency_ms,
         **asdict(result.cost),
-        "accuracy": accuracy if accuracy is not None else 0.0,
+        "accuracy": accuracy,
         "search_accuracy": own,
         "architecture": result.architecture.to_json(),
         **{name: entry[name] for name in ("passes", "cpu_seconds", "seconds", "threads", "host")},

@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.assets import asset_dir
+from pipeline.boards import load_board
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
 from pipeline.report import course, fronts, picture
-from pipeline.report.searched import search_section, stages
-from pipeline.search.result import Candidate, SearchResult
-from pipeline.space import Cost
+from pipeline.report.searched import Served, search_section, stages
+from pipeline.search.hypervolume import accuracy, family
+from pipeline.search.result import Candidate, Front, SearchResult
+from pipeline.space import Budgets, Cost
 from pipeline.space.architecture import lower, parameters
 from pipeline.space.search_space import SearchSpace
 
+BOARD = load_board("qemu-cortex-m4")
 SPACE = SearchSpace((28, 28, 1), 10)
 CHOICES = [("dw3", 32), ("ir4", 32), ("se8", 48), ("skip", 0), ("dw7", 16), ("ir2", 16), ("skip", 0)]
 
@@ -174,3 +180,71 @@ def test_what_was_most_probable_is_shown_even_where_it_breaks_a_limit(known: boo
     assert section["notes"] == ["so <it> is"]
     svg = fronts.candidates(section["points"], {"latency_ms": 20.0}, "modelled", section["relaxed"])
     assert "most probable, before repair" in words(svg)
+
+
+def two_boards() -> SearchResult:
+    """Twelve candidates on the run's board; the same, at a tenth of the latency and but for four, on another."""
+    first = result()
+    own = [replace(c, board="slow") for c in first.candidates]
+    fast = [
+        replace(c, board="fast", cost=replace(c.cost, latency_ms=c.cost.latency_ms / 10)) for c in own[4:]
+    ]
+    families = [Front("slow", (own[1],)), Front("fast", tuple(fast[:2])), Front("none", (), "too slow")]
+    return replace(first, candidates=[*own, *fast], fronts=families)
+
+
+OTHERS = (Served("fast", {"latency_ms": 2.05}, "estimated"), Served("none", {"latency_ms": 0.1}, "modelled"))
+
+
+def test_each_board_of_a_family_has_its_own_candidates_limits_and_front() -> None:
+    section = search_section(two_boards(), seconds=1.0, space_size=10, others=OTHERS)
+    assert section["board"] == "slow" and section["candidates"] == 12
+    assert [p["latency_ms"] for p in section["points"]] == [10.0 + i for i in range(12)]
+    assert [p["chosen"] for p in section["points"]] == [True] + [False] * 11
+    assert [p["member"] for p in section["points"]] == [False, True] + [False] * 10
+    fast, none = section["others"]
+    assert [p["latency_ms"] for p in fast["points"]] == pytest.approx([1.4 + 0.1 * i for i in range(8)])
+    assert not any(p["chosen"] for p in fast["points"])
+    assert [p["member"] for p in fast["points"]] == [True, True] + [False] * 6
+    assert (none["points"], none["reason"]) == ([], "too slow")
+    said = " ".join(words(fronts.candidates(fast["points"], fast["budgets"], fast["provenance"])))
+    assert (
+        "latency (ms, estimated)" in said and "limit 2.05" in said and "member of the board's family" in said
+    )
+    json.dumps(section, allow_nan=False)
+
+
+def test_what_two_boards_can_run_counts_once_in_the_ranks() -> None:
+    both = search_section(two_boards(), seconds=1, space_size=1, others=OTHERS)["ranks"]
+    assert both == search_section(result(), seconds=1, space_size=1)["ranks"]
+    assert {a["n"] for a in both if a["second"] == "shared weights"} == {12}
+
+
+def test_the_limits_shown_are_those_of_the_board_that_was_not_the_runs() -> None:
+    cost = CostModel(BOARD, Lut.load(asset_dir("luts") / BOARD.name / "edgenas.csv"))
+    here = replace(result(), candidates=[replace(c, board=BOARD.name) for c in result().candidates])
+    limits = Budgets(latency_ms=5.0, sram_bytes=9000)
+    shown = Served(BOARD.name, {"latency_ms": 5.0, "sram_bytes": 9000}, "modelled")
+    assert Served.of(cost, limits, here) == shown
+
+
+def test_what_was_never_trained_has_no_accuracy_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = result()
+    bare = Candidate(first.candidates[0].architecture, Cost(3.0, 900, 1900, 200))
+    assert accuracy(bare) is None
+    assert bare not in family([bare, *first.candidates]) and family([bare]) == []
+    section = search_section(replace(first, candidates=[*first.candidates, bare]), seconds=1, space_size=1)
+    assert section["points"][-1]["accuracy"] is None
+    with monkeypatch.context() as patched:
+        patched.setattr(fronts, "svg", lambda figure: figure)
+        drawn = fronts.candidates(section["points"], {}, "modelled").axes[0]
+    lowest = min(
+        y for line in drawn.get_lines() if line.get_transform() == drawn.transData for y in line.get_ydata()
+    )
+    dots = [y for found in drawn.collections for _, y in found.get_offsets()]
+    assert min(lowest, *dots) >= 50.0
+    assert "not trained" in drawn.get_legend_handles_labels()[1]
+    # nor where it is the chosen one, or where nothing was trained at all
+    alone = replace(first, architecture=bare.architecture, cost=bare.cost, candidates=[bare])
+    points = search_section(alone, seconds=1, space_size=1)["points"]
+    assert "chosen, not trained" in words(fronts.candidates(points, {"latency_ms": 5.0}, "modelled"))

@@ -322,6 +322,22 @@ def test_hypervolumes_are_areas_of_whole_seeds(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_winner_that_nobody_trained_is_in_no_front(tmp_path: Path) -> None:
+    """A proxy's winner that had to be repaired lost the accuracies it had."""
+    jobs = grid(["edgenas", "random"], [0], [10.0])
+    sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
+    journal(sweep, jobs[0], 8.0, 0.5)
+    journal(sweep, jobs[1], 8.0, 0.5)
+    path = sweep.folder / "results" / f"{jobs[1].name}.json"
+    entry = json.loads(path.read_text())
+    entry["accuracy"] = entry["result"]["candidates"][0]["proxy_accuracy"] = None
+    path.write_text(json.dumps(entry))
+    document = summarize(sweep, "bare", "stand-in")
+    assert [p["accuracy"] for p in document["points"]] == [0.5, None]
+    assert document["fronts"]["random"] == [] and document["best"][0]["methods"]["random"]["n"] == 0
+    assert "</html>" in render_sweep(document)
+
+
 def test_the_page_is_whole_and_can_be_rendered_again(tmp_path: Path) -> None:
     jobs = grid(["edgenas", "random"], [0], [10.0])
     sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
