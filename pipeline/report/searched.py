@@ -6,13 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.figures import Provenance
 from pipeline.latency.cost import CostModel
 from pipeline.search.hypervolume import accuracy
-from pipeline.search.ranking import agreements
+from pipeline.search.ranking import agreements, ranks
 from pipeline.search.result import Candidate, Front, SearchResult
 from pipeline.space.architecture import lower
 from pipeline.space.budgets import Budgets
+
+_SHAPE = ("parameters", "macs")  # proxies that every candidate has anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +105,24 @@ def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def stages(candidates: Sequence[Candidate]) -> dict[str, list[float | None]]:
-    """Each candidate's score in each stage, cheapest first; None where it did not get that far."""
+    """Each candidate's score in each stage, cheapest first; None where it did not get that far.
+
+    Of the proxies first each alone, then where several made a cut their mean rank over the candidates that have
+    them all.
+    """
     found: dict[str, list[float | None]] = {
         "parameters": [float(c.cost.parameters) for c in candidates],
         "MACs": [float(lower(c.architecture).macs) for c in candidates],
     }
+    names = list(dict.fromkeys(name for c in candidates for name in c.proxies))
+    for name in names:
+        if name not in _SHAPE:
+            found[f"{name}, untrained"] = [c.proxies.get(name) for c in candidates]
+    if len(names) > 1:
+        whole = [c for c in candidates if len(c.proxies) == len(names)]
+        mean = np.mean([ranks([c.proxies[name] for c in whole]) for name in names], axis=0)
+        placed = {id(c): float(rank) for c, rank in zip(whole, mean, strict=True)}
+        found[f"first cut ({', '.join(names)}: mean rank)"] = [placed.get(id(c)) for c in candidates]
     if any(c.shared_accuracy is not None for c in candidates):
         found["shared weights"] = [c.shared_accuracy for c in candidates]
     own = [{c.short_steps: c.short_accuracy, c.proxy_steps: c.proxy_accuracy} for c in candidates]

@@ -105,7 +105,8 @@ class Progressive:
         task = self.task
         untrained = Supernet(task.space, task.seed, task.config.sharing.identity).to(task.device)
         batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, task.rng(_LOOK))
-        return shortlist(paths, wanted, task.config.selection.proxies, untrained, batch)
+        names, record = task.config.selection.proxies, self.selection.looks
+        return shortlist(paths, wanted, names, untrained, batch, record)
 
     def _look(self, paths: Sequence[ExactPath], validation: Validation, reached: int = 0) -> None:
         """Accuracy with shared weights of those that have none yet; progress has `reached` so many steps already."""

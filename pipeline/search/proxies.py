@@ -128,14 +128,22 @@ def score(names: Sequence[str], net: Supernet, path: Path, batch: Batch) -> dict
 
 
 def shortlist(
-    paths: Sequence[ExactPath], wanted: int, names: Sequence[str], net: Supernet, batch: Batch
+    paths: Sequence[ExactPath],
+    wanted: int,
+    names: Sequence[str],
+    net: Supernet,
+    batch: Batch,
+    record: dict[ExactPath, dict[str, float]] | None = None,
 ) -> list[ExactPath]:
     """The `wanted` paths with the best mean rank over the named proxies, best first.
 
-    Ranks, because the proxies' scales have nothing in common. Ties keep the order given.
+    Ranks, because the proxies' scales have nothing in common. Ties keep the order given. `record` takes up every
+    path's scores that were computed.
     """
     scores = [score(names, net, path, batch) for path in paths]
     if not scores or not names:
         return list(paths[:wanted])
+    if record is not None:
+        record.update(zip(paths, scores, strict=True))
     mean = np.mean([ranks([s[name] for s in scores]) for name in names], axis=0)
     return [paths[i] for i in np.argsort(-mean, kind="stable")[:wanted]]

@@ -9,7 +9,9 @@ from pipeline.errors import ConfigError
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Cost
 
-_PLAIN = ("shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps", "board")
+_PLAIN = (
+    "shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps", "board", "proxies",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Candidate:
     `shared_accuracy` is with the supernet's weights (noisy, good for ranking only; None where the method has
     no supernet), `proxy_accuracy` after `proxy_steps` of training of its own
     (semifinalists and finalists), `short_accuracy` after the semifinal's `short_steps` (0: was not in it).
-    `board` is whose cost it is, where a search served several.
+    `board` is whose cost it is, where a search served several. `proxies` are the finite scores, untrained, of those
+    cheap looks that the method took before any accuracy.
     """
 
     architecture: Architecture
@@ -30,6 +33,7 @@ class Candidate:
     short_accuracy: float | None = None
     short_steps: int = 0
     board: str = ""
+    proxies: dict[str, float] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +54,7 @@ class Candidate:
             raw.get("short_accuracy"),  # older results do not have them
             raw.get("short_steps", 0),
             raw.get("board", ""),
+            dict(raw.get("proxies", {})),
         )
 
 

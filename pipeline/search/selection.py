@@ -40,7 +40,7 @@ class Selection:
     """Feasible paths with their accuracies; its state is what a checkpoint stores.
 
     `scored` are with shared weights (empty where a method has none), `tried` after the semifinal's training,
-    `proxied` after the longest of their own.
+    `proxied` after the longest of their own; `looks` the proxies' scores, untrained, of all that they looked at.
     `cut` are those of the first cut, best first; `rounds` who trains in each round of the semifinal.
     """
 
@@ -49,17 +49,18 @@ class Selection:
     proxied: dict[ExactPath, float] = field(default_factory=dict)
     cut: list[ExactPath] = field(default_factory=list)
     rounds: list[list[ExactPath]] = field(default_factory=list)
+    looks: dict[ExactPath, dict[str, float]] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         known = {
             name: [([list(choice) for choice in path], value) for path, value in getattr(self, name).items()]
-            for name in ("scored", "tried", "proxied")
+            for name in ("scored", "tried", "proxied", "looks")
         }
         return {**known, "cut": list(self.cut), "rounds": [list(paths) for paths in self.rounds]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Selection:
-        def read(rows: list[Any]) -> dict[ExactPath, float]:
+        def read(rows: list[Any]) -> dict[ExactPath, Any]:
             return {tuple((op, width) for op, width in path): value for path, value in rows}
 
         def read_paths(rows: list[Any]) -> list[ExactPath]:
@@ -70,6 +71,7 @@ class Selection:
             *accuracies,
             read_paths(state.get("cut", [])),
             [read_paths(paths) for paths in state.get("rounds", [])],
+            read(state.get("looks", [])),  # earlier versions did not keep them
         )
 
     def ranked(self, bonus: Callable[[ExactPath], float] = lambda _: 0.0) -> list[ExactPath]:
@@ -93,7 +95,10 @@ class Selection:
             if path in self.proxied:
                 own, steps = self.proxied[path], config.proxy_steps
             architecture, cost = judge.architecture(path), judge.exact(path)
-            out.append(Candidate(architecture, cost, self.scored.get(path), own, steps, short, short_steps))
+            # a determinant of nothing is minus infinity, which JSON has not and no rank needs
+            looks = {name: value for name, value in self.looks.get(path, {}).items() if math.isfinite(value)}
+            shared = self.scored.get(path)
+            out.append(Candidate(architecture, cost, shared, own, steps, short, short_steps, proxies=looks))
         return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.errors import ConfigError
-from pipeline.search import search
+from pipeline.report.searched import search_section
+from pipeline.search import SearchResult, progressive, search
 from pipeline.search.candidates import Judge, grow
 from pipeline.search.costs import build_tables
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.meter import Meter
 from pipeline.search.methods import Task
+from pipeline.search.proxies import score
+from pipeline.search.ranking import FEWEST
 from pipeline.search.selection import (
     Selection,
     children,
@@ -27,6 +31,8 @@ from pipeline.search.selection import (
     uniform_paths,
 )
 from pipeline.search.selectionconfig import SelectionConfig
+from pipeline.search.supernet import Supernet
+from pipeline.search.trainer import draw_batch
 from pipeline.space import Budgets, lower
 
 BUDGETS = Budgets(latency_ms=3.0, parameters=3000)
@@ -47,8 +53,6 @@ def searched(config, seed: int = 7) -> EdgeNas:
 
 @pytest.mark.parametrize(("names", "better"), [(("macs",), max), (("parameters",), max)])
 def test_the_first_cut_keeps_what_the_proxies_rank_best(monkeypatch, names, better):
-    from pipeline.search import progressive
-
     pools = []
 
     def look(paths, wanted, *rest):
@@ -66,6 +70,36 @@ def test_the_first_cut_keeps_what_the_proxies_rank_best(monkeypatch, names, bett
     # The last place may be the most probable architecture's.
     assert [size[p] for p in cut[:-1]] == best[:-1]
     assert method.selection.scored.keys() >= set(cut)
+
+
+def test_what_the_first_cut_saw_is_kept_and_compared_with_what_followed():
+    names = ("macs", "naswot")
+    method = searched(replace(CONFIG, selection=SelectionConfig(names, pool=4)))
+    result = method._result(method.selection.ranked()[0], "")
+    cut = {method.judge.architecture(path): path for path in method.selection.cut}
+    net = Supernet(SMALL, method.task.seed)
+    rng = method.task.rng(progressive._LOOK)
+    batch = draw_batch(DATA.x_train, DATA.y_train, CONFIG.batch_size, rng)
+    assert len(cut) >= FEWEST
+    for candidate in result.candidates:
+        path = cut.get(candidate.architecture)
+        if path is not None:
+            assert candidate.proxies == score(names, net, path, batch)
+    again = SearchResult.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
+    assert again == result
+    ranks = search_section(again, seconds=1.0, space_size=1)["ranks"]
+    found = {(a["first"], a["second"]): a for a in ranks}
+    for first in ("naswot, untrained", "first cut (macs, naswot: mean rank)"):
+        pair = found[first, "shared weights"]
+        assert pair["n"] == sum(len(c.proxies) == 2 for c in result.candidates) >= len(cut)
+        assert pair["low"] <= pair["tau"] <= pair["high"]
+
+
+def test_a_proxy_without_a_number_is_no_score():
+    path = ((0, 0), (0, 0), (0, 0))
+    judge = Judge(build_tables(SMALL, MacCost()), MacCost(), BUDGETS)
+    selection = Selection({path: 0.5}, looks={path: {"macs": 3.0, "naswot": -math.inf}})
+    assert selection.candidates(judge, CONFIG)[0].proxies == {"macs": 3.0}
 
 
 def test_the_pool_spends_what_the_budgets_leave():
@@ -166,7 +200,7 @@ def test_states_of_before_the_rounds_can_still_be_read():
     path = ((0, 0), (1, 1))
     state = {"scored": [([[0, 0], [1, 1]], 0.5)], "tried": [], "proxied": []}
     assert Selection.from_state(state) == Selection({path: 0.5})
-    whole = Selection({path: 0.5}, {path: 0.6}, {}, [path], [[path]])
+    whole = Selection({path: 0.5}, {path: 0.6}, {}, [path], [[path]], {path: {"macs": 9.0, "naswot": -1.5}})
     assert Selection.from_state(whole.state()) == whole
 
 
