@@ -34,11 +34,14 @@ from pipeline.robustness import accuracy_under, broken, section
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runstate import RunState, fingerprint, read_json
 from pipeline.search import Request, SearchResult, Target
+from pipeline.search.config import WITHOUT_EFFECT
+from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
+from pipeline.train.config import INCIDENTAL
 from pipeline.validate import Validation
 
 
@@ -71,6 +74,11 @@ class Run:
             raise ConfigError(
                 f"{runfile} adapts the run {settings.adapt.cloud}", hint=f"use: edgenas adapt {runfile}"
             )
+        if not cls.adapts:  # which takes the cloud's settings
+            try:
+                check_settings(settings.search, [settings.search.method])
+            except ConfigError as error:
+                raise ConfigError(f"{runfile}: {error.message}", hint=error.hint) from error
         folder = runs / settings.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -168,8 +176,7 @@ class Run:
 
     def _search_key(self) -> str:
         s = self.settings
-        settings = asdict(s.search)
-        settings.pop("exits")  # decided after training
+        settings = {k: v for k, v in asdict(s.search).items() if k not in WITHOUT_EFFECT}
         return fingerprint(
             __version__, self._data_key, self.lut.key, self.space.to_json(), settings,
             asdict(s.held_budgets), s.seed, [cost.lut.key for cost in self.other_costs],
@@ -234,8 +241,9 @@ class Run:
         """Training and export stages; writes model.tflite and training.json."""
         architecture = chosen(self.search())
         s = self.settings
+        settings = {k: v for k, v in asdict(s.train).items() if k not in INCIDENTAL}
         key = fingerprint(
-            __version__, self._data_key, architecture.to_json(), asdict(s.train), s.seed, *self._start_key()
+            __version__, self._data_key, architecture.to_json(), settings, s.seed, *self._start_key()
         )
         whole = key
         if self.data.front_end:

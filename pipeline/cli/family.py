@@ -51,9 +51,11 @@ def register(app: typer.Typer) -> None:
         from pipeline import stages
         from pipeline.run import Run
         from pipeline.search import Request, complexity_of
+        from pipeline.search.settings import check_yields_family
 
         run = Run.open(runfile, data=data, runs=runs, quiet=json)
         settings = run.settings
+        check_yields_family(settings.search)
         own = board in ("", settings.board.name)
         given: dict[str, Any] = {
             "latency_ms": latency_ms, "sram_bytes": sram_bytes, "flash_bytes": flash_bytes,

@@ -16,6 +16,7 @@ from pipeline.search.energy import with_energy
 from pipeline.search.methods import OnStep, Task, find, names
 from pipeline.search.request import Request, complexity_of
 from pipeline.search.result import Candidate, Front, SearchResult
+from pipeline.search.settings import check_settings, check_yields_family
 from pipeline.search.targets import Target
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
@@ -44,14 +45,15 @@ def search(
     `data` has uint8 NHWC images and labels (x_train, y_train, x_val, y_val; the test split is never looked
     at), `cost` is the board's cost model. The outcome depends on the arguments and `seed` alone (and, in the
     last bits of floating point, on the thread count). `checkpoint` names a file that is rewritten every
-    `config.checkpoint_seconds`; a search with the same arguments continues from it exactly, one with others
-    starts afresh. `on_step` gets {"phase", "done", "total", ...} after every step. `targets` are the run's board
-    (with `cost` and `budgets`) and further ones, for a method that serves several; the others take the first.
+    `config.checkpoint_seconds`; a search with the same arguments continues from it exactly, one with
+    others raises ConfigError. `on_step` gets {"phase", "done", "total", ...} after every step. `targets` are the
+    run's board (with `cost` and `budgets`) and further ones, for a method that serves several; the others take
+    the first.
 
-    Raises ConfigError for an unknown method, a device that is not there, a checkpoint of another search and a
-    search that diverges (its last good checkpoint is kept), DataError for data that does not fit the space or
-    of which one split lacks a class, LutError where `cost` knows nothing of an operator of the space. An
-    impossible budget is no error: the result says which (`feasible` false, `reason`).
+    Raises ConfigError for an unknown method, a setting that it does not read, a device that is not there, a
+    checkpoint of another search and a search that diverges (its last good checkpoint is kept), DataError for data
+    that does not fit the space or of which one split lacks a class, LutError where `cost` knows nothing of an
+    operator of the space. An impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
     if isinstance(space, CellSpace):
         return _search_cells(space, data, cost, budgets, config, seed, checkpoint, on_step)
@@ -76,8 +78,9 @@ def ask_family(
     """Architectures for another board, limit or S from a finished hypernetwork search: no new training of it.
 
     All but `request` as the search was given it: they identify its `checkpoint`, which stays as it is. Raises
-    ConfigError where there is none or the search is not finished, and as `search` does.
+    ConfigError for another method, where there is none or the search is not finished, and as `search` does.
     """
+    check_yields_family(config)
     from pipeline.search.hypersearch import HyperSearch
 
     with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
@@ -125,6 +128,7 @@ def _prepared(
 
     from pipeline.search.device import precision
 
+    check_settings(config, [config.method])
     check_data(data, space)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)

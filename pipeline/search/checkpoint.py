@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.search.config import SearchConfig
+from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
 from pipeline.space.budgets import Budgets
@@ -22,10 +22,6 @@ from pipeline.space.budgets import Budgets
 _FORMAT = 2
 
 Identity: TypeAlias = dict[str, str]
-
-
-# What changes at most the last bits, when something is written, or what comes after the search.
-_WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device", "exits")
 
 
 def fingerprint(
@@ -46,7 +42,7 @@ def identity_of(
     seed: int,
 ) -> Identity:
     """A hash of each thing that changes the outcome, by the name an error calls it; `table`: the costs."""
-    settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
+    settings = {k: v for k, v in asdict(config).items() if k not in WITHOUT_EFFECT}
     images = [torch.as_tensor(x[:: max(1, len(x) // 64)]).cpu().numpy() for x in (data.x_train, data.x_val)]
     labels = [torch.as_tensor(y).cpu().numpy() for y in (data.y_train, data.y_val)]
     return {

@@ -18,6 +18,8 @@ from pipeline.search.proxyconfig import ProxyConfig
 from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
 
+# Settings that change at most the last bits, when something is written, or what comes after the search.
+WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device", "exits")
 _AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
 
 
@@ -102,12 +104,20 @@ class SearchConfig:
             raise ConfigError("search.freedom must be at most 1")
         if self.latency not in ("lut", "predictor"):
             raise ConfigError(f"search.latency must be 'lut' or 'predictor', not {self.latency!r}")
+        if self.latency == "predictor" and self.ablation.guide == "macs":
+            raise ConfigError(
+                "search.latency = 'predictor' has no effect with search.ablation.guide = 'macs': "
+                "multiply-accumulates guide instead",
+                hint="leave one of them out",
+            )
         if self.penalty_growth < 1:
             raise ConfigError("search.penalty_growth must be at least 1")
         if self.workers < 1:
             raise ConfigError("search.workers must be at least 1")
         if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d+)?", self.device):
-            raise ConfigError(f"search.device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not {self.device!r}")
+            raise ConfigError(
+                f"search.device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {self.device!r}"
+            )
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise ConfigError(f"search.threads must be a whole number >= 1, not {self.threads!r}")
 

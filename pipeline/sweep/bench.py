@@ -14,16 +14,17 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.runstate import fingerprint
 from pipeline.search import SearchConfig, SearchResult, search
+from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.costs import CostModel
+from pipeline.search.settings import read_by
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import INCIDENTAL, TrainConfig
 
 _PROGRESS_EVERY_S = 1.0
 _NEXT_JUDGE = 10_000  # between the seeds of one winner's trainings
 _OUTCOME = ("search", "space", "train", "latency", "memory")  # rooms that a search's outcome rests on
-_WITHOUT_EFFECT = ("threads", "workers", "device", "checkpoint_seconds")  # on a search's outcome
 _SPLITS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
 
 
@@ -80,8 +81,8 @@ class Bench:
 
     def key(self, job: Job, data_key: str) -> str:
         """Changes with whatever changes a job's outcome."""
-        settings = {k: v for k, v in asdict(self.config_of(job, 1)).items() if k not in _WITHOUT_EFFECT}
-        train = asdict(self.train) | {"threads": 0, "checkpoint_s": 0} if self.train else None
+        settings = {k: v for k, v in asdict(self.config_of(job, 1)).items() if k not in WITHOUT_EFFECT}
+        train = {k: v for k, v in asdict(self.train).items() if k not in INCIDENTAL} if self.train else None
         return fingerprint(
             self.code, data_key, self.cost_identity, self.space.to_json(), settings,
             asdict(self.budgets_of(job)), job.seed, self.judge_steps, self.judge_seeds, train,
@@ -91,7 +92,7 @@ class Bench:
         return replace(self.budgets, latency_ms=job.latency_ms)
 
     def config_of(self, job: Job, threads: int) -> SearchConfig:
-        return replace(self.config, method=job.method, threads=threads)
+        return replace(read_by(self.config, job.method), threads=threads)
 
 
 def perform(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
+from pipeline.search.settings import check_settings
 from pipeline.space.cells import CellSpace
 from pipeline.sweep.bench import Bench
 from pipeline.sweep.grid import grid, method_list, numbers, seed_list
@@ -36,7 +37,14 @@ def open_sweep(
     limits = numbers(latency_ms, "--latency-ms") if latency_ms else [settings.budgets.latency_ms or 0.0]
     if not limits[0]:
         raise ConfigError("the run file has no latency limit", hint="give --latency-ms")
-    jobs = grid(method_list(methods), seed_list(seeds), limits)
+    chosen = method_list(methods)
+    jobs = grid(chosen, seed_list(seeds), limits)
+    check_settings(settings.search, chosen)
+    if settings.search.hyper.boards:
+        raise ConfigError(
+            "search.hyper.boards has no effect in a sweep, which compares searches for the run file's board alone",
+            hint="leave it out; edgenas search trains for several boards",
+        )
     arrays = stages.load_data(settings, data)
     for warning in arrays.warnings:
         reporter.warn(warning)

@@ -12,10 +12,9 @@ import torch
 
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
+from pipeline.train.config import INCIDENTAL
 
 _FORMAT = 3
-# Fields of TrainConfig that change neither the result nor its meaning.
-_INCIDENTAL = ("checkpoint_s", "threads", "device")
 
 
 def fingerprint(description: dict[str, Any], data: DataSet, config: dict[str, Any], seed: int) -> str:
@@ -27,7 +26,7 @@ def fingerprint(description: dict[str, Any], data: DataSet, config: dict[str, An
         "format": _FORMAT,
         "architecture": description,
         "data": [data.name, list(data.x_train.shape), images.hexdigest()],
-        "config": {key: value for key, value in config.items() if key not in _INCIDENTAL},
+        "config": {key: value for key, value in config.items() if key not in INCIDENTAL},
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,9 @@ from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.quantconfig import QuantizationConfig
 from pipeline.train.teacherconfig import TeacherConfig
 
+# Fields of TrainConfig that change at most the last bits, or when something is written.
+INCIDENTAL = ("checkpoint_s", "threads", "device")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:

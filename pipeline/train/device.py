@@ -23,6 +23,10 @@ def choose(name: str, field: str = "train.device") -> torch.device:
             f"{field} is '{name}', and this machine has {torch.cuda.device_count()} CUDA devices",
             hint='use "auto" or "cpu"; torch from PyPI may also be a build without CUDA',
         )
+    if device.type == "mps" and (device.index or not torch.backends.mps.is_available()):
+        raise ConfigError(
+            f"{field} is '{name}', and this machine has no such device", hint='use "auto" or "cpu"'
+        )
     return device
 
 

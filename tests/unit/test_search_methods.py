@@ -147,11 +147,16 @@ def test_a_class_that_one_split_lacks_is_named():
         search(SMALL, data, MacCost(), Budgets(), TINY, seed=0)
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="0 CUDA devices"):
         search(SMALL, DATA, MacCost(), Budgets(), replace(TINY, device="cuda"), seed=0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("mps", "mps:1"):
+        with pytest.raises(ConfigError, match=rf"search\.device is '{name}', .* no such device") as error:
+            search(SMALL, DATA, MacCost(), Budgets(), replace(TINY, device=name), seed=0)
+        assert "auto" in error.value.hint
     with pytest.raises(ConfigError, match=r"search\.device"):
         replace(TINY, device="gpu")
 
