@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.data.shift import ShiftConfig
 from pipeline.errors import ConfigError
 from pipeline.robustness import RobustnessConfig
 from pipeline.search.adaptconfig import AdaptConfig
+from pipeline.search.cellsettings import refused_for_cells
 from pipeline.search.config import SearchConfig
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
@@ -154,6 +156,9 @@ def load_runfile(path: Path) -> RunFile:
     run.robustness.held(run.budgets, board)
     table.close()
     _check_boards(table, run)
+    if run.space.kind == "cells" and (refusal := refused_for_cells(run.search)) is not None:
+        *sections, key = ("search", *refusal.key.split("."))
+        raise functools.reduce(Table.sub, sections, table).error(key, refusal.what, hint=refusal.hint)
     if run.validate.images < 1:
         raise table.sub("validate").error("images", "is 0", hint="at least one image must reach the device")
     return run

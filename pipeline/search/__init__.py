@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.search.cellsettings import refused_for_cells
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
@@ -56,6 +57,8 @@ def search(
     operator of the space. An impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
     if isinstance(space, CellSpace):
+        if (refusal := refused_for_cells(config)) is not None:
+            raise refusal.error
         return _search_cells(space, data, cost, budgets, config, seed, checkpoint, on_step)
     method = find(config.method)
     with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:

@@ -79,6 +79,12 @@ class CellJudge:
     def feasible(self, path: EdgePath) -> bool:
         return not self.budgets.violations(self.exact(path))
 
+    def vetoes(self, path: EdgePath) -> list[str]:
+        """Why it cannot be deployed, whatever the budgets."""
+        veto = getattr(self.cost, "veto", lambda _: "")
+        reasons = [veto(node.op) for node in self.architecture(path).lower().nodes]
+        return list(dict.fromkeys(filter(None, reasons)))
+
     def neighbours(self, path: EdgePath) -> list[EdgePath]:
         """Every path that differs on one edge."""
         return [

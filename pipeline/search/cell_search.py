@@ -16,15 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.errors import ConfigError
-from pipeline.search.candidates import describe_excess
+from pipeline.search.candidates import describe_excess, own_budgets
 from pipeline.search.cell_costs import CellJudge, CellTables, EdgePath
 from pipeline.search.cell_supernet import CellSupernet, EdgeHypernetwork
 from pipeline.search.checkpoint import Checkpoint, identity_of
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel, Floats
 from pipeline.search.data import SearchData
-from pipeline.search.effort import affordable_trainings
+from pipeline.search.effort import affordable_cell_trainings
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.trainer import (
     GRADIENT_NORM,
@@ -40,7 +39,6 @@ from pipeline.space.cells import CellSpace
 
 # Random streams.
 _STEP, _SAMPLES, _OWN = 200, 201, 202
-METHODS = ("hypernetwork", "random")
 
 
 @dataclass(eq=False)
@@ -60,11 +58,6 @@ class CellSearch:
     own: dict[EdgePath, float] = field(default_factory=dict)
 
     def run(self) -> SearchResult:
-        if self.config.method not in METHODS:
-            raise ConfigError(
-                f"search method {self.config.method!r} does not know cell spaces",
-                hint=f"known: {', '.join(METHODS)}",
-            )
         tables = CellTables.of(self.space, self.cost)
         self.judge = CellJudge(tables, self.cost, self.budgets)
         reason = self.judge.impossible()
@@ -111,16 +104,18 @@ class CellSearch:
         return self._result("")
 
     def _random(self) -> SearchResult:
-        wanted = affordable_trainings(self.config, len(self.data.x_val))
+        wanted = affordable_cell_trainings(self.config, len(self.space.ops), len(self.data.x_val))
         rng = np.random.default_rng([self.seed, _SAMPLES])
         even = np.zeros((self.space.positions, len(self.space.ops)))
         self._restore()
         found: dict[EdgePath, None] = {}
-        path: EdgePath = ()
+        nearest: EdgePath = ()
         for _ in range(50 * wanted):
             path = self.judge.repair(self.space.random_path(rng), even)
             if self.judge.feasible(path):
                 found[path] = None
+            else:
+                nearest = self._nearer(path, nearest)
             if len(found) >= wanted:
                 break
         total = wanted * self.config.proxy_steps
@@ -129,7 +124,7 @@ class CellSearch:
                 fresh = CellSupernet(self.space, self.seed)
                 self.own[path] = self._alone(fresh, path, place * self.config.proxy_steps, total)
                 self._save()
-        return self._result("" if found else self._explain(path))
+        return self._result("" if found else self._explain(nearest))
 
     # -- steps ---------------------------------------------------------------------------------------------
 
@@ -198,7 +193,7 @@ class CellSearch:
             if self.judge.feasible(path):
                 found[path] = None
             else:
-                nearest = path
+                nearest = self._nearer(path, nearest)
         return list(found), nearest
 
     def _alone(self, net: CellSupernet, path: EdgePath, before: int, total: int) -> float:
@@ -238,14 +233,20 @@ class CellSearch:
         if self.on_step is not None:
             self.on_step({"phase": phase, "done": done, "total": total, **record})
 
-    def _explain(self, path: EdgePath) -> str:
-        name = max(found := self.budgets.violations(self.judge.exact(path)), key=lambda n: found[n])
-        if name == "vetoed":
-            return "no architecture found without a veto"
-        value, limit = getattr(self.judge.exact(path), name), getattr(self.budgets, name)
-        return (
-            f"nothing found that meets every budget together; tightest: {describe_excess(name, value, limit)}"
-        )
+    def _nearer(self, path: EdgePath, other: EdgePath) -> EdgePath:
+        """Of two infeasible paths the one that breaks budgets less; `other` may be empty."""
+        return other if other and self.judge.violation(other) <= self.judge.violation(path) else path
+
+    def _explain(self, nearest: EdgePath) -> str:
+        judge, cost = self.judge, self.judge.exact(nearest)
+        violations = self.budgets.violations(cost)
+        where = judge.architecture(nearest).describe()
+        if violations.pop("vetoed", 0):
+            vetoes = "; ".join(judge.vetoes(nearest))
+            return f"no architecture found without a veto; the nearest: {where}: {vetoes}"
+        name = max(own_budgets(violations), key=lambda n: violations[n])
+        excess = describe_excess(name, getattr(cost, name), getattr(self.budgets, name))
+        return f"nothing found that meets every budget together; tightest: {excess} for the nearest, {where}"
 
     def _result(self, reason: str) -> SearchResult:
         every = {**dict.fromkeys(self.own), **dict.fromkeys(self.shared)}

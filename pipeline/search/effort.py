@@ -38,3 +38,23 @@ def affordable_trainings(config: SearchConfig, validation_images: int) -> int:
     if config.proxies.names:
         each += config.proxies.pool * config.proxies.passes(config.batch_size)
     return max(1, edgenas_passes(config, validation_images) // each)
+
+
+def cell_passes(config: SearchConfig, ops: int, validation_images: int) -> int:
+    """Passes of a whole hypernetwork search in a cell space with `ops` operators an edge.
+
+    A weight step runs every operator of every edge, which is as many paths as there are operators.
+    """
+    looks = config.candidates * min(config.ranking_images, validation_images)
+    contests = min(config.semifinalists, config.candidates)
+    trained = training_passes(config, ops * (config.warmup_steps + config.steps))
+    return trained + looks + contests * _cell_training(config, validation_images)
+
+
+def affordable_cell_trainings(config: SearchConfig, ops: int, validation_images: int) -> int:
+    """Architectures that random search trains from scratch at that cost; at least one."""
+    return max(1, cell_passes(config, ops, validation_images) // _cell_training(config, validation_images))
+
+
+def _cell_training(config: SearchConfig, validation_images: int) -> int:
+    return training_passes(config, config.proxy_steps) + validation_images

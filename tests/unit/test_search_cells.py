@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from pipeline.search import SearchResult, search
 from pipeline.search.cell_costs import CellJudge, CellTables
 from pipeline.search.cell_search import latency_of
 from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.cellsettings import refused_for_cells
 from pipeline.search.costs import exact_cost
+from pipeline.search.effort import affordable_cell_trainings, cell_passes
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 
@@ -145,6 +148,63 @@ def test_a_hypernetwork_that_diverges_is_named() -> None:
 def test_blocks_methods_are_refused() -> None:
     with pytest.raises(ConfigError, match="cell spaces"):
         run("edgenas")
+
+
+IGNORED = {
+    "method": "edgenas", "device": "cuda", "workers": 2, "latency": "predictor",
+    "hyper.boards": ("qemu-rv32",), "hyper.condition_weight": 2.0, "hyper.spend_weight": 2.0,
+    "hyper.entropy_weight": 2.0, "hyper.conditions": 2,
+    "proxies.names": ("macs",), "selection.rounds": 2, "sharing.sandwich": 1, "ablation.adaptive": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", IGNORED)
+@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+def test_a_setting_that_cells_cannot_follow_is_refused(key: str, method: str, tmp_path: Path) -> None:
+    table, _, name = key.rpartition(".")
+    config, value = replace(CONFIG, method=method), IGNORED[key]
+    inner = replace(getattr(config, table), **{name: value}) if table else value
+    config = replace(config, **{table or name: inner})
+    refused = table if table and table != "hyper" else key
+    with pytest.raises(ConfigError, match=rf"search\.{refused} .*cell") as error:
+        search(SPACE, DATA, COST, ANY, config, seed=5)
+    assert error.value.hint
+    # A run file is refused with the line, before anything is done.
+    text = json.dumps(list(value) if isinstance(value, tuple) else value)
+    path = tmp_path / "a.toml"
+    head = 'name = "a"\nboard = "qemu-cortex-m4"\n[space]\nkind = "cells"\n[budgets]\nlatency_ms = 50.0\n'
+    section = f"[search.{table}]\n" if table else ""
+    chosen = "" if key == "method" else f'method = "{method}"\n'
+    path.write_text(f"{head}[search]\n{chosen}{section}{name} = {text}\n")
+    with pytest.raises(ConfigError, match=rf"a\.toml:\d+: 'search\.{refused}' .*cell"):
+        load_runfile(path)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_settings_that_make_no_difference_are_taken(device: str) -> None:
+    assert refused_for_cells(replace(CONFIG, device=device, mu=0.3, finalists=1, threads=2)) is None
+
+
+@pytest.mark.parametrize("ops", [("conv", "pool", "identity"), ("conv", "identity")])
+def test_both_methods_cost_the_same(ops: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    space = replace(SPACE, ops=ops)
+    counted, apply = [0], CellSupernet._apply_op
+
+    def counting(net: CellSupernet, edge: int, x: torch.Tensor, op: str) -> torch.Tensor:
+        counted[0] += len(x) * (3 if torch.is_grad_enabled() else 1)
+        return apply(net, edge, x, op)
+
+    monkeypatch.setattr(CellSupernet, "_apply_op", counting)
+    config = replace(CONFIG, steps=20)
+    passes = {}
+    for method in ("hypernetwork", "random"):
+        counted[0] = 0
+        result = search(space, DATA, COST, ANY, replace(config, method=method), seed=5)
+        passes[method] = counted[0] / space.positions
+    one = 3 * config.batch_size * config.proxy_steps + len(DATA.x_val)
+    assert passes["hypernetwork"] == cell_passes(config, len(ops), len(DATA.x_val))
+    assert len(result.candidates) == affordable_cell_trainings(config, len(ops), len(DATA.x_val)) > 4
+    assert 0 <= passes["hypernetwork"] - passes["random"] < one
 
 
 def test_run_file_gives_the_published_space() -> None:

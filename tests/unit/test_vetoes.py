@@ -13,6 +13,7 @@ from pipeline.runfile import load_runfile
 from pipeline.search import names, search
 from pipeline.space import Cost, OpGraph, lower
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
 from pipeline.space.opspec import OpSpec
 from pipeline.space.vetoes import Vetoes
 
@@ -43,6 +44,21 @@ def test_searches_keep_away_from_what_is_vetoed(method: str, vetoes: Vetoes) -> 
     assert result.feasible
     for candidate in result.candidates:
         assert vetoes.reasons(node.op for node in lower(candidate.architecture).nodes) == []
+
+
+@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+def test_cell_searches_keep_away_from_what_is_vetoed(method: str) -> None:
+    space, config = (
+        CellSpace((8, 8, 1), 4, 4, channels=(4, 8), strides=(1, 1), nodes=2),
+        replace(TINY, method=method),
+    )
+    result = search(space, DATA, Picky(vetoes=Vetoes(operators=("max_pool",))), Budgets(), config, seed=0)
+    assert result.feasible
+    assert not any("pool" in ops for c in result.candidates for ops in c.architecture.cells)
+    against = Vetoes(operators=("add",), channel_multiple=8)  # of every cell, and of the stem
+    result = search(space, DATA, Picky(vetoes=against), Budgets(), config, seed=0)
+    assert not result.feasible and "add is vetoed: the target's engine" in result.reason
+    assert "4 channels: not multiples of 8" in result.reason and "cell 4 " in result.reason
 
 
 def test_reasons() -> None:
