@@ -25,8 +25,9 @@ from pipeline.runstate import fingerprint, read_json
 from pipeline.search import SearchResult
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import Spending
-from pipeline.search.config import SearchConfig
+from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.effort import edgenas_passes
+from pipeline.search.energy import unknown_current
 from pipeline.searchinputs import CloudRun
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
@@ -91,6 +92,8 @@ class EdgeRun(Run):
         self.settings = replace(
             self.settings, adapt=chosen, board=at_clock(self.settings.board, chosen.clock_hz)
         )
+        if self._asked.energy_mj is not None and self.settings.board.running is None:
+            raise unknown_current(self.settings.board)
         if (self.cloud.folder).resolve() == self.folder.resolve():
             raise ConfigError(
                 f"{self.folder} is the cloud's own folder", hint="give the edge run another name, or --runs"
@@ -223,7 +226,7 @@ class EdgeRun(Run):
 
     def _search_key(self) -> str:
         options = {k: v for k, v in asdict(self.settings.adapt).items() if k != "cloud"}
-        search = asdict(self._search_config)
+        search = {k: v for k, v in asdict(self._search_config).items() if k not in WITHOUT_EFFECT}
         return fingerprint(super()._search_key(), self.cloud.identity, options, search, asdict(self._held))
 
     def _find(self, checkpoint: Path) -> SearchResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.boards import Board, load_board
-from pipeline.boards.power import read_power
+from pipeline.boards.power import read_power, why_unknown
 from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.data.shift import ShiftConfig
@@ -144,7 +144,7 @@ def load_runfile(path: Path) -> RunFile:
         seed=seed,
         data=data,
         data_options=fill(table.sub("data", required=False), default_options(data.name)),
-        budgets=_budgets(table.sub("budgets"), board),
+        budgets=_budgets(table.sub("budgets"), board, not table.sub("adapt", required=False).empty),
         vetoes=fill(table.sub("vetoes", required=False), Vetoes()),
         space=fill(table.sub("space", required=False), SpaceConfig()),
         search=fill(table.sub("search", required=False), SearchConfig()),
@@ -174,8 +174,11 @@ def _check_boards(table: Table, run: RunFile) -> None:
             raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _budgets(table: Table, board: Board) -> Budgets:
-    """Budgets of a run file; the board's memories are limits in any case."""
+def _budgets(table: Table, board: Board, adapts: bool) -> Budgets:
+    """Budgets of a run file; the board's memories are limits in any case.
+
+    Where it `adapts`, the clock of the stated current is compared later, with the present one.
+    """
     sram, flash = board.memory.sram.bytes, board.memory.flash.bytes
     budgets = Budgets(
         latency_ms=table.number("latency_ms"),
@@ -186,11 +189,9 @@ def _budgets(table: Table, board: Board) -> Budgets:
     )
     if not budgets.latency_ms:
         raise table.error("latency_ms", "is 0", hint="give the deadline in milliseconds")
-    if budgets.energy_mj is not None and board.running is None:
-        raise table.error(
-            "energy_mj", f"cannot be held: what {board.name} draws at its clock is not known",
-            hint="give voltage_v, current_ma and reference in [energy], or in [power] of the board's file",
-        )  # fmt: skip
+    if budgets.energy_mj is not None and board.running is None and not (adapts and board.power):
+        what, hint = why_unknown(board.name, board.clock_hz, board.power)
+        raise table.error("energy_mj", f"cannot be held: {what}", hint=hint)
     if budgets.energy_mj == 0:
         raise table.error("energy_mj", "is 0", hint="millijoules an inference")
     return budgets

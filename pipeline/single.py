@@ -49,7 +49,7 @@ def open_model(
         energy_mj=energy_mj,
     )
     if energy_mj is not None and board.running is None:
-        raise unknown_current(board.name)
+        raise unknown_current(board)
     folder = out or Path("runs") / f"{model.stem}-{board.name}"
     return SingleModel(model, board, budgets, folder, Reporter(quiet=quiet))
 

@@ -49,6 +49,20 @@ class Power:
         )
 
 
+def why_unknown(board: str, clock_hz: int, power: Power | None) -> tuple[str, str]:
+    """Why nobody knows what `board` draws at `clock_hz`, and what to do: for the error of an energy budget."""
+    if power is None or power.clock_hz == clock_hz:
+        return (
+            f"what {board} draws at its clock is not known",
+            "give voltage_v, current_ma and reference in [energy] of the run file, or in [power] of the board's file",
+        )
+    return (
+        f"the stated current of {board} is that at {power.clock_hz / 1e6:g} MHz ({power.reference}), "
+        f"and it runs at {clock_hz / 1e6:g} MHz",
+        f"state the current at that clock: current_ma and clock_hz = {clock_hz} in [energy] of the run file",
+    )
+
+
 def read_power(t: Table, clock_hz: int) -> Power:
     """A board's `[power]` or a run file's `[energy]`; without `clock_hz` the current is that at the board's clock.
 

@@ -17,7 +17,9 @@ _PANEL = (3.25, 2.6)  # inches
 _NAMES = {
     "train_loss": "training split", "val_loss": "validation split", "path_loss": "sampled paths",
     "train_accuracy": "training split", "val_accuracy": "validation split", "path_accuracy": "sampled paths",
-    "mu": "μ (latency)", "nu": "ν (memory)", "entropy": "entropy of the choices",
+    "best_accuracy": "best so far", "own_accuracy": "each on its own",
+    "mu": "μ (latency)", "nu": "ν (memory)", "nu_sram_bytes": "ν (SRAM)", "nu_flash_bytes": "ν (flash)",
+    "nu_parameters": "ν (parameters)", "entropy": "entropy of the choices",
     "latency_ms": "expected", "asked_latency_ms": "asked for", "sram_bytes": "expected", "flash_bytes": "expected",
     "parameters": "expected",
 }  # fmt: skip
@@ -33,13 +35,14 @@ def search_course(history: History, budgets: dict[str, float]) -> str:
     """Loss, accuracy, expected costs with their limits, multipliers, decidedness; then what else is recorded.
 
     Panels whose fields no record has are left out, so methods may record what they like. `history` needs a
-    number `step`; its other numbers are drawn, anything else is ignored.
+    number `step`; its other numbers are drawn, anything else is ignored. Where every record has `passes`, they are
+    drawn over these: what it cost.
     """
     fields = {
         name: None
         for row in history
         for name, value in row.items()
-        if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+        if name not in ("step", "passes") and isinstance(value, int | float) and not isinstance(value, bool)
     }
     panels: list[Callable[[Axes], None]] = []
 
@@ -51,13 +54,14 @@ def search_course(history: History, budgets: dict[str, float]) -> str:
             panels.append(lambda axis: _lines(axis, history, title, there, **how))
 
     panel("cross-entropy", [name for name in fields if name.endswith("_loss")])
+    panel("accuracy on the validation split (%)", ["own_accuracy", "best_accuracy"], divisor=0.01)
     panel("accuracy on batches (%)", [name for name in fields if name.endswith("_accuracy")], divisor=0.01)
     for name, title, divisor in _COSTS:
         limit = budgets.get(name)
         if limit or name == "latency_ms":
             panel(title, [name, f"asked_{name}"], divisor=divisor, limit=limit)
         fields.pop(name, None)
-    coefficients = [n for n in fields if n in ("mu", "nu") or n.startswith(("lambda", "multiplier"))]
+    coefficients = [n for n in fields if n in ("mu", "nu") or n.startswith(("nu_", "lambda", "multiplier"))]
     panel("penalty multipliers", coefficients, logarithmic=True)
     panel("how decided the search is", ["entropy", "temperature"])
     for name in list(fields):
@@ -88,13 +92,14 @@ def _lines(
     limit: float | None = None,
     logarithmic: bool = False,
 ) -> None:
-    steps = [row["step"] for row in history]
+    paid = all("passes" in row for row in history)
+    steps = [row["passes"] / 1e6 if paid else row["step"] for row in history]
     for name, tint in zip(names, _COLORS * len(names), strict=False):
         values = [row.get(name) for row in history]
         numbers = [v / divisor if isinstance(v, int | float) else float("nan") for v in values]
-        # what is asked for is drawn anew each step: points, not a line
+        # what is asked for is drawn anew each step, and architectures do not follow each other: points, not a line
         style: dict[str, Any] = (
-            {"ls": "", "marker": ".", "ms": 3, "alpha": 0.6} if name.startswith("asked") else {}
+            {"ls": "", "marker": ".", "ms": 3, "alpha": 0.6} if name.startswith(("asked", "own")) else {}
         )
         axis.plot(steps, numbers, color=tint, lw=1.1, label=_NAMES.get(name, name.replace("_", " ")), **style)
     if limit:
@@ -104,6 +109,6 @@ def _lines(
     elif title != "cross-entropy":
         axis.set_ylim(bottom=0)
     axis.set_title(title)
-    axis.set_xlabel("step")
+    axis.set_xlabel("million images passed" if paid else "step")
     if len(names) > 1 or limit or names[0] in _NAMES:
         axis.legend(frameon=False, fontsize=7.5)

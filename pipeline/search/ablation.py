@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import ConfigError
-from pipeline.search.candidates import ExactPath, Judge, repair
 from pipeline.search.costs import CostModel
-from pipeline.search.result import Candidate, SearchResult
 from pipeline.space.architecture import lower
 from pipeline.space.budgets import Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
-
-if TYPE_CHECKING:
-    from pipeline.search.methods import Task
 
 _SAMPLES = 64
 
@@ -68,34 +62,3 @@ class MacProxy:
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         exact = self._cost.evaluate(graph, parameters)
         return replace(exact, latency_ms=self.overhead_ms + self._ms_per_mac * graph.macs)
-
-
-def project(result: SearchResult, task: Task) -> SearchResult:
-    """What a search guided by a proxy found, held against the real budgets: candidates that break one are
-    repaired, which costs them the accuracies they had, or dropped. The best in the proxy's eyes wins."""
-    judge, space = Judge(task.tables, task.cost, task.budgets), task.space
-    even = np.zeros((len(space.strides), len(space.ops))), np.zeros((len(space.strides), len(space.channels)))
-    kept: dict[ExactPath, Candidate] = {}
-    broken = 0
-    for candidate in result.candidates:
-        path = judge.path(candidate.architecture)
-        if judge.feasible(path):
-            kept.setdefault(path, replace(candidate, cost=judge.exact(path)))
-            continue
-        broken += 1
-        path = repair(judge, path, *even)
-        if judge.feasible(path):
-            kept.setdefault(path, Candidate(judge.architecture(path), judge.exact(path)))
-    candidates = list(kept.values())
-    notes = [
-        f"{broken} of {len(result.candidates)} candidates broke a budget that multiply-accumulates do not see"
-    ]
-    relaxed = result.relaxed
-    if relaxed is not None:
-        relaxed = replace(relaxed, cost=judge.exact(judge.path(relaxed.architecture)))
-    best = candidates[0] if candidates else None
-    return replace(
-        result, architecture=best.architecture if best else None, cost=best.cost if best else None,
-        feasible=best is not None, candidates=candidates, notes=[*result.notes, *notes], relaxed=relaxed,
-        reason=result.reason if best or result.reason else "nothing the proxy found could be repaired",
-    )  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, rep
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.inherit import LayerWeights, inherited
 from pipeline.search.methods import Task
+from pipeline.search.parallel import train_all
 from pipeline.search.relaxation import Relaxation
 from pipeline.search.result import SearchResult
 from pipeline.search.selection import Selection, explain_failure, starting_paths
@@ -33,6 +35,7 @@ METHOD = "edge stage"
 # Random streams (see Task.rng).
 _PATHS, _STARTS, _CONTEST = 200, 201, 202
 _SLACK, _REDRAWS = 1.1, 8
+_RATE = "adapt.learning_rate"
 _DECAY = 0.85  # weight of a candidate in the new distribution, relative to the one ranked before it
 
 
@@ -100,6 +103,7 @@ class EdgeStage:
     checkpoint: Checkpoint = field(init=False)
     selection: Selection = field(default_factory=Selection)
     best: list[LayerWeights] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -140,8 +144,7 @@ class EdgeStage:
         self._tune(pool)
         self._score(pool)
         self._contest()
-        best = max(self.selection.proxied, key=lambda p: self.selection.proxied[p])
-        return self._outcome(best, "")
+        return self._outcome(self._leader(), "")
 
     # -- candidates ----------------------------------------------------------------------------------------
 
@@ -218,7 +221,8 @@ class EdgeStage:
                         break
             batch = draw_batch(task.data.x_train, task.data.y_train, task.config.batch_size, rng)
             lr = cosine(adapt.learning_rate, self.step, self.spending.steps)
-            loss = weight_step(self.net, self.optimizer, path, batch, lr)
+            loss = weight_step(self.net, self.optimizer, path, batch, lr, _RATE)
+            self.history.append({"step": self.step, "train_loss": loss})
             self.step += 1
             if self.checkpoint.due() or self.step == self.spending.steps:
                 self._save()
@@ -235,36 +239,48 @@ class EdgeStage:
             task.report("ranking", self.spending.steps + len(self.selection.scored), self.total)
         self._save()
 
+    def _entered(self) -> list[ExactPath]:
+        """The contestants, best first by shared weights."""
+        scored = self.selection.scored
+        return sorted(scored, key=lambda p: scored[p], reverse=True)[: self.adapt.contestants]
+
+    def _leader(self) -> ExactPath:
+        """The best of those that have trained; of equals the one that entered first."""
+        proxied = self.selection.proxied
+        return max((p for p in self._entered() if p in proxied), key=lambda p: proxied[p])
+
     def _contest(self) -> None:
-        """The best by shared weights train alone; the weights of the best so far are kept."""
+        """The best by shared weights train alone, side by side where the settings have `workers`.
+
+        The weights of the best so far are kept.
+        """
         task, adapt, spending = self.task, self.adapt, self.spending
-        scored, proxied = self.selection.scored, self.selection.proxied
-        entered = sorted(scored, key=lambda p: scored[p], reverse=True)[: adapt.contestants]
+        proxied, entered = self.selection.proxied, self._entered()
+        waiting = [path for path in entered if path not in proxied]
         validation = Validation.of(task.data, spending.contest_images, task.seed)
-        for place, path in enumerate(entered):
-            if path in proxied:
-                continue
-            start = spending.steps + adapt.candidates + place * spending.contest_steps
+        start = spending.steps + adapt.candidates + (len(entered) - len(waiting)) * spending.contest_steps
+        learnt: dict[ExactPath, list[LayerWeights]] = {}
 
-            def on_step(step: int, start: int = start) -> None:
-                task.report("contest", start + step, self.total)
-
+        def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
             own = copy.deepcopy(self.net)
             train_path(
-                own,
-                path,
-                task.data,
-                steps=spending.contest_steps,
-                batch_size=task.config.batch_size,
-                lr=adapt.learning_rate,
-                rng=task.rng(_CONTEST),
-                on_step=on_step,
-            )
-            accuracy = validation.accuracy(own, path)
-            if accuracy > max(proxied.values(), default=-1.0):
-                self.best = inherited(own, path)
+                own, path, task.data, steps=spending.contest_steps, batch_size=task.config.batch_size,
+                lr=adapt.learning_rate, rng=task.rng(_CONTEST), on_step=on_step, rate_name=_RATE,
+            )  # fmt: skip
+            learnt[path] = inherited(own, path)
+            return validation.accuracy(own, path)
+
+        def done(path: ExactPath, accuracy: float) -> None:
             proxied[path] = accuracy
+            weights = learnt.pop(path)
+            if self._leader() == path:
+                self.best = weights
             self._save()
+
+        train_all(
+            waiting, train, task.config, task.device,
+            on_step=lambda step: task.report("contest", start + step, self.total), on_done=done,
+        )  # fmt: skip
 
     def _outcome(self, path: ExactPath | None, reason: str) -> Adapted:
         config = replace(self.task.config, proxy_steps=self.spending.contest_steps)
@@ -275,6 +291,7 @@ class EdgeStage:
             reason=reason,
             method=METHOD,
             seed=self.task.seed,
+            history=self.history,
             candidates=self.selection.candidates(self.judge, config),
         )
         return Adapted(result, self.best, self.spending)
@@ -289,6 +306,7 @@ class EdgeStage:
                 "optimizer": self.optimizer.state_dict(),
                 "selection": self.selection.state(),
                 "best": self.best,
+                "history": self.history,
             }
         )
 
@@ -301,3 +319,4 @@ class EdgeStage:
         self.optimizer.load_state_dict(state["optimizer"])
         self.selection = Selection.from_state(state["selection"])
         self.best = list(state["best"])
+        self.history = list(state["history"])

@@ -7,7 +7,7 @@ expected under the current distribution. What follows chooses one architecture (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.search.ablation import MacProxy, project
+from pipeline.search.ablation import MacProxy
 from pipeline.search.candidates import ExactPath, Judge, anchor_path, impossible_budgets
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.costs import build_tables
@@ -24,6 +24,7 @@ from pipeline.search.methods import Task, register
 from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
 from pipeline.search.progressive import FINAL, Progressive
+from pipeline.search.projection import project
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.sandwich import sandwich
@@ -148,7 +149,10 @@ class EdgeNas:
         batch = draw_batch(task.data.x_val, task.data.y_val, task.config.validation_batch_size, rng)
         self.architecture.zero_grad(set_to_none=True)
         expected = self.relaxation.expected(temperature)
-        mu, nu = self._coefficients()
+        coefficients = {
+            "mu" if name == "latency_ms" else f"nu_{name}": value
+            for name, value in self.penalty.coefficients.items()
+        }
         if task.config.gradient == "score":
             surrogate, loss, accuracy = self._score_gradient(temperature, rng, batch)
         else:
@@ -163,16 +167,10 @@ class EdgeNas:
             "sram_bytes": expected.sram_bytes.item(),
             "flash_bytes": expected.flash_bytes.item(),
             "parameters": expected.parameters.item(),
-            "mu": mu,
-            "nu": nu,
+            **coefficients,
             "temperature": temperature,
             "entropy": self.relaxation.entropy(temperature),
         }
-
-    def _coefficients(self) -> tuple[float, float]:
-        coefficients = self.penalty.coefficients
-        memory = [v for name, v in coefficients.items() if name != "latency_ms"]
-        return coefficients.get("latency_ms", 0.0), max(memory, default=0.0)
 
     def _score_gradient(
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]
@@ -253,6 +251,31 @@ class EdgeNas:
             on_step=lambda step: task.report(phase, start + step, self.total), on_done=done,
         )  # fmt: skip
 
+    def shared_accuracy(self, path: ExactPath) -> float:
+        """Of any path, as the search's candidates are ranked."""
+        task = self.task
+        return Validation.of(task.data, task.config.ranking_images, task.seed).accuracy(self.net, path)
+
+    def train_late(self, paths: Sequence[ExactPath]) -> dict[ExactPath, float]:
+        """What the final would have said of `paths`. Progress counts on; an interrupted search begins these anew."""
+        task, config = self.task, self.task.config
+        net = Supernet(task.space, task.seed).to(task.device)
+        everything = Validation.of(task.data, len(task.data.x_val), task.seed)
+        accuracies: dict[ExactPath, float] = {}
+        total = self.total + len(paths) * config.proxy_steps
+
+        def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
+            return own_accuracy(
+                net, path, task.data, everything, config,
+                steps=config.proxy_steps, rng=task.rng(_PROXY), on_step=on_step,
+            )  # fmt: skip
+
+        train_all(
+            paths, train, config, task.device,
+            on_step=lambda step: task.report(FINAL, self.total + step, total), on_done=accuracies.__setitem__,
+        )  # fmt: skip
+        return accuracies
+
     def _result(self, path: ExactPath | None, reason: str, capacity: float = 0.0) -> SearchResult:
         bonus = capacity_bonus(self.judge, capacity)
         return SearchResult(
@@ -311,4 +334,5 @@ def edgenas(task: Task) -> SearchResult:
         return EdgeNas(task).run()
     proxy = MacProxy(task.cost, task.space, task.seed)
     guided = replace(task, cost=proxy, tables=build_tables(task.space, proxy))
-    return project(EdgeNas(guided).run(), task)
+    searched = EdgeNas(guided)
+    return project(searched.run(), task, searched.shared_accuracy, searched.train_late)

@@ -30,14 +30,19 @@ def edgenas_passes(config: SearchConfig, validation_images: int) -> int:
 
 
 def affordable_trainings(config: SearchConfig, validation_images: int) -> int:
-    """Architectures that can be trained from scratch for `proxy_steps` at EdgeNAS' cost; at least one.
+    """Architectures that can be trained from scratch for `proxy_steps` at EdgeNAS' cost; at least one."""
+    return max(1, edgenas_passes(config, validation_images) // alone_passes(config, validation_images))
 
-    Where proxies choose them, each has its share of the looks at those that are not trained.
+
+def alone_passes(config: SearchConfig, validation_images: int) -> int:
+    """Passes of one architecture that is trained from scratch for `proxy_steps` and judged.
+
+    Where proxies choose what is trained, with its share of the looks at what is not.
     """
     each = training_passes(config, config.proxy_steps) + validation_images
     if config.proxies.names:
         each += config.proxies.pool * config.proxies.passes(config.batch_size)
-    return max(1, edgenas_passes(config, validation_images) // each)
+    return each
 
 
 def cell_passes(config: SearchConfig, ops: int, validation_images: int) -> int:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.boards import Board
+from pipeline.boards.power import why_unknown
 from pipeline.errors import ConfigError
 from pipeline.search.costs import CostModel
 from pipeline.space.architecture import lower
@@ -26,16 +28,16 @@ def with_energy(budgets: Budgets, cost: CostModel, space: SearchSpace | CellSpac
         return budgets
     seen = cost.evaluate(lower(space.random(np.random.default_rng(0))), 0)
     if seen.energy_mj is None:
-        name = getattr(getattr(cost, "board", None), "name", "this board")
-        raise unknown_current(name)
+        raise unknown_current(getattr(cost, "board", None))
     limit = (1.0 + _ABOVE) * budgets.energy_mj * seen.latency_ms / seen.energy_mj
     return replace(
         budgets, latency_ms=limit if budgets.latency_ms is None else min(limit, budgets.latency_ms)
     )
 
 
-def unknown_current(board: str) -> ConfigError:
-    return ConfigError(
-        f"what {board} draws at its clock is not known, so no energy budget can be held",
-        hint="give voltage_v, current_ma and reference in [energy] of the run file, or in [power] of the board's file",
+def unknown_current(board: Board | None) -> ConfigError:
+    """The error of an energy budget on a board without a current at its clock."""
+    what, hint = (
+        why_unknown(board.name, board.clock_hz, board.power) if board else why_unknown("this board", 0, None)
     )
+    return ConfigError(f"{what}, so no energy budget can be held", hint=hint)

@@ -29,8 +29,7 @@ def mobilenetv2(task: Task) -> SearchResult:
         nearest = min(members, key=runs.judge.violation)
         return runs.result(f"MobileNetV2 family: {explain_failure(runs.judge, nearest)}")
     fit.sort(key=lambda path: (runs.judge.exact(path).parameters, path), reverse=True)
-    for path in fit[: runs.wanted]:
-        runs.accuracy(path)
+    runs.accuracies(fit[: runs.wanted])
     return runs.result()
 
 

@@ -76,9 +76,11 @@ class SearchResult:
 
     Otherwise `reason` says which budget could not be met. `history` has one record per architecture step:
     step, train_loss, val_loss, val_accuracy, latency_ms, sram_bytes, flash_bytes, parameters (expectations),
-    mu, nu (the largest memory coefficient), temperature, entropy. `candidates` are sorted, best first
-    (those of the run's board before others'). `relaxed` is what the distribution alone would have chosen: its
-    most probable architecture, which may break budgets.
+    mu (latency's coefficient) and nu_BUDGET of each other budget, temperature, entropy; the methods that train
+    architectures alone have one per architecture, in the order they were asked for: step, passes so far (see
+    search/effort.py), own_accuracy, best_accuracy; the edge stage one per tuning step: step, train_loss.
+    `candidates` are sorted, best first (those of the run's board before others'). `relaxed` is what the distribution
+    alone would have chosen: its most probable architecture, which may break budgets.
     `notes` say what a reader of the result should know. `fronts` has one entry per board of a search that serves
     several.
     """

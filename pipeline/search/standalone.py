@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, repair
 from pipeline.search.checkpoint import Checkpoint, fingerprint
-from pipeline.search.effort import affordable_trainings
+from pipeline.search.effort import affordable_trainings, alone_passes
 from pipeline.search.methods import Task
 from pipeline.search.parallel import train_all
 from pipeline.search.proxies import shortlist
@@ -117,6 +118,16 @@ class Standalone:
         even_ops = np.zeros((len(space.strides), len(space.ops)))
         return repair(self.judge, path, even_ops, np.zeros((len(space.strides), len(space.channels))))
 
+    def _history(self) -> list[dict[str, float]]:
+        """The best so far against what it has cost, in the order of the search."""
+        each = alone_passes(self.task.config, len(self.task.data.x_val))
+        own = list(self.selection.proxied.values())
+        best = accumulate(own, max)
+        return [
+            {"step": n, "passes": n * each, "own_accuracy": accuracy, "best_accuracy": so_far}
+            for n, (accuracy, so_far) in enumerate(zip(own, best, strict=True), start=1)
+        ]
+
     def result(self, reason: str = "") -> SearchResult:
         """The best of what was trained; `reason` where nothing was."""
         candidates = self.selection.candidates(self.judge, self.task.config)
@@ -128,5 +139,6 @@ class Standalone:
             reason=reason,
             method=self.task.config.method,
             seed=self.task.seed,
+            history=self._history(),
             candidates=candidates,
         )

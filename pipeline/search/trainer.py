@@ -30,6 +30,7 @@ class Diagnosable(Protocol):
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 GRADIENT_NORM = 5.0
+RATE = "search.weight_lr"  # whose learning rate it is, unless said otherwise
 
 
 def tensors(x: Images, y: Labels) -> tuple[Tensor, Tensor]:
@@ -51,10 +52,15 @@ def weight_optimizer(net: Supernet, lr: float) -> torch.optim.SGD:
 
 
 def weight_step(
-    net: Supernet, optimizer: torch.optim.SGD, path: Path, batch: tuple[Tensor, Tensor], lr: float
+    net: Supernet,
+    optimizer: torch.optim.SGD,
+    path: Path,
+    batch: tuple[Tensor, Tensor],
+    lr: float,
+    rate_name: str = RATE,
 ) -> float:
     """One step on the weights that `path` uses; returns the loss. Weights of other paths stay untouched."""
-    return shared_step(net, optimizer, [path], batch, lr)
+    return shared_step(net, optimizer, [path], batch, lr, rate_name=rate_name)
 
 
 def shared_step(
@@ -64,11 +70,13 @@ def shared_step(
     batch: tuple[Tensor, Tensor],
     lr: float,
     distill: float = 0.0,
+    rate_name: str = RATE,
 ) -> float:
     """One step on the weights that any of `paths` uses; returns the mean of their losses on the batch.
 
     The first path learns the labels; of the others' loss the part `distill` is the cross entropy with the first one's
-    outputs (after "BigNAS"). One path's activations live at a time.
+    outputs (after "BigNAS"). One path's activations live at a time. Raises ConfigError where the step diverges, with
+    `rate_name`, the run file's name of the rate.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -84,20 +92,18 @@ def shared_step(
             soft = logits.detach().softmax(1)
         value = loss.item()
         if not math.isfinite(value):
-            raise diverged(net, path, images, f"the loss is {value}")
+            raise diverged(net, path, images, f"the loss is {value}", rate_name)
         (loss / len(paths)).backward()
         total += value / len(paths)
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
     if not torch.isfinite(norm):
         # Not applied: the weights stay as the last checkpoint could have them.
-        raise diverged(net, paths[0], images, f"the gradient's norm is {norm.item()}")
+        raise diverged(net, paths[0], images, f"the gradient's norm is {norm.item()}", rate_name)
     optimizer.step()
     return total
 
 
-def diverged(
-    net: Diagnosable, path: Any, images: Tensor, what: str, rate: str = "search.weight_lr"
-) -> ConfigError:
+def diverged(net: Diagnosable, path: Any, images: Tensor, what: str, rate: str = RATE) -> ConfigError:
     """The error of a step that cannot be taken, with the first layer that is to blame; `path` is one of `net`'s.
 
     `rate` is the setting that the hint names.
@@ -146,10 +152,11 @@ def train_path(
     lr: float,
     rng: np.random.Generator,
     on_step: Callable[[int], None],
+    rate_name: str = RATE,
 ) -> None:
-    """Train `net` along one path only, with cosine decay; calls `on_step(steps done)`."""
+    """Train `net` along one path only, with cosine decay; calls `on_step(steps done)`. Raises as `shared_step`."""
     optimizer = weight_optimizer(net, lr)
     for step in range(steps):
         batch = draw_batch(data.x_train, data.y_train, batch_size, rng)
-        weight_step(net, optimizer, path, batch, cosine(lr, step, steps))
+        weight_step(net, optimizer, path, batch, cosine(lr, step, steps), rate_name)
         on_step(step + 1)

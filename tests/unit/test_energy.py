@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from search_standins import DATA, SMALL, TINY, MacCost
 
+from pipeline.adapt import EdgeRun, Options
 from pipeline.assets import asset_dir
 from pipeline.boards import load_board
 from pipeline.boards.power import UNCERTAINTY, Power
@@ -25,7 +26,7 @@ from pipeline.profiler.footprint import sample_graph, sample_network
 from pipeline.report.document import energy_figure
 from pipeline.runfile import load_runfile
 from pipeline.search import search
-from pipeline.search.energy import with_energy
+from pipeline.search.energy import unknown_current, with_energy
 from pipeline.search.methods import names
 from pipeline.single import open_model
 from pipeline.space import Budgets, Cost, OpGraph
@@ -106,6 +107,29 @@ def test_a_run_file_may_say_it_and_an_energy_budget_needs_it(tmp_path: Path) -> 
     path.write_text(RUN + "energy_mj = 0\n" + ENERGY)
     with pytest.raises(ConfigError, match=r"energy_mj. is 0"):
         load_runfile(path)
+
+
+def test_a_current_at_another_clock_is_told_from_none(tmp_path: Path) -> None:
+    half = at_clock(replace(load_board("qemu-cortex-m4"), power=POWER), 84_000_000)
+    with pytest.raises(ConfigError, match=r"that at 168 MHz \(a meter\), and it runs at 84 MHz") as error:
+        raise unknown_current(half)
+    assert "clock_hz = 84000000 in [energy]" in error.value.hint
+    path = tmp_path / "run.toml"
+    path.write_text(RUN + "energy_mj = 2.5\n" + ENERGY + "clock_hz = 84_000_000\n")
+    with pytest.raises(
+        ConfigError, match=r"run.toml:4: .* that at 84 MHz \(a meter\), and it runs at 168 MHz"
+    ):
+        load_runfile(path)
+    # the edge stage has a clock of its own, which the command line may give: compared once that is known
+    path.write_text(path.read_text() + "[adapt]\ncloud = 'cloud'\n")
+    assert load_runfile(path).board.running is None
+    clocked = tmp_path / "edge"
+    run = EdgeRun.open(path, runs=clocked, quiet=True)
+    with pytest.raises(ConfigError, match="that at 84 MHz"):
+        run.configure(Options())
+    run = EdgeRun.open(path, runs=clocked, quiet=True)
+    with pytest.raises(ConfigError, match="there is no run folder"):  # the current was no obstacle
+        run.configure(Options(clock_hz=84_000_000))
 
 
 def test_cost_model_and_figure() -> None:

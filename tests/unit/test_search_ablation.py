@@ -66,9 +66,16 @@ def test_guided_by_macs_budgets_are_still_those_of_the_table(seed: int) -> None:
     budgets = Budgets(latency_ms=cost.evaluate(lower(drawn), 0).latency_ms)
     result = search(SMALL, DATA, cost, budgets, config, seed=seed)
     assert result.feasible and "candidates broke a budget" in result.notes[-1]
+    finalists = [c for c in result.candidates if c.proxy_steps == TINY.proxy_steps]
+    assert len(finalists) >= TINY.finalists
+    assert result.architecture == result.candidates[0].architecture
+    assert result.candidates[0] in finalists and result.candidates[0].proxy_accuracy is not None
+    assert all(c.shared_accuracy is not None for c in result.candidates)
     for candidate in result.candidates:
         exact = cost.evaluate(lower(candidate.architecture), parameters(candidate.architecture))
         assert candidate.cost == exact and not budgets.violations(exact)
+    again = search(SMALL, DATA, cost, budgets, replace(config, workers=2), seed=seed)
+    assert again.to_json() == result.to_json()
     assert result.relaxed is not None
     assert result.relaxed.cost == cost.evaluate(
         lower(result.relaxed.architecture), parameters(result.relaxed.architecture)

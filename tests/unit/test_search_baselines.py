@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.errors import ConfigError
+from pipeline.report.course import search_course
 from pipeline.report.searched import search_section
-from pipeline.search import Candidate, search
+from pipeline.search import Candidate, search, standalone
 from pipeline.search.candidates import Judge
 from pipeline.search.costs import build_tables
 from pipeline.search.counting import distinct_networks
@@ -25,6 +28,7 @@ from pipeline.search.mobilenet import family
 from pipeline.search.ranking import FEWEST
 from pipeline.search.selection import Selection
 from pipeline.search.standalone import Standalone
+from pipeline.search.supernet import Supernet
 from pipeline.space import Budgets, Cost, lower
 from pipeline.space.search_space import SearchSpace
 
@@ -40,6 +44,46 @@ def test_baselines_train_what_the_search_would_pay_for(method):
     assert len(result.candidates) == wanted > 4
     assert steps[-1]["done"] == steps[-1]["total"] == wanted * config.proxy_steps
     assert {c.proxy_steps for c in result.candidates} == {config.proxy_steps}
+
+
+@pytest.mark.parametrize("method", ["random", "evolution", "mobilenetv2"])
+def test_the_course_is_the_best_so_far_against_what_it_cost(method):
+    """Counted independently: images that enter a network, three times where gradients are taken."""
+    seen: list[int] = []
+    forward = Supernet.forward
+
+    def counting(self, x, path, gates=None):
+        seen.append(len(x) * (3 if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else 1))
+        return forward(self, x, path, gates)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supernet, "forward", counting)
+        result = search(SMALL, DATA, MacCost(), BUDGETS, replace(TINY, method=method), seed=0)
+    history = result.history
+    assert len(history) == len(result.candidates) > 2
+    assert history[-1]["passes"] == sum(seen)
+    assert [row["step"] for row in history] == list(range(1, len(history) + 1))
+    own = [row["own_accuracy"] for row in history]
+    assert [row["best_accuracy"] for row in history] == [max(own[: n + 1]) for n in range(len(own))]
+    assert sorted(own, reverse=True) == [c.proxy_accuracy for c in result.candidates]
+    said = search_course(history, {})
+    assert "accuracy on the validation split" in said and "million images passed" in said
+
+
+def test_the_family_trains_side_by_side(monkeypatch):
+    """As many at once as there are workers, with the outcome of one after another."""
+    config = replace(TINY, method="mobilenetv2", proxy_steps=1)
+    alone = search(SMALL, DATA, MacCost(), Budgets(), config, seed=0)
+    count = len(alone.candidates)
+    together, train_path = threading.Barrier(count, timeout=60), standalone.train_path
+
+    def meeting(*args, **more):
+        together.wait()  # breaks where one waits for the other's end
+        train_path(*args, **more)
+
+    monkeypatch.setattr(standalone, "train_path", meeting)
+    beside = search(SMALL, DATA, MacCost(), Budgets(), replace(config, workers=count), seed=0)
+    assert count > 1 and beside.to_json() == alone.to_json()
 
 
 @pytest.mark.parametrize("method", ["random", "evolution", "mobilenetv2"])

@@ -153,6 +153,41 @@ def test_a_checkpoint_of_another_adaptation_is_refused(finished: Path, tmp_path:
         adapted(finished, replace(TIGHT, latency_ms=1.0), replace(OPTIONS, focus=0.5), checkpoint=checkpoint)
 
 
+def test_contestants_train_side_by_side_with_the_same_outcome(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both contestants are under way at once, and what comes out is what comes out one by one."""
+    import threading
+
+    from pipeline.search import edge as module
+
+    options = replace(OPTIONS, contestants=3)
+    alone = adapted(finished, options=options)
+    together, train_path = threading.Barrier(3, timeout=60), module.train_path
+
+    def meeting(*args: Any, **more: Any) -> None:
+        together.wait()  # breaks where one waits for the other's end
+        train_path(*args, **more)
+
+    monkeypatch.setattr(module, "train_path", meeting)
+    config = replace(TINY, workers=3)
+    beside = adapt(SMALL, images(9), MacCost(), TIGHT, config, options, cloud_of(finished), seed=2)
+    assert same(alone, beside)
+
+
+def test_the_course_of_the_tuning_is_kept(finished: Path) -> None:
+    outcome = adapted(finished)
+    history = outcome.result.history
+    assert [row["step"] for row in history] == list(range(outcome.spending.steps))
+    assert all(0 < row["train_loss"] < 10 for row in history)
+
+
+def test_divergence_names_the_rate_in_force(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="diverged") as error:
+        adapted(finished, options=replace(OPTIONS, learning_rate=1e35))
+    assert "lower adapt.learning_rate" in error.value.hint
+
+
 def test_the_distribution_moves_to_the_candidates(finished: Path) -> None:
     cost = MacCost()
     cloud = cloud_of(finished)

@@ -121,6 +121,14 @@ def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
     assert path.read_bytes() == before
 
 
+def test_every_budget_has_its_own_coefficient():
+    """Latency is ample and parameters are not: the coefficient of the one stays, that of the other grows."""
+    budgets = Budgets(latency_ms=50.0, sram_bytes=90_000, parameters=800)
+    last = search(SMALL, DATA, MacCost(), budgets, TINY, seed=2).history[-1]
+    assert last["mu"] == TINY.mu and last["nu_sram_bytes"] == TINY.nu < last["nu_parameters"]
+    assert "nu_flash_bytes" not in last
+
+
 @pytest.mark.parametrize(
     ("space", "method"),
     [(SMALL, "edgenas"), (SMALL, "random"), (CELLS, "hypernetwork"), (CELLS, "random")],
@@ -132,8 +140,9 @@ def test_a_search_that_diverges_says_where_and_keeps_its_checkpoint(tmp_path, sp
     wild = replace(config, weight_lr=1e35)
     with pytest.raises(
         ConfigError, match=r"diverged: .*; first in (the stem|block \d|cell \d, |the classifier|the back)"
-    ):
+    ) as error:
         search(space, DATA, MacCost(), Budgets(latency_ms=3.0), wild, seed=0, checkpoint=path)
+    assert space is CELLS or "lower search.weight_lr" in error.value.hint
     if method != "random":
         weights = torch.load(path, weights_only=True)["state"]["net"]
         assert all(torch.isfinite(value).all() for value in weights.values())
@@ -194,11 +203,12 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path):
 
 def test_history_and_progress():
     seen: list[dict] = []
-    result = search(SMALL, DATA, MacCost(), Budgets(latency_ms=2.0), TINY, seed=2, on_step=seen.append)
+    budgets = Budgets(latency_ms=2.0, sram_bytes=8000, parameters=800)
+    result = search(SMALL, DATA, MacCost(), budgets, TINY, seed=2, on_step=seen.append)
     assert [record["step"] for record in result.history] == list(range(TINY.steps))
     assert {
-        "train_loss", "val_loss", "val_accuracy", "latency_ms", "sram_bytes", "mu", "nu", "temperature",
-        "entropy",
+        "train_loss", "val_loss", "val_accuracy", "latency_ms", "sram_bytes", "mu", "nu_sram_bytes", "nu_parameters",
+        "temperature", "entropy",
     } <= set(result.history[0])  # fmt: skip
     assert result.history[0]["temperature"] == pytest.approx(TINY.temperature_start)
     assert result.history[-1]["temperature"] == pytest.approx(TINY.temperature_end)
