@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.plots import BLUE, GREEN, ORANGE, RED, plt, svg
 
 History = Sequence[dict[str, Any]]
+_Part = tuple[str, History, dict[str, float]]  # a board's name, records and limits
 
 _COLORS = (BLUE, ORANGE, GREEN, "#8454b3", "#0e7c86")
 _COLUMNS = 4
@@ -17,7 +19,7 @@ _PANEL = (3.25, 2.6)  # inches
 _NAMES = {
     "train_loss": "training split", "val_loss": "validation split", "path_loss": "sampled paths",
     "train_accuracy": "training split", "val_accuracy": "validation split", "path_accuracy": "sampled paths",
-    "best_accuracy": "best so far", "own_accuracy": "each on its own",
+    "best_accuracy": "best so far", "own_accuracy": "each on its own", "lambda": "λ, one after another",
     "mu": "μ (latency)", "nu": "ν (memory)", "nu_sram_bytes": "ν (SRAM)", "nu_flash_bytes": "ν (flash)",
     "nu_parameters": "ν (parameters)", "entropy": "entropy of the choices",
     "latency_ms": "expected", "asked_latency_ms": "asked for", "sram_bytes": "expected", "flash_bytes": "expected",
@@ -31,12 +33,15 @@ _COSTS = (
 )
 
 
-def search_course(history: History, budgets: dict[str, float]) -> str:
+def search_course(
+    history: History, budgets: dict[str, float], boards: Sequence[tuple[str, dict[str, float]]] = ()
+) -> str:
     """Loss, accuracy, expected costs with their limits, multipliers, decidedness; then what else is recorded.
 
     Panels whose fields no record has are left out, so methods may record what they like. `history` needs a
     number `step`; its other numbers are drawn, anything else is ignored. Where every record has `passes`, they are
-    drawn over these: what it cost.
+    drawn over these: what it cost. Where records say of which board their costs are (`board`, an index), each of
+    `boards` (name, budgets; the run's first) has a panel of its latency; memory is that of the run's board.
     """
     fields = {
         name: None
@@ -46,21 +51,37 @@ def search_course(history: History, budgets: dict[str, float]) -> str:
     }
     panels: list[Callable[[Axes], None]] = []
 
-    def panel(title: str, names: Sequence[str], **how: Any) -> None:
+    def panel(title: str, names: Sequence[str], rows: History = history, **how: Any) -> None:
         there = [name for name in names if name in fields]
         for name in there:
             del fields[name]
         if there:
-            panels.append(lambda axis: _lines(axis, history, title, there, **how))
+            panels.append(lambda axis: _lines(axis, rows, title, there, **how))
 
     panel("cross-entropy", [name for name in fields if name.endswith("_loss")])
     panel("accuracy on the validation split (%)", ["own_accuracy", "best_accuracy"], divisor=0.01)
     panel("accuracy on batches (%)", [name for name in fields if name.endswith("_accuracy")], divisor=0.01)
+    fields.pop("board", None)
+    served = _by_board(history, budgets, boards)
     for name, title, divisor in _COSTS:
-        limit = budgets.get(name)
-        if limit or name == "latency_ms":
-            panel(title, [name, f"asked_{name}"], divisor=divisor, limit=limit)
-        fields.pop(name, None)
+        known = {each: None for each in (name, f"asked_{name}") if each in fields}
+        # what is stored does not depend on the board
+        split = (
+            [("", history, budgets)]
+            if name == "parameters"
+            else served
+            if name == "latency_ms"
+            else served[:1]
+        )
+        for board, part, limits in split:
+            limit = limits.get(name)
+            if limit or name == "latency_ms":
+                fields |= known
+                panel(
+                    f"{title}, {board}" if board else title, list(known), part, divisor=divisor, limit=limit
+                )
+        for each in known:
+            fields.pop(each, None)
     coefficients = [n for n in fields if n in ("mu", "nu") or n.startswith(("nu_", "lambda", "multiplier"))]
     panel("penalty multipliers", coefficients, logarithmic=True)
     panel("how decided the search is", ["entropy", "temperature"])
@@ -82,6 +103,31 @@ def search_course(history: History, budgets: dict[str, float]) -> str:
     return svg(figure)
 
 
+def _by_board(
+    history: History, budgets: dict[str, float], boards: Sequence[tuple[str, dict[str, float]]]
+) -> list[_Part]:
+    """Name, records and limits of each board that the records are of; no name where they are all of one."""
+    found = sorted({row["board"] for row in history if isinstance(row.get("board"), int)})
+    if len(found) < 2 and len(boards) < 2:
+        return [("", history, budgets)]
+    known = dict(enumerate(boards)) or {0: ("board 0", budgets)}
+    parts: list[_Part] = []
+    for number in sorted({*found, *known}):
+        name, limits = known.get(number, (f"board {number}", {}))
+        parts.append((name, [row for row in history if row.get("board") == number], limits))
+    return parts
+
+
+def _broken(history: History) -> History:
+    """With a gap wherever a sweep's lambda changes: each begins anew, and no line leads from one to the next."""
+    rows: list[dict[str, Any]] = []
+    for row in history:
+        if rows and row.get("lambda") != rows[-1].get("lambda"):
+            rows.append({name: row.get(name) for name in ("step", "passes", "lambda") if name in row})
+        rows.append(row)
+    return rows
+
+
 def _lines(
     axis: Axes,
     history: History,
@@ -92,6 +138,7 @@ def _lines(
     limit: float | None = None,
     logarithmic: bool = False,
 ) -> None:
+    history = _broken(history)
     paid = all("passes" in row for row in history)
     steps = [row["passes"] / 1e6 if paid else row["step"] for row in history]
     for name, tint in zip(names, _COLORS * len(names), strict=False):
@@ -105,10 +152,16 @@ def _lines(
     if limit:
         axis.axhline(limit / divisor, color=RED, lw=1, ls="--", label="limit")
     if logarithmic:
-        axis.set_yscale("log")
+        positive = [v for row in history for name in names if (v := row.get(name)) and v > 0]
+        if any(row.get(name) == 0 for row in history for name in names) and positive:
+            axis.set_yscale("symlog", linthresh=min(positive))  # a sweep may begin at 0
+        else:
+            axis.set_yscale("log")
     elif title != "cross-entropy":
         axis.set_ylim(bottom=0)
     axis.set_title(title)
     axis.set_xlabel("million images passed" if paid else "step")
+    if not paid:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(names) > 1 or limit or names[0] in _NAMES:
-        axis.legend(frameon=False, fontsize=7.5)
+        axis.legend(facecolor="white", edgecolor="none", framealpha=0.8, fontsize=7.5)

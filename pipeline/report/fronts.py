@@ -12,6 +12,12 @@ from pipeline.search.hypervolume import front
 
 _PALETTE = (BLUE, ORANGE, GREEN, "#8454b3", "#0e7c86", "#a8562a", "#5f6c7b")
 _MARKERS = "osD^vPX"
+_BEHIND = {
+    "facecolor": "white",
+    "edgecolor": "none",
+    "alpha": 0.8,
+    "pad": 1,
+}  # of words that a line may cross
 # field of a candidate, axis label, divisor
 _COSTS = (
     ("latency_ms", "latency (ms)", 1.0),
@@ -191,11 +197,12 @@ def _limit(axis: Axes, limit: float | None, divisor: float, largest: float) -> N
         axis.axvline(limit / divisor, color=RED, lw=1, ls="--", zorder=1)
         axis.text(
             limit / divisor, 0.02, f"limit {limit / divisor:,.4g} ", transform=axis.get_xaxis_transform(),
-            ha="right", va="bottom", rotation=90, color=RED, fontsize=7.5,
+            ha="right", va="bottom", rotation=90, color=RED, fontsize=7.5, bbox=_BEHIND,
         )  # fmt: skip
     else:
         axis.text(
-            0.99, 0.02, f"limit {limit / divisor:,.4g} →", transform=axis.transAxes, ha="right", color=RED, fontsize=7.5
+            0.99, 0.02, f"limit {limit / divisor:,.4g} →", transform=axis.transAxes, ha="right", color=RED,
+            fontsize=7.5, bbox=_BEHIND,
         )  # fmt: skip
 
 

@@ -53,9 +53,11 @@ def render_html(document: dict[str, Any]) -> str:
     # reports of before boards other than emulated ones do not say
     observed = document.get("observed", {"name": "emulated", "provenance": "modelled"})
     predicted = document["latency_ms"]["predicted"]["provenance"]
+    others = [(other["board"], other["budgets"]) for other in search.get("others", [])]
+    boards = [(search["board"], budgets), *others] if others else []
     drawings = {
         "architecture": picture.architecture(document["layers"]) if document.get("architecture") else "",
-        "search": course.search_course(search["history"], budgets) if search.get("history") else "",
+        "search": course.search_course(search["history"], budgets, boards) if search.get("history") else "",
         # reports of before candidates were kept have none
         "candidates": fronts.candidates(search["points"], budgets, predicted, search.get("relaxed"))
         if search.get("points")

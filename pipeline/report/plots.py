@@ -12,6 +12,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREEN, RED = "#2563a8", "#d9822b", "#2f8f5b", "#c23030"
@@ -25,6 +26,7 @@ mpl.rcParams.update(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.color": GRID,
         "xtick.color": MUTED,
         "ytick.color": MUTED,
@@ -53,6 +55,7 @@ def training_progress(history: Sequence[dict[str, Any]]) -> str:
             epochs, [row.get(name, float("nan")) * scale for row in history], color=BLUE, lw=1.4, marker="."
         )
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if quantized:
             axis.axvspan(min(quantized) - 0.5, max(quantized) + 0.5, color=ORANGE, alpha=0.12, lw=0)
     axes[0].set_title("training loss")
@@ -124,10 +127,13 @@ def layer_latency(layers: Sequence[dict[str, Any]], observed: dict[str, str]) ->
             [(value or 0) / 1e3 for value in emulated],
             width=0.4,
             color=ORANGE,
-            label=" ".join(dict.fromkeys((observed["name"], observed["provenance"]))),
+            label=observed["name"]
+            if observed["name"] == observed["provenance"]
+            else f"{observed['name']} ({observed['provenance']})",
         )
     axis.set_xlabel("layer")
     axis.set_ylabel("kilocycles")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.legend(frameon=False)
     axis.margins(x=0.01)
     figure.tight_layout()

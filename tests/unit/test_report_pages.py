@@ -101,6 +101,41 @@ def test_whatever_a_method_records_is_drawn(record: dict[str, Any], titles: tupl
     assert not any("text" in text for text in said)
 
 
+def test_a_sweeps_lines_end_with_their_lambda_and_a_lambda_of_0_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history = [{"step": i, "lambda": 3.0 * (i // 3), "latency_ms": 9.0 - i % 3} for i in range(6)]
+    monkeypatch.setattr(course, "svg", lambda figure: figure)
+    figure: Any = course.search_course(history, {})
+    latency, multiplier = figure.axes[:2]
+    assert np.isnan(latency.get_lines()[0].get_ydata()).tolist() == [False] * 3 + [True] + [False] * 3
+    assert multiplier.get_ylim()[0] <= 0.0 and multiplier.get_yscale() == "symlog"
+
+
+def test_every_board_of_a_search_has_its_own_latency_and_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hypernetwork asks for one board after another: a line through both would say nothing."""
+    history = [
+        {"step": i, "board": i % 2, "latency_ms": 5.0 + 100 * (i % 2), "asked_latency_ms": 4.0,
+         "sram_bytes": 2048.0 + i % 2, "parameters": 100.0}
+        for i in range(6)
+    ]  # fmt: skip
+    monkeypatch.setattr(course, "svg", lambda figure: figure)
+    own = {"latency_ms": 10.0, "sram_bytes": 4096.0, "parameters": 200.0}
+    boards = [("slow", own), ("fast", {"latency_ms": 90.0, "sram_bytes": 8192.0})]
+    figure: Any = course.search_course(history, own, boards)
+    shown = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+    latencies = ["expected latency (ms), slow", "expected latency (ms), fast"]
+    assert list(shown) == [*latencies, "expected SRAM (KiB), slow", "expected parameters (thousands)"]
+    for title, expected, limit in zip(latencies, (5.0, 105.0), (10.0, 90.0), strict=True):
+        lines = {line.get_label(): line.get_ydata() for line in shown[title].get_lines()}
+        assert list(lines["expected"]) == [expected] * 3 and set(lines["limit"]) == {limit}
+    assert len(shown["expected parameters (thousands)"].get_lines()[0].get_ydata()) == 6
+    # reports of before the boards were named
+    older: Any = course.search_course(history, own)
+    titles = [axis.get_title() for axis in older.axes if axis.get_title()]
+    assert titles[:2] == ["expected latency (ms), board 0", "expected latency (ms), board 1"]
+
+
 def test_a_limited_memory_gets_a_panel_and_an_unlimited_one_does_not() -> None:
     history = [{"step": i, "latency_ms": 5.0, "sram_bytes": 2048.0, "flash_bytes": 4096.0} for i in range(3)]
     said = words(course.search_course(history, {"latency_ms": 10.0, "sram_bytes": 4096}))
