@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from pipeline.errors import ConfigError
-from pipeline.report import course, fronts, picture, plots
+from pipeline.report import celldag, course, fronts, picture, plots
 from pipeline.report.junit import junit_xml
 from pipeline.storage import write_text
 
@@ -57,6 +57,7 @@ def render_html(document: dict[str, Any]) -> str:
     boards = [(search["board"], budgets), *others] if others else []
     drawings = {
         "architecture": picture.architecture(document["layers"]) if document.get("architecture") else "",
+        "cells": celldag.cells(document.get("architecture") or {}),
         "search": course.search_course(search["history"], budgets, boards) if search.get("history") else "",
         # reports of before candidates were kept have none
         "candidates": fronts.candidates(search["points"], budgets, predicted, search.get("relaxed"))

@@ -18,6 +18,7 @@ _FAMILIES = {
     "dw": (BLUE, "depthwise separable"),
     "ir": (ORANGE, "inverted residual"),
     "se": (GREEN, "squeeze-and-excitation"),
+    "ce": ("#8454b3", "drawn below"),  # pipeline.report.celldag
 }
 _OTHER = ("#5f6c7b", "")
 _TALLEST = 1.0
@@ -45,15 +46,16 @@ def stages(layers: Sequence[dict[str, Any]]) -> list[Stage]:
     for name, group in groups.items():
         ops = [OpSpec.from_key(layer["op"]) for layer in group]
         parts = group[0]["name"].split("/")
+        cell = re.fullmatch(r"cell\d+", name) is not None
         found.append(
             Stage(
                 name=name,
-                op=parts[1] if len(parts) > 2 else _plain(name, ops),
+                op="cell" if cell else parts[1] if len(parts) > 2 else _plain(name, ops),
                 entering=(ops[0].in_h, ops[0].in_w, ops[0].in_c),
                 shape=(ops[-1].out_h, ops[-1].out_w, ops[-1].out_c),
                 cycles=sum(_cycles(layer) for layer in group),
                 parameters=sum(operator_parameters(op) for op in ops),
-                residual=any(op.kind == "add" for op in ops),
+                residual=not cell and any(op.kind == "add" for op in ops),
             )
         )
     return found

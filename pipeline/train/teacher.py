@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
 from pipeline.space.architecture import Architecture
+from pipeline.space.cells import CellArchitecture
 from pipeline.space.pruned import unpruned
 from pipeline.train.batches import Batches
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, read_state, save_checkpoint
@@ -58,14 +59,20 @@ def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Ten
 
 
 def widened(architecture: Architecture, factor: float) -> Architecture:
-    """`architecture`, before it was pruned, with its stem and blocks `factor` times as wide, in multiples of 4."""
+    """`architecture`, before it was pruned, with its stem and blocks, or cells, `factor` times as wide.
+
+    In multiples of 4 channels.
+    """
 
     def wide(channels: int) -> int:
         return max(4, round(channels * factor / 4) * 4)
 
     architecture = unpruned(architecture)
+    stem = wide(architecture.stem_channels)
+    if isinstance(architecture, CellArchitecture):
+        return replace(architecture, stem_channels=stem, channels=tuple(map(wide, architecture.channels)))
     blocks = tuple(replace(block, channels=wide(block.channels)) for block in architecture.blocks)
-    return replace(architecture, stem_channels=wide(architecture.stem_channels), blocks=blocks)
+    return replace(architecture, stem_channels=stem, blocks=blocks)
 
 
 def obtain_teacher(

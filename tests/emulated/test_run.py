@@ -247,3 +247,69 @@ def test_impossible_budget_names_the_tightest(tmp_path: Path) -> None:
     done = run(write_runfile(tmp_path, latency_ms=0.001), tmp_path / "runs", "--json")
     assert done.returncode == 2
     assert "latency" in json.loads(done.stdout)["error"]
+
+
+CELLS = """\
+name = "tiny"
+board = "qemu-cortex-m4"
+seed = 3
+
+[data]
+name = "digits"
+limit = 200
+
+[budgets]
+latency_ms = 8.0
+sram_bytes = 6_000
+flash_bytes = 26_000
+parameters = 5_000
+
+[space]
+kind = "cells"
+nodes = 3
+stem_channels = 8
+stem_stride = 2
+channels = [8, 16]
+strides = [2, 2]
+
+[search]
+method = "hypernetwork"
+warmup_steps = 2
+steps = 3
+batch_size = 16
+candidates = 3
+ranking_images = 32
+semifinalists = 2
+proxy_steps = 2
+threads = 1
+
+[train]
+float_epochs = 1
+qat_epochs = 1
+batch_size = 32
+threads = 1
+calibration_batches = 2
+
+[train.teacher]
+weight = 0.5
+epochs = 1
+
+[validate]
+images = 4
+"""
+
+
+def test_a_cell_network_runs_within_its_budgets(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(CELLS, encoding="utf-8")
+    done = run(tmp_path / "tiny.toml", tmp_path / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "tiny"
+    assert len(json.loads((folder / "architecture.json").read_text())["cells"]) == 2
+    document = json.loads((folder / "report.json").read_text())
+    assert document["feasible"] is True
+    assert (document["parity"]["images"], document["parity"]["mismatches"]) == (4, 0)
+    for key in ("latency_ms", "sram_bytes", "flash_bytes"):
+        assert document[key]["emulated"]["value"] <= document["budgets"][key]["value"]
+    assert document["parameters"] <= 5_000
+    page = (folder / "report.html").read_text()
+    assert "The operator on every edge" in page and ">cell0<" in page

@@ -14,12 +14,13 @@ from pipeline.assets import asset_dir
 from pipeline.boards import load_board
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
-from pipeline.report import course, fronts, picture
+from pipeline.report import celldag, course, fronts, picture
 from pipeline.report.searched import Served, search_section, stages
 from pipeline.search.hypervolume import accuracy, family
 from pipeline.search.result import Candidate, Front, SearchResult
 from pipeline.space import Budgets, Cost
 from pipeline.space.architecture import lower, parameters
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
 BOARD = load_board("qemu-cortex-m4")
@@ -72,6 +73,30 @@ def test_the_picture_says_operators_shapes_and_shares() -> None:
     for row in rows:
         row["emulated_cycles"] = 1000.0 if row["name"] == "stem" else 0.0
     assert "100" in words(picture.architecture(rows))
+
+
+def test_a_cell_is_one_box_and_a_graph_with_an_operator_on_every_edge() -> None:
+    space = CellSpace((8, 8, 1), 4, 4, channels=(4, 4, 8), strides=(2, 1, 1), nodes=2)
+    architecture = space.build((0, 1, 2, 2, 2, 0, 0, 1, 2))
+    graph = architecture.lower()
+    rows = [
+        {"name": n.name, "op": n.op.key, "predicted_cycles": float(n.op.macs), "emulated_cycles": None}
+        for n in graph.nodes
+        if n.op.kind != "reshape"
+    ]
+    found = picture.stages(rows)
+    assert [(s.name, s.op) for s in found] == [
+        ("stem", "conv 3×3"), ("cell0", "cell"), ("cell1", "cell"), ("cell2", "cell"), ("head", "mean + dense"),
+    ]  # fmt: skip
+    assert sum(s.parameters for s in found) == parameters(architecture)
+    assert "cell  /2" in words(picture.architecture(rows))
+    for raw in (architecture.to_json(), {"base": architecture.to_json(), "widths": []}):
+        said = words(celldag.cells(raw))
+        # the first and the last cell are the same, so they are drawn once
+        assert [w for w in said if "cell" in w] == ["cell0, cell2", "cell1"]
+        assert [said.count(op) for op in ("conv", "pool", "identity")] == [2, 1, 3]
+        assert said.count("in") == said.count("out") == 2
+    assert celldag.cells(SPACE.build(CHOICES).to_json()) == ""
 
 
 def test_a_skip_that_halves_is_a_box_of_its_own() -> None:

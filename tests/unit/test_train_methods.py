@@ -12,6 +12,7 @@ from test_train import ARCHITECTURE, CONFIG, Interrupted, data_set, states_equal
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
+from pipeline.space.cells import CellSpace
 from pipeline.train import Progress, TrainConfig, train_qat
 from pipeline.train.averaging import Average, recalibrate_norms
 from pipeline.train.batches import Batches, to_input
@@ -86,6 +87,20 @@ def test_teachers_are_averaged_as_probabilities() -> None:
     assert torch.allclose(teacher.probabilities(x, 2.0), expected)
     wide = widened(ARCHITECTURE, 2.0)
     assert [b.channels for b in wide.blocks] == [16, 32, 32] and wide.stem_channels == 16
+
+
+def test_a_wide_teacher_of_cells_has_wider_cells() -> None:
+    height, width, depth = data_set().input_shape
+    space = CellSpace((height, width, depth), data_set().classes, 4, channels=(4, 8), strides=(2, 1), nodes=2)
+    student = space.random(np.random.default_rng(0))
+    wide = widened(student, 2.0)
+    assert (wide.stem_channels, wide.channels, wide.cells) == (8, (8, 16), student.cells)
+    options = replace(
+        TAUGHT, float_epochs=1, qat_epochs=1, teacher=replace(TAUGHT.teacher, epochs=1, members=1)
+    )
+    phases: list[str] = []
+    train_qat(student, data_set(), options, seed=1, on_step=lambda p: phases.append(p.phase))
+    assert "teacher" in phases
 
 
 @pytest.mark.parametrize("stop", [3, 15, 25, 55, 70])
