@@ -153,7 +153,7 @@ def candidates(
                     zorder=4, label="chosen",
                 )  # fmt: skip
         if relaxed is not None and relaxed["accuracy"] is None:
-            _on_axis(axis, [relaxed], name, divisor, "X", "most probable, before repair")
+            _on_axis(axis, [relaxed], name, divisor, "X", "most probable, before repair (not trained)")
         elif relaxed is not None:
             axis.plot(
                 [relaxed[name] / divisor], [100 * relaxed["accuracy"]], "X", ms=7, color=INK, zorder=4, ls="",
@@ -197,12 +197,12 @@ def _limit(axis: Axes, limit: float | None, divisor: float, largest: float) -> N
         axis.axvline(limit / divisor, color=RED, lw=1, ls="--", zorder=1)
         axis.text(
             limit / divisor, 0.02, f"limit {limit / divisor:,.4g} ", transform=axis.get_xaxis_transform(),
-            ha="right", va="bottom", rotation=90, color=RED, fontsize=7.5, bbox=_BEHIND,
+            ha="right", va="bottom", rotation=90, color=RED, fontsize=7.5, bbox=_BEHIND, zorder=2.5,
         )  # fmt: skip
     else:
         axis.text(
             0.99, 0.02, f"limit {limit / divisor:,.4g} →", transform=axis.transAxes, ha="right", color=RED,
-            fontsize=7.5, bbox=_BEHIND,
+            fontsize=7.5, bbox=_BEHIND, zorder=2.5,
         )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def test_what_was_most_probable_is_shown_even_where_it_breaks_a_limit(known: boo
     assert section["relaxed"]["accuracy"] == (0.4 if known else None)
     assert section["notes"] == ["so <it> is"]
     svg = fronts.candidates(section["points"], {"latency_ms": 20.0}, "modelled", section["relaxed"])
-    assert "most probable, before repair" in words(svg)
+    assert f"most probable, before repair{'' if known else ' (not trained)'}" in words(svg)
 
 
 def two_boards() -> SearchResult:
