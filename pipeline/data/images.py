@@ -35,6 +35,22 @@ def read_files(files: Sequence[Path], options: ImageOptions) -> NDArray[np.uint8
     return images
 
 
+def resized(images: NDArray[np.uint8], options: ImageOptions) -> NDArray[np.uint8]:
+    """(n, height, width, channels) of images (n, h, w, 1 or 3) of another shape, by the rules for files."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("Pillow is not installed", hint="pip install pillow") from error
+    out = np.empty((len(images), *options.shape), np.uint8)
+
+    def one(index: int) -> None:
+        image = np.ascontiguousarray(images[index])
+        out[index] = fitted(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), options)
+
+    _in_parallel(one, len(images))
+    return out
+
+
 def decode_many(content: NDArray[np.uint8], offsets: NDArray[np.int64], origin: str) -> NDArray[np.uint8]:
     """(n, h, w, 3) of n concatenated image files, image i at content[offsets[i]:offsets[i + 1]].
 

@@ -7,10 +7,34 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.frontend import FrontEnd
 
+_FITS = ("crop", "pad", "squash")
+_LARGEST = 2048  # pixels a side
+
+
+def _check_image(shape: tuple[int, ...], fit: str, lengths: tuple[int, ...]) -> None:
+    """Raises ConfigError for what is not (height, width, channels), or without the last where `lengths` has 2."""
+    fine = len(shape) in lengths and all(1 <= side <= _LARGEST for side in shape[:2])
+    if not fine or (len(shape) == 3 and shape[2] not in (1, 3)):
+        raise ConfigError(
+            f"data.shape = {list(shape)} is not (height, width{', channels' if lengths == (3,) else ''})",
+            hint=f"for example {[96, 96, 3][: min(lengths)]}; at most {_LARGEST}, channels are 1 (grey) or 3 (RGB)",
+        )
+    if fit not in _FITS:
+        raise ConfigError(f"data.fit = '{fit}'", hint=f"choose one of: {', '.join(_FITS)}")
+
 
 @dataclass(frozen=True, slots=True)
-class NoOptions:
-    """For data sets that come in one form only."""
+class SizeOptions:
+    """Of a data set whose images have a shape of their own: the shape they are brought to; empty: as they are.
+
+    shape: (height, width), or with the channels. fit: as in `ImageOptions`. Raises ConfigError.
+    """
+
+    shape: tuple[int, ...] = ()
+    fit: str = "crop"
+
+    def __post_init__(self) -> None:
+        _check_image(self.shape or (1, 1), self.fit, (2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +49,7 @@ class ImageOptions:
     fit: str = "crop"
 
     def __post_init__(self) -> None:
-        fine = len(self.shape) == 3 and all(1 <= side <= 2048 for side in self.shape[:2])
-        if not fine or self.shape[2] not in (1, 3):
-            raise ConfigError(
-                f"data.shape = {list(self.shape)} is not (height, width, channels)",
-                hint="for example [96, 96, 3]; channels are 1 (grey) or 3 (RGB)",
-            )
-        if self.fit not in ("crop", "pad", "squash"):
-            raise ConfigError(f"data.fit = '{self.fit}'", hint="choose one of: crop, pad, squash")
+        _check_image(self.shape, self.fit, (3,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.data.dataset import Arrays, DataSet, make_dataset
-from pipeline.data.options import NoOptions
+from pipeline.data.images import resized
+from pipeline.data.options import ImageOptions, SizeOptions
 from pipeline.errors import DataError
 
 Loader = Callable[[Path | None], Arrays]
@@ -17,13 +19,38 @@ _OPTIONS: dict[str, Any] = {}
 
 
 def register(name: str) -> Callable[[Loader], Loader]:
-    """Decorator: make a loader available as `load(name)`. The loader gets the user's path, or None."""
+    """Decorator: make a loader available as `load(name)`. The loader gets the user's path, or None.
+
+    Its images can be brought to another shape by `SizeOptions`.
+    """
 
     def add(loader: Loader) -> Loader:
-        _LOADERS[name], _OPTIONS[name] = lambda path, _: loader(path), NoOptions()
+        _LOADERS[name] = lambda path, options: in_shape(loader(path), options)
+        _OPTIONS[name] = SizeOptions()
         return loader
 
     return add
+
+
+def in_shape(arrays: Arrays, options: SizeOptions) -> Arrays:
+    """`arrays` with images of the shape that `options` ask for, which the source then says.
+
+    Raises DataError for images that cannot be scaled: features of sound, or of neither 1 nor 3 channels.
+    """
+    own = arrays.x_train.shape[1:]
+    shape = (*options.shape, own[2])[:3] if options.shape else own
+    if shape == own:
+        return arrays
+    if arrays.front_end is not None or own[2] not in (1, 3):
+        raise DataError(f"{arrays.source} has no images that data.shape could scale", hint="leave it out")
+    wanted = ImageOptions(shape, options.fit)
+    parts = {name: getattr(arrays, name) for name in ("x_train", "x_val", "x_test")}
+    sizes = ["x".join(map(str, sides)) for sides in (shape, own)]
+    return replace(
+        arrays,
+        source=f"{arrays.source}, brought to {sizes[0]} from {sizes[1]} ({options.fit})",
+        **{name: resized(x, wanted) for name, x in parts.items() if x is not None},
+    )
 
 
 def register_with(

@@ -8,6 +8,7 @@ import json
 import pickle
 import tarfile
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import pytest
 from PIL import Image
 
 from pipeline.data import cifar10, load, places
+from pipeline.data.dataset import Arrays
 from pipeline.data.images import fitted
-from pipeline.data.options import ImageOptions, WakeWordOptions
+from pipeline.data.options import ImageOptions, SizeOptions, WakeWordOptions
+from pipeline.data.registry import in_shape
 from pipeline.errors import ConfigError, DataError
+from pipeline.runfile import load_runfile
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_jpeg.npz"
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
@@ -396,3 +400,55 @@ def test_coco_without_images(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
     with pytest.raises(DataError, match="not a COCO annotation file"):
         load("visual_wake_words", path=tmp_path, options=WAKE)
+
+
+@pytest.mark.parametrize(("name", "size"), [("digits", (14, 14)), ("digits", (20, 11)), ("digits", (40, 30))])
+def test_named_sets_come_in_any_size(name: str, size: tuple[int, int]) -> None:
+    """Against torch's antialiased filter, which is of the same kind but not the same code."""
+    torch = pytest.importorskip("torch")
+    whole = load(name, seed=3, limit=40)
+    options = SizeOptions(size, "squash")
+    data = load(name, seed=3, limit=40, options=options)
+    assert data.input_shape == (*size, 1)
+    for split in ("train", "val", "test"):
+        x, before = getattr(data, f"x_{split}"), getattr(whole, f"x_{split}")
+        assert x.dtype == np.uint8 and np.array_equal(
+            getattr(data, f"y_{split}"), getattr(whole, f"y_{split}")
+        )
+        expected = torch.nn.functional.interpolate(
+            torch.from_numpy(before).permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True
+        ).permute(0, 2, 3, 1)
+        assert np.abs(x - expected.numpy()).max() <= 1.5  # two passes, each rounded
+    assert f"brought to {size[0]}x{size[1]}x1 from 28x28x1 (squash)" in data.source
+    again = load(name, seed=3, limit=40, options=options)
+    assert np.array_equal(again.x_train, data.x_train)
+    assert load(name, seed=3, limit=40, options=SizeOptions((28, 28))).source == whole.source
+
+
+def test_size_changes_channels_and_keeps_what_is_even() -> None:
+    x = np.full((3, 9, 7, 1), 77, np.uint8)
+    y = np.arange(3)
+    arrays = Arrays(x, y, x, y, ("a", "b", "c"), "made", x_val=x, y_val=y)
+    rgb = in_shape(arrays, SizeOptions((4, 5, 3)))
+    assert rgb.x_val is not None and rgb.x_train.shape == rgb.x_val.shape == rgb.x_test.shape == (3, 4, 5, 3)
+    assert (rgb.x_test == 77).all()
+    padded = in_shape(arrays, SizeOptions((9, 9), "pad")).x_train
+    assert (padded[:, :, 1:8] == 77).all() and not padded[:, :, 0].any() and not padded[:, :, 8].any()
+    two = replace(
+        arrays, **{f"x_{part}": np.zeros((3, 9, 7, 2), np.uint8) for part in ("train", "val", "test")}
+    )
+    with pytest.raises(DataError, match=r"no images that data\.shape could scale"):
+        in_shape(two, SizeOptions((4, 4)))
+
+
+@pytest.mark.parametrize("shape", ["[14]", "[14, 14, 2]", "[0, 14]", "[14, 4096]", "[14, 14, 1, 1]"])
+def test_sizes_without_meaning_are_refused(shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    text = 'board = "qemu-cortex-m4"\n[budgets]\nlatency_ms = 50\n[data]\nname = "digits"\nshape = '
+    path.write_text(text + shape)
+    with pytest.raises(ConfigError, match=r"run\.toml:6: data\.shape"):
+        load_runfile(path)
+    path.write_text(text + "[14, 14]")
+    run = load_runfile(path)
+    assert run.data_options == SizeOptions((14, 14)) and run.to_json()["data_options"]["shape"] == (14, 14)
+    assert run.space.build((14, 14, 1), 10).input_shape == (14, 14, 1)
