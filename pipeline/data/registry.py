@@ -44,12 +44,13 @@ def in_shape(arrays: Arrays, options: SizeOptions) -> Arrays:
     if arrays.front_end is not None or own[2] not in (1, 3):
         raise DataError(f"{arrays.source} has no images that data.shape could scale", hint="leave it out")
     wanted = ImageOptions(shape, options.fit)
-    parts = {name: getattr(arrays, name) for name in ("x_train", "x_val", "x_test")}
+    found = {name: getattr(arrays, name) for name in ("x_train", "x_val", "x_test")}
+    parts: dict[str, Any] = {name: resized(x, wanted) for name, x in found.items() if x is not None}
     sizes = ["x".join(map(str, sides)) for sides in (shape, own)]
     return replace(
         arrays,
         source=f"{arrays.source}, brought to {sizes[0]} from {sizes[1]} ({options.fit})",
-        **{name: resized(x, wanted) for name, x in parts.items() if x is not None},
+        **parts,
     )
 
 

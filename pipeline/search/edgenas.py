@@ -200,10 +200,11 @@ class EdgeNas:
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, float, float]:
         """Validation loss of one hard sample, differentiable through its gates."""
-        path, gates = self.relaxation.sample(temperature, rng)
-        logits = self.net(batch[0], path, gates)
+        path, (ops, widths) = self.relaxation.sample(temperature, rng)  # on the CPU, as all that is relaxed
+        device = self.task.device
+        logits = self.net(batch[0], path, (ops.to(device), widths.to(device)))
         loss = F.cross_entropy(logits, batch[1])
-        return loss, loss.item(), float((logits.argmax(1) == batch[1]).float().mean())
+        return loss.cpu(), loss.item(), float((logits.argmax(1) == batch[1]).float().mean())
 
     # -- selection -----------------------------------------------------------------------------------------
 

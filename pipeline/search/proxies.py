@@ -72,7 +72,8 @@ def synflow(net: Supernet, path: Path, batch: Batch) -> float:
         for parameter in linear.parameters():
             parameter.abs_()
     weights = [p for p in linear.parameters() if p.ndim > 1]
-    ones = torch.full((1, *batch[0].shape[1:]), _SYNFLOW_INPUT, dtype=torch.float64)
+    shape, device = (1, *batch[0].shape[1:]), batch[0].device
+    ones = torch.full(shape, _SYNFLOW_INPUT, dtype=torch.float64, device=device)
     gradients = torch.autograd.grad(linear(ones, path).sum(), weights, allow_unused=True)
     for hook in hooks:
         hook.remove()

@@ -95,7 +95,7 @@ class Standalone:
         batch = draw_batch(
             self.task.data.x_train, self.task.data.y_train, config.batch_size, self.task.rng(_PROXIES)
         )
-        net = Supernet(self.task.space, self.task.seed)
+        net = Supernet(self.task.space, self.task.seed).to(self.task.device)
         return shortlist(found, wanted, chosen.names, net, batch, self.selection.looks), nearest
 
     def _draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from placed import Placed
 from test_train import ARCHITECTURE, CONFIG, data_set
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from pipeline.data.shift import ShiftConfig, shifted
 from pipeline.errors import ConfigError
@@ -90,56 +89,6 @@ def test_first_nonfinite_names_the_poisoned_layer(quantized: bool) -> None:
         teacher.get_parameter("blocks.1.conv2.weight")[0] = float("inf")
     assert first_nonfinite(teacher, x) == "blocks.1.conv2"
     assert first_nonfinite(teacher, x * float("nan")) == "the input"
-
-
-class Placed(TorchFunctionMode):
-    """Treats the CPU as if it were a GPU: who has not been put on the device explicitly is not there.
-
-    Marks tensors by identity; a call that mixes the two kinds is what a GPU would refuse.
-    """
-
-    MAKERS: ClassVar = {
-        "zeros",
-        "ones",
-        "empty",
-        "full",
-        "arange",
-        "tensor",
-        "as_tensor",
-        "rand",
-        "randn",
-    }
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.there: dict[int, bool] = {}
-        self.kept: list[Any] = []  # identities stay unique while all tensors live
-        self.mixed: list[str] = []
-
-    def mark(self, value: Any, there: bool) -> None:
-        for leaf in tree_leaves(value):
-            if isinstance(leaf, torch.Tensor):
-                self.kept.append(leaf)
-                self.there[id(leaf)] = there
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func))
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        result = func(*args, **kwargs)
-        if name == "to" and any(isinstance(arg, torch.device) for arg in args):
-            if isinstance(result, torch.Tensor) and result is args[0]:
-                result = result.view_as(result)
-            self.mark(result, True)
-        elif name in self.MAKERS and not (inputs and kwargs.get("device") is None):
-            self.mark(result, kwargs.get("device") is not None)
-        elif inputs and name not in ("cpu", "__get__", "__set__"):
-            known = {self.there[id(leaf)] for leaf in inputs if id(leaf) in self.there}
-            if len(known) == 2:
-                self.mixed.append(name)
-            new = [leaf for leaf in tree_leaves(result) if id(leaf) not in self.there]
-            self.mark(new, known != {False})
-        return result
 
 
 @pytest.mark.parametrize("settings", [{}, {"cutout": 3, "mixup": 0.3, "shift": 2}])
