@@ -12,6 +12,7 @@ from search_standins import DATA, SMALL, TINY, MacCost
 from pipeline.search import names, search
 from pipeline.search.candidates import UNITS
 from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.settings import read_by
 from pipeline.space import Budgets, Cost, lower, parameters
 
 RUNS = 100
@@ -45,7 +46,7 @@ def test_no_run_breaks_a_budget_and_failures_name_the_tightest(everything):
     for number in range(RUNS):
         rng = np.random.default_rng([number, 0xB0D])
         budgets, method = random_budgets(rng, everything), names()[number % len(names())]
-        result = search(SMALL, DATA, MacCost(), budgets, replace(QUICK, method=method), seed=number)
+        result = search(SMALL, DATA, MacCost(), budgets, read_by(QUICK, method), seed=number)
         possible = any(not budgets.violations(c) for c in everything)
         case = f"run {number}, {method}, {budgets}: {result.reason}"
         if result.feasible:

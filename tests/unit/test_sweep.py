@@ -165,8 +165,13 @@ def test_ctrl_c_never_leaves_a_worker_with_half_a_job(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bench = replace(BENCH, cost=Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        LocalWorkers(bench, 1).start(Job("random", 0, 2.0), "key", tmp_path)
+    # a shell that starts tests in the background has them ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            LocalWorkers(bench, 1).start(Job("random", 0, 2.0), "key", tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     (child,) = multiprocessing.active_children()
     child.join(60)
     assert child.exitcode == 0
