@@ -53,6 +53,13 @@ def print_outcome(document: dict[str, Any]) -> None:
             f"{robustness['slowest_clock_hz'] / 1e6:.1f} MHz without load",
             markup=False,
         )
+    outputs = (document.get("exits") or {}).get("outputs", [])
+    for row in (row for row in outputs if row["observed_ms"] is None):
+        stdout.print(
+            f"early exits: no input reached {row['name']}; judged by its prediction, "
+            f"{row['latency_ms']['value']:.4g} ms ({row['latency_ms']['provenance']})",
+            markup=False,
+        )
     for reason in document["reasons"]:
         stdout.print(f"NOT ACCEPTED: {reason}", markup=False)
     if document["feasible"]:

@@ -14,7 +14,7 @@ from pipeline.latency.lut import Prediction
 from pipeline.latency.sound import SoundCost
 from pipeline.memory.flash import FlashModel
 from pipeline.memory.planner import explain_peak
-from pipeline.report.exits import exits_on_device
+from pipeline.report.exits import exit_checks, exits_on_device, unreached
 from pipeline.report.sound import front_end_section, sound_check
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.graph import OpGraph
@@ -85,19 +85,33 @@ def core_document(
     latency = _latency(board, prediction, predicted, validation)
     # the slow tail counts against a deadline, not the median
     observed_ms = latency[where].get("high") or latency[where]["value"]
+    exits = exits_on_device(board, model, validation, cost.exit_latencies_ms(model.graph), observed_ms)
+    missed = unreached(exits)
+    # what nobody saw is judged by its prediction: the last output is the worst case that budgets are about
+    worst_ms = max([observed_ms, *(row["latency_ms"]["value"] for row in missed)])
+    if missed and exits and missed[-1] is exits["outputs"][-1]:
+        latency[where]["note"] += "; of the furthest inference: no input reached the last output"
     power = board.running
     observed = Cost(
         observed_ms, validation.sram_bytes, validation.flash_bytes, model.parameters,
-        energy_mj=power.at_most_mj(observed_ms) if power else None,
+        energy_mj=power.at_most_mj(worst_ms) if power else None,
     )  # fmt: skip
     held = checks(budgets, observed, validation, build, hosted=board.port.hosted)
+    held += exit_checks(exits, budgets.latency_ms)
     reasons = [check["detail"] for check in held if not check["ok"]]
     return {
         "name": name,
         "created": created,
         "feasible": not reasons,
         "reasons": reasons,
-        "warnings": [board.notes] if board.notes else [],
+        "warnings": [
+            *([board.notes] if board.notes else []),
+            *(
+                f"no input reached the output {row['name']}: its latency was not observed, the prediction's "
+                "upper end is judged"
+                for row in missed
+            ),
+        ],
         "checks": held,
         "observed": {"name": where, "provenance": board.latency_provenance},
         "board": {"name": board.name, "description": board.description, "clock_hz": board.clock_hz},
@@ -148,7 +162,7 @@ def core_document(
             "reference": validation.reference,
         },
         "architecture": None,
-        "exits": exits_on_device(board, model, validation, cost.exit_latencies_ms(model.graph)),
+        "exits": exits,
         "front_end": front_end_section(board, model, cost.sound, validation.sound) if cost.sound else None,
         "layers": layer_rows(model, prediction, validation),
         "memory_map": memory_map(model, cost.flash, build, validation, cost.sound),

@@ -9,6 +9,7 @@ from pipeline.boards import Board
 from pipeline.engine import Model
 from pipeline.figures import Figure
 from pipeline.validate import Validation
+from pipeline.validate.exits import executed_layers
 
 
 def rate_figures(counts: Sequence[int], note: str) -> list[dict[str, Any]]:
@@ -26,11 +27,13 @@ def expected_latency(counts: Sequence[int], latencies_ms: Sequence[float], note:
 
 
 def exits_on_device(
-    board: Board, model: Model, validation: Validation, latencies_ms: Sequence[float]
+    board: Board, model: Model, validation: Validation, latencies_ms: Sequence[float], slowest_ms: float
 ) -> dict[str, Any] | None:
-    """What a validated model with exits has; None for one without. `latencies_ms`: predicted, to each output.
+    """What a validated model with exits has; None for one without.
 
-    `outputs` has a row an output, the final one last; `expected_ms` is by where its rates come from.
+    `latencies_ms`: predicted, to each output, upper ends; `slowest_ms`: observed, of the inference that went
+    furthest. `outputs` has a row an output, the final one last, whose `observed_ms` is None where no inference is
+    known to end there; `expected_ms` is by where its rates come from.
     """
     if not model.exits:
         return None
@@ -41,16 +44,21 @@ def exits_on_device(
     thresholds = [*(e.threshold for e in model.exits), None]
     rates = rate_figures(counts, "inputs sent to the device")
     rows = []
-    for run, threshold, latency, rate in zip(runs, thresholds, latencies_ms, rates, strict=True):
+    for number, (run, threshold, latency, rate) in enumerate(
+        zip(runs, thresholds, latencies_ms, rates, strict=True)
+    ):
         seen = None
         if run.cycles is not None:
             seen = Figure(run.cycles * ms, "ms", board.latency_provenance, note="an inference that ends here")
+        elif executed_layers(model, number) == len(validation.layer_cycles):
+            how = "an inference that ends here, of a random input: none of those sent did"
+            seen = Figure(slowest_ms, "ms", board.latency_provenance, note=how)
         rows.append(
             {
                 "name": run.name,
                 "threshold": threshold,
                 "latency_ms": Figure(
-                    latency, "ms", "modelled", note="latency table, to this output"
+                    latency, "ms", "modelled", note="latency table, to this output, upper end"
                 ).to_json(),
                 "observed_ms": seen.to_json() if seen else None,
                 "rates": {"device": rate},
@@ -64,6 +72,34 @@ def exits_on_device(
             "device": expected_latency(counts, latencies_ms, "inputs that were sent to the device")
         },
     }
+
+
+def unreached(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of `exits_on_device`'s outputs at which no inference is known to end."""
+    return [row for row in part["outputs"] if row["observed_ms"] is None] if part else []
+
+
+def exit_checks(part: dict[str, Any] | None, limit_ms: float | None) -> list[dict[str, Any]]:
+    """Whether an inference that ends at each output keeps the latency budget, as the report's checks.
+
+    By what was observed, or by the prediction's upper end where no inference was seen to end there.
+    """
+    if part is None or limit_ms is None:
+        return []
+    found = []
+    for row in part["outputs"]:
+        seen = row["observed_ms"]
+        judged = seen or row["latency_ms"]
+        value, ok = judged["value"], judged["value"] <= limit_ms
+        how = (
+            f"takes {value:,.3f} ms"
+            if seen
+            else f"was reached by no input; predicted at most {value:,.3f} ms"
+        )
+        stands = "within its" if ok else f"{100 * (value / limit_ms - 1):.1f} % over its"
+        detail = f"output {row['name']} {how} ({judged['provenance']}), {stands} budget of {limit_ms:,}"
+        found.append({"name": f"latency to {row['name']}", "ok": ok, "detail": detail})
+    return found
 
 
 def add_split(document: dict[str, Any], split: str, counts: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +106,40 @@ def test_bytes_exits_and_latencies(name: str, content: bytes, tmp_path: Path) ->
         assert client.describe().output_bytes == 11
         for one, row in zip(x, expected, strict=True):
             assert client.invoke(one.tobytes()).output == row.tobytes()
+
+
+def test_what_no_input_reached_is_judged_by_its_prediction(tmp_path: Path) -> None:
+    """Every inference ends at the first exit; the deadline lies between it and the last output's prediction."""
+    if not all(shutil.which(tool) for tool in TOOLS["qemu-cortex-m4"]):
+        pytest.skip("needs QEMU and a compiler")
+    content = serialize(replace(freeze(trained(ARCHITECTURE, 1)), exit_rule=ExitRule((0, 5))))
+    board, model = load_board("qemu-cortex-m4"), load(content)
+    cost = CostModel(board, Lut.load(lut_path(board)))
+    ratio = cost.cycles_per_instruction(model.graph)
+    first, second, last = cost.exit_latencies_ms(model.graph)
+    budgets = replace(BUDGETS, latency_ms=(second + last) / 2)
+    built = build(render_app(emit_c(model), board, budgets, tmp_path / "fw", ratio), board)
+    x = inputs(ARCHITECTURE, 6, seed=3)
+    validation = validate(model, content, built, board, x)
+    assert [run.images for run in validation.exits] == [6, 0, 0] and validation.broken == ()
+
+    def document(limits: Budgets) -> dict[str, Any]:
+        return core_document(
+            name="exits", created="now", board=board, budgets=limits, model=model,
+            prediction=cost.predict(model.graph), predicted=cost.evaluate(model.graph, model.parameters),
+            cost=cost, build=built, validation=validation,
+        )  # fmt: skip
+
+    found = document(budgets)
+    assert not found["feasible"]
+    (reason,) = found["reasons"]
+    assert "output final was reached by no input" in reason and f"{last:,.3f} ms (modelled)" in reason
+    held = {check["name"]: check["ok"] for check in found["checks"] if check["name"].startswith("latency to")}
+    assert held == {"latency to exit1": True, "latency to exit2": True, "latency to final": False}
+    assert "no input reached the last output" in found["latency_ms"]["emulated"]["note"]
+    html = render_html({**found, "architecture": ARCHITECTURE.to_json()})
+    assert html.count("not reached") == 2 and "no input reached the output exit2" in html
+    # with time for the last output it is accepted, and it is still said what was not seen
+    accepted = document(replace(budgets, latency_ms=last * 1.001))
+    assert accepted["feasible"] and len([w for w in accepted["warnings"] if "no input reached" in w]) == 2
+    assert all(check["ok"] for check in accepted["checks"])
