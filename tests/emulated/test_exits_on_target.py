@@ -116,7 +116,7 @@ def test_what_no_input_reached_is_judged_by_its_prediction(tmp_path: Path) -> No
     board, model = load_board("qemu-cortex-m4"), load(content)
     cost = CostModel(board, Lut.load(lut_path(board)))
     ratio = cost.cycles_per_instruction(model.graph)
-    first, second, last = cost.exit_latencies_ms(model.graph)
+    _, second, last = cost.exit_latencies_ms(model.graph)
     budgets = replace(BUDGETS, latency_ms=(second + last) / 2)
     built = build(render_app(emit_c(model), board, budgets, tmp_path / "fw", ratio), board)
     x = inputs(ARCHITECTURE, 6, seed=3)
