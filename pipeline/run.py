@@ -44,6 +44,11 @@ from pipeline.storage import write_text
 from pipeline.train.config import INCIDENTAL
 from pipeline.validate import Validation
 
+# What the stages leave, by what makes it outdated: another search, another training, and either.
+_SEARCHED = ("search.json", "architecture.json", INPUTS, "family")
+_TRAINED = ("training.json", "model.tflite", "firmware.elf", "firmware", "validation.json", "robustness.json")
+_REPORTED = ("report.json", "report.html", "junit.xml")
+
 
 class Run:
     """One run file and its folder. Each stage makes sure that those before it are done.
@@ -197,6 +202,7 @@ class Run:
         def work() -> str:
             result = self._find(self._checkpoint("search", key))
             architecture = chosen(result)
+            self._set_searched_aside(architecture)
             write_text(path, json.dumps(result.to_json()) + "\n")
             write_text(self.folder / "architecture.json", json.dumps(architecture.to_json(), indent=2) + "\n")
             return architecture.describe()
@@ -269,6 +275,7 @@ class Run:
                 result, pruning = pruned.result, pruned.record
             else:
                 result = stages.train(s, architecture, self.data, checkpoint, self.reporter, self._start())
+            self._set_aside((*_TRAINED, *_REPORTED), copied=_SEARCHED)
             outcome = stages.export(
                 result, self.data, self.folder / "model.tflite", self.reporter,
                 cost=self.cost if architecture.exits else None, budgets=s.held_budgets, exits=s.search.exits,
@@ -379,6 +386,18 @@ class Run:
         reasons = broken(part)
         document["reasons"] += reasons
         document["feasible"] = document["feasible"] and not reasons
+
+    def _set_searched_aside(self, found: Architecture) -> None:
+        """An earlier search's files, and those of its model unless `found` is the same architecture."""
+        path = self.folder / "architecture.json"
+        same = path.is_file() and read_json(path) == json.loads(json.dumps(found.to_json()))
+        self._set_aside((*_SEARCHED, *_REPORTED, *(() if same else _TRAINED)))
+
+    def _set_aside(self, outdated: tuple[str, ...], copied: tuple[str, ...] = ()) -> None:
+        """No folder holds files of two searches or trainings side by side, and none are lost."""
+        place = self._state.set_aside(outdated, copied)
+        if place is not None:
+            self.reporter.say(f"  what an earlier state of this run left is in {place}")
 
     def _checkpoint(self, stage: str, key: str) -> Path:
         """One file per stage and inputs: another run's checkpoint is never picked up."""

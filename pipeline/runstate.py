@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.storage import write_text
+
+EARLIER = "earlier"  # folder inside a run's, for what another search or training of the same run left
 
 
 def fingerprint(*parts: Any) -> str:
@@ -50,6 +54,26 @@ class RunState:
     def finish(self, stage: str, key: str, seconds: float) -> None:
         self._stages[stage] = {"key": key, "seconds": round(seconds, 1)}
         write_text(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
+
+    def set_aside(self, outdated: Iterable[str], copied: Iterable[str] = ()) -> Path | None:
+        """Move what is `outdated` into a new folder, `earlier/1` and so on, and copy what belongs to it but stays.
+
+        Names are of files or folders in the run's folder; those that are not there are passed over. Returns the
+        new folder, None where nothing was outdated.
+        """
+        found = [name for name in outdated if (self.folder / name).exists()]
+        if not found:
+            return None
+        number = 1
+        while (place := self.folder / EARLIER / str(number)).exists():
+            number += 1
+        place.mkdir(parents=True)
+        for name in copied:
+            if (self.folder / name).is_file():
+                shutil.copy2(self.folder / name, place / name)
+        for name in found:
+            (self.folder / name).rename(place / name)
+        return place
 
     def seconds(self, stage: str) -> float:
         """Wall time that `stage` took when it last ran; 0 when it never did."""

@@ -11,6 +11,7 @@ import jinja2
 from pipeline.errors import ConfigError
 from pipeline.report import celldag, course, fronts, picture, plots
 from pipeline.report.junit import junit_xml
+from pipeline.runstate import EARLIER
 from pipeline.storage import write_text
 
 _TEMPLATES = Path(__file__).parent
@@ -33,9 +34,12 @@ def read_document(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"no report.json in {folder}", hint="run `edgenas run RUN.toml` or `edgenas validate MODEL` first"
-        ) from error
+        hint = "run `edgenas run RUN.toml` or `edgenas validate MODEL` first"
+        earlier = [page.parent for page in folder.glob(f"{EARLIER}/*/report.json")]
+        if earlier:
+            last = max(earlier, key=lambda place: place.stat().st_mtime_ns)
+            hint = f"a new search or training has no report yet: edgenas run RUN.toml; an earlier one is in {last}"
+        raise ConfigError(f"no report.json in {folder}", hint=hint) from error
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged: {error}", hint="run the run or validation again") from error
     if not isinstance(document, dict) or "layers" not in document:

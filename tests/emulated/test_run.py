@@ -194,6 +194,9 @@ def test_only_what_a_change_affects_runs_again(finished: Path, tmp_path: Path) -
     after = outcome(runs)
     assert after[0] == before[0]
     assert after[1] != before[1]
+    earlier = runs / "tiny" / "earlier" / "1"  # the first training's, with the search that it shares
+    assert [(earlier / name).read_bytes() for name in ("architecture.json", "model.tflite")] == before
+    assert (earlier / "report.json").is_file() and (earlier / "validation.json").is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -313,3 +316,41 @@ def test_a_cell_network_runs_within_its_budgets(tmp_path: Path) -> None:
     assert document["parameters"] <= 5_000
     page = (folder / "report.html").read_text()
     assert "The operator on every edge" in page and ">cell0<" in page
+
+
+def test_a_new_search_lies_beside_nothing_of_the_earlier_one(finished: Path, tmp_path: Path) -> None:
+    """Another architecture: no model, report or validation of the first stays, and none of it is lost."""
+    runs = tmp_path / "runs"
+    shutil.copytree(finished, runs)
+    folder = runs / "tiny"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    runfile = write_runfile(tmp_path)
+    runfile.write_text(runfile.read_text().replace("channels = [16, 24]", "channels = [8]"))
+    searched = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli.main", "search", str(runfile), "--runs", str(runs)],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert searched.returncode == 0, searched.stderr
+    assert (folder / "architecture.json").read_bytes() != before["architecture.json"]
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"architecture.json", "checkpoints", "earlier", "search.json", "search_inputs.json",
+                    "state.json"} | (left & {"lut"})  # fmt: skip
+    earlier = folder / "earlier" / "1"
+    for name, content in before.items():
+        if name != "state.json":
+            assert (earlier / name).read_bytes() == content, name
+
+    def report(place: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline.cli.main", "report", str(place)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    refused = report(folder)
+    assert refused.returncode == 2 and "earlier" in refused.stderr.replace("\n", "")
+    assert report(earlier).returncode == 0
+    # and back: what was trained then comes from its checkpoints
+    done = run(write_runfile(tmp_path), runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcome(runs) == outcome(finished)
+    assert {path.name for path in (folder / "earlier" / "2").iterdir()} == {
+        "architecture.json", "search.json", "search_inputs.json"
+    }  # fmt: skip
