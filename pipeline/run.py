@@ -84,6 +84,12 @@ class Run:
                 check_settings(settings.search, [settings.search.method])
             except ConfigError as error:
                 raise ConfigError(f"{runfile}: {error.message}", hint=error.hint) from error
+        for name in settings.train.teacher.files:
+            if not Path(name).is_file():
+                raise ConfigError(
+                    f"{runfile}: train.teacher.files: there is no file {name}",
+                    hint="the path of a trained teacher, as seen from here; without files one is trained",
+                )
         folder = runs / settings.name
         try:
             folder.mkdir(parents=True, exist_ok=True)

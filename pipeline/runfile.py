@@ -25,6 +25,19 @@ from pipeline.space.vetoes import Vetoes
 from pipeline.tomltable import Table, fill
 from pipeline.train.config import TrainConfig
 
+# where each table of a run file is described
+PAGES = {
+    "": "README.md", "data": "docs/data.md", "train": "docs/training.md", "energy": "docs/fidelity.md",
+    **dict.fromkeys(("space", "search", "vetoes", "adapt", "robustness"), "docs/search.md"),
+}  # fmt: skip
+# words of complaints about a space, by the key that they are about; the first that occurs counts
+_SPACE_WORDS = {
+    "stem_channels": "stem_channels", "stem_stride": "stem_stride|stem stride", "exits": "exits?",
+    "kind": r"space\.kind", "nodes": "nodes", "strides": "strides?", "channels": "channels",
+    "ops": "ops|operators?", "blocks": "blocks?",
+}  # fmt: skip
+_ANY_SHAPE, _ANY_CLASSES = (64, 64, 3), 10  # a space that has no meaning for these has none for any data
+
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
@@ -121,7 +134,7 @@ def load_runfile(path: Path) -> RunFile:
 
     Raises ConfigError that names the file, the line and the key.
     """
-    table = Table.read(path)
+    table = Table.read(path, PAGES)
     name = table.text("name", path.stem)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise table.error("name", f"is '{name}'", hint="letters, digits, '.', '_' and '-': it names a folder")
@@ -130,6 +143,8 @@ def load_runfile(path: Path) -> RunFile:
     if not energy.empty:
         board = replace(board, power=read_power(energy, board.clock_hz))
     seed = table.integer("seed", 0, minimum=0)
+    # `fill` takes 0, which reaches no device
+    table.sub("validate", required=False).integer("images", None, minimum=1)
     data = fill(table.sub("data", required=False), DataConfig())
     if data.name not in data_names():
         known = ", ".join(data_names())
@@ -155,13 +170,29 @@ def load_runfile(path: Path) -> RunFile:
     )
     run.robustness.held(run.budgets, board)
     table.close()
+    _check_space(table.sub("space", required=False), run.space)
     _check_boards(table, run)
     if run.space.kind == "cells" and (refusal := refused_for_cells(run.search)) is not None:
         *sections, key = ("search", *refusal.key.split("."))
         raise functools.reduce(Table.sub, sections, table).error(key, refusal.what, hint=refusal.hint)
-    if run.validate.images < 1:
-        raise table.sub("validate").error("images", "is 0", hint="at least one image must reach the device")
     return run
+
+
+def _check_space(table: Table, space: SpaceConfig) -> None:
+    """Raises ConfigError with the line of the key of [space] that has no meaning, whatever the data."""
+    blocks = "blocks" in table.names() and space.kind == "blocks"
+    if blocks and space.strides and len(space.strides) != space.blocks:
+        raise table.error(
+            "strides",
+            f"has {len(space.strides)} entries for {space.blocks} blocks",
+            hint="one a block, 1 or 2",
+        )
+    try:
+        space.build(_ANY_SHAPE, _ANY_CLASSES)
+    except ConfigError as error:
+        words = _SPACE_WORDS.items()
+        about = next((key for key, word in words if re.search(rf"\b({word})\b", error.message)), "")
+        raise ConfigError(f"{table.where(about)}: {error.message}", hint=error.hint) from error
 
 
 def _check_boards(table: Table, run: RunFile) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,17 @@ _REQUIRED: Any = object()
 
 
 class Table:
-    """One table of a TOML file. Remembers which keys were read, so that `close` can reject the others."""
+    """One table of a TOML file. Remembers which keys were read, so that `close` can reject the others.
 
-    def __init__(self, raw: dict[str, Any], text: str, file: str, section: str = "") -> None:
+    `pages`: the page of documentation by the file's outermost table, "" for all others.
+    """
+
+    def __init__(
+        self, raw: dict[str, Any], text: str, file: str, section: str = "",
+        pages: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._raw = raw
+        self._pages = pages or {}
         self._text = text
         self._file = file
         self._section = section
@@ -28,11 +35,11 @@ class Table:
         self._seen: set[str] = set()
 
     @classmethod
-    def read(cls, path: Path) -> Table:
+    def read(cls, path: Path, pages: Mapping[str, str] | None = None) -> Table:
         """Parse `path`. Raises ConfigError when it is missing or is not TOML."""
         try:
             text = path.read_text(encoding="utf-8")
-            return cls(tomllib.loads(text), text, path.name)
+            return cls(tomllib.loads(text), text, path.name, pages=pages)
         except FileNotFoundError as error:
             raise ConfigError(f"no such file: {path}", hint="give the path of a TOML file") from error
         except (OSError, UnicodeDecodeError) as error:
@@ -52,7 +59,7 @@ class Table:
         """The table `key` inside this one (an empty one where it is optional and missing)."""
         raw = self._get(key, _REQUIRED if required else {}, dict, "a table")
         section = f"{self._section}.{key}" if self._section else key
-        return self._children.setdefault(key, Table(raw, self._text, self._file, section))
+        return self._children.setdefault(key, Table(raw, self._text, self._file, section, self._pages))
 
     def text(self, key: str, default: Any = _REQUIRED, *, choices: tuple[str, ...] = ()) -> str:
         value = self._get(key, default, str, "a string")
@@ -97,19 +104,26 @@ class Table:
 
     def _instead_of(self, key: str) -> str:
         """What may have been meant by the unknown `key`."""
+        inner = []
         for name, child in self._children.items():
-            # `rate` or `inner_rate` for a key of [inner]
-            for own in (key, key.removeprefix(f"{name}_")):
-                if own in child._seen:
-                    return f"it is the key '{own}' of [{child._section}]"
-        close = difflib.get_close_matches(key, self._seen, n=1)
-        known = ", ".join(sorted(self._seen)) or "none"
-        return f"did you mean '{close[0]}'?" if close else f"known keys here: {known}"
+            if (own := key.removeprefix(f"{name}_")) != key and own in child._seen:
+                return f"it is the key '{own}' of [{child._section}]"  # `inner_rate`: there can be no other
+            if key in child._seen:
+                inner.append(f"'{key}' of [{child._section}]")
+        # `rate` for `inner_rate` or `outer_rate` is closer than any misspelling
+        longer = [name for name in sorted(self._seen) if name.endswith(f"_{key}")]
+        close = longer or difflib.get_close_matches(key, self._seen, n=1)
+        if close or len(inner) > 1:
+            return f"did you mean {' or '.join([*map(repr, close), *inner])}?"
+        if inner:
+            return f"it is the key {inner[0]}"
+        return f"known keys here: {', '.join(sorted(self._seen)) or 'none'}"
 
     def error(self, key: str, what: str, *, hint: str = "") -> ConfigError:
         """A ConfigError about `key` with its line."""
         name = f"{self._section}.{key}" if self._section else key
-        return ConfigError(f"{self.where(key)}: '{name}' {what}", hint=hint or "see the README")
+        page = self._pages.get(name.partition(".")[0], self._pages.get("", "README.md"))
+        return ConfigError(f"{self.where(key)}: '{name}' {what}", hint=hint or f"see {page}")
 
     def where(self, key: str) -> str:
         """`file:line` of `key`."""
@@ -134,6 +148,9 @@ class Table:
         self._seen.add(key)
         value = self._raw.get(key, default)
         if value is _REQUIRED:
+            others = [name for name in self._raw if name not in self._seen]
+            if close := difflib.get_close_matches(key, others, n=1):
+                raise self.error(close[0], "is not a known key", hint=f"did you mean '{key}'?")
             raise self.error(key, "is missing", hint=f"add it; it must be {wanted}")
         if value is default:
             return value

@@ -171,7 +171,7 @@ def load_board(name: str) -> Board:
             f"unknown board '{name}'",
             hint=(f"did you mean '{close[0]}'? " if close else "") + f"Boards that ship: {known}",
         )
-    return _board(Table.read(path), path)
+    return _board(Table.read(path, {"": "docs/add-a-board.md"}), path)
 
 
 def _board(table: Table, path: Path) -> Board:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.run import Run
 from pipeline.runfile import load_runfile
 from pipeline.runstate import RunState, fingerprint
 from pipeline.tomltable import Table, fill
@@ -81,6 +82,30 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
             "'lr' of [search.hyper]",
         ),
         ("steps = 10", "[search.hyper]\nkappa = 0", r"run.toml:9: search.hyper.kappa", ""),
+        (
+            "[search]",
+            "[train]\nepochs = 3\n[search]",
+            r"run.toml:8: 'train.epochs' is not a known key",
+            "did you mean 'float_epochs' or 'qat_epochs' or 'epochs' of [train.teacher] or ",
+        ),
+        ("[budgets]", "[budget]", r"run.toml:4: 'budget' is not a known key", "did you mean 'budgets'?"),
+        ('board = "qemu-cortex-m4"', 'bord = "host"', r"run.toml:2: 'bord' is not a known key", "'board'"),
+        ('"dw3", "skip"', '"dw3", "dwx"', r"run.toml:11: unknown block operator 'dwx'", "dw3"),
+        ("[16, 24]", "[24, 16]", r"run.toml:12: .*channels must be in increasing order", ""),
+        ("[16, 24]", "[16]\nstrides = [2, 3]", r"run.toml:13: block stride must be 1 or 2", ""),
+        ("[16, 24]", "[16]\nexits = [9]", r"run.toml:13: exits: there is no block 9", "there are 7"),
+        ("[16, 24]", "[16]\nstem_stride = 3", r"run.toml:13: .*stem_stride", ""),
+        ("[16, 24]", '[16]\nkind = "graph"', r"run.toml:13: space.kind is 'graph'", "cells"),
+        (
+            "[16, 24]",
+            "[16]\nblocks = 3\nstrides = [2, 1]",
+            r"run.toml:14: 'space.strides' has 2 entries for 3 blocks",
+            "one a block",
+        ),
+        ("[search]", "[validate]\nimages = 0\n[search]", r"run.toml:8: 'validate.images' is 0", "at least 1"),
+        ("[search]", "[validate]\nimages = -1\n[search]", r"run.toml:8: .*is -1", "at least 1"),
+        ("steps = 10", "steps = 'ten'", r"'search.steps' must be an integer", "docs/search.md"),
+        ("[search]", "[train]\nmomentum = 'x'\n[search]", r"'train.momentum' must be", "docs/training.md"),
         ("steps = 10", '[search.hyper]\nboards = ["m4"]', r"run.toml:9: unknown board 'm4'", "ship"),
     ],
 )
@@ -89,6 +114,18 @@ def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_runfile(write(tmp_path, GOOD.replace(old, new)))
     assert hint in str(caught.value)
+
+
+def test_strides_alone_say_how_many_blocks_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "strides = [2, 1, 2]\n")
+    assert len(load_runfile(path).space.build((28, 28, 1), 10).strides) == 3  # type: ignore[union-attr]
+
+
+def test_a_teacher_that_is_not_there_is_missed_before_anything_runs(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + '[train.teacher]\nweight = 0.5\nfiles = ["gone.pt"]\n')
+    with pytest.raises(ConfigError, match=r"train\.teacher\.files: there is no file gone\.pt"):
+        Run.open(path, runs=tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 @given(st.integers(0, len(GOOD) - 1), st.text(max_size=3))
