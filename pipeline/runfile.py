@@ -14,6 +14,7 @@ from pipeline.data import default_options
 from pipeline.data import names as data_names
 from pipeline.data.shift import ShiftConfig
 from pipeline.errors import ConfigError
+from pipeline.firmware import LEAST_LATENCY_MS, too_long
 from pipeline.robustness import RobustnessConfig
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.cellsettings import refused_for_cells
@@ -212,14 +213,14 @@ def _budgets(table: Table, board: Board, adapts: bool) -> Budgets:
     """
     sram, flash = board.memory.sram.bytes, board.memory.flash.bytes
     budgets = Budgets(
-        latency_ms=table.number("latency_ms"),
+        latency_ms=table.number("latency_ms", minimum=LEAST_LATENCY_MS),
         sram_bytes=table.integer("sram_bytes", sram, maximum=sram),
         flash_bytes=table.integer("flash_bytes", flash, maximum=flash),
         parameters=table.integer("parameters", None),
         energy_mj=table.number("energy_mj", None),
     )
-    if not budgets.latency_ms:
-        raise table.error("latency_ms", "is 0", hint="give the deadline in milliseconds")
+    if why := too_long(budgets.latency_ms or 0.0, board):
+        raise table.error("latency_ms", f"is {budgets.latency_ms:,}", hint=why)
     if budgets.energy_mj is not None and board.running is None and not (adapts and board.power):
         what, hint = why_unknown(board.name, board.clock_hz, board.power)
         raise table.error("energy_mj", f"cannot be held: {what}", hint=hint)

@@ -14,6 +14,7 @@ from pipeline.boards import Board, load_board
 from pipeline.engine import Model, load
 from pipeline.errors import ConfigError
 from pipeline.figures import Figure, Provenance
+from pipeline.firmware import too_long
 from pipeline.fleet import Targets
 from pipeline.progress import Reporter
 from pipeline.report import write_report
@@ -39,9 +40,20 @@ def open_model(
 ) -> SingleModel:
     """A job for `model` on a board; budgets left out are the board's memories and no deadline.
 
-    Raises ConfigError for an unknown board, and for an energy budget where the board's current is not known.
+    Raises ConfigError for an unknown board, a memory budget beyond the board's memory, a deadline beyond what it can
+    time, and for an energy budget where the board's current is not known.
     """
     board = load_board(board_name)
+    if latency_ms is not None and (why := too_long(latency_ms, board)):
+        raise ConfigError(f"--latency-ms is {latency_ms:,}", hint=why)
+    for option, given, memory in (
+        ("--sram-bytes", sram_bytes, board.memory.sram),
+        ("--flash-bytes", flash_bytes, board.memory.flash),
+    ):
+        if given is not None and given > memory.bytes:
+            raise ConfigError(
+                f"{option} is {given:,}", hint=f"{board.name} has {memory.bytes:,}: at most that"
+            )
     budgets = Budgets(
         latency_ms,
         sram_bytes or board.memory.sram.bytes,

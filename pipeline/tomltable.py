@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 _REQUIRED: Any = object()
+MOST_INTEGER = 2**63 - 1  # TOML's integers have 64 bits
 
 
 class Table:
@@ -44,7 +46,7 @@ class Table:
             raise ConfigError(f"no such file: {path}", hint="give the path of a TOML file") from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}", hint="it must be UTF-8 text") from error
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
             raise ConfigError(f"{path.name} is not valid TOML: {error}", hint="mend that line") from error
 
     @property
@@ -156,7 +158,15 @@ class Table:
             return value
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.error(key, f"must be {wanted}, not {value!r}")
+        self._refuse_endless(key, value)
         return value
+
+    def _refuse_endless(self, key: str, value: Any) -> None:
+        """No key means anything with inf or nan, which most comparisons let through."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.error(key, f"is {value}", hint="it must be a finite number")
+        if isinstance(value, int) and not -MOST_INTEGER <= value <= MOST_INTEGER:
+            raise self.error(key, "has more than 64 bits", hint=f"it must be at most {MOST_INTEGER}")
 
     def _in_range(self, key: str, value: Any, minimum: float, maximum: float | None) -> Any:
         if value is not None and (value < minimum or (maximum is not None and value > maximum)):
@@ -168,6 +178,8 @@ class Table:
         value = self._get(key, default, (list, tuple), wanted)
         if value is not None and not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
             raise self.error(key, f"must be {wanted}, not {value!r}")
+        for one in value or ():
+            self._refuse_endless(key, one)
         return value if value is None else tuple(value)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json
+from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, finite, print_json
 from pipeline.cli.outcome import print_outcome
 
 
@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         latency_scale: Annotated[
             float | None,
-            typer.Option("--latency-scale", help="Present load: how much longer it takes, >= 1."),
+            typer.Option(
+                "--latency-scale", callback=finite, help="Present load: how much longer it takes, >= 1."
+            ),
         ] = None,
         measure: Annotated[
             bool, typer.Option("--measure", help="Measure the load on the board now (benchmark firmware).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.figures import Figure
+from pipeline.tomltable import MOST_INTEGER
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 BoardName = Annotated[
@@ -28,8 +30,16 @@ DataPath = Annotated[Path | None, typer.Option("--data", help="Data file or fold
 RunsDir = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 
 DEFAULT_RUNS = Path("runs")
+MOST_SEED = MOST_INTEGER  # as of a run file's
 _FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
 stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+
+
+def finite(value: float | None) -> float | None:
+    """For options that take a number: nan lies outside of no range, inf is above every minimum."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("it must be a finite number")
+    return value
 
 
 def example(command: str) -> str:

@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BoardName, Json, example, print_figures, print_json, stdout
+from pipeline.cli.common import BoardName, Json, example, finite, print_figures, print_json, stdout
 from pipeline.figures import Figure
 
 ModelPath = Annotated[Path, typer.Argument(help="Fully INT8 .tflite.")]
 OutDir = Annotated[Path | None, typer.Option("--out", help="Folder; default: runs/<model>-<board>.")]
 LatencyBudget = Annotated[
-    float | None, typer.Option("--latency-ms", min=0.001, help="Deadline, compiled in.")
+    float | None, typer.Option("--latency-ms", min=0.001, callback=finite, help="Deadline, compiled in.")
 ]
 SramBudget = Annotated[int | None, typer.Option("--sram-bytes", min=1, help="Default: all of the board's.")]
 FlashBudget = Annotated[int | None, typer.Option("--flash-bytes", min=1, help="Default: all of the board's.")]
 
 EnergyBudget = Annotated[
     float | None,
-    typer.Option("--energy-mj", min=1e-6, help="Needs the board's current: docs/add-a-board.md."),
+    typer.Option(
+        "--energy-mj", min=1e-6, callback=finite, help="Needs the board's current: docs/add-a-board.md."
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json, stdout
+from pipeline.cli.common import (
+    DEFAULT_RUNS,
+    DataPath,
+    Json,
+    RunFile,
+    RunsDir,
+    example,
+    finite,
+    print_json,
+    stdout,
+)
 from pipeline.errors import BudgetError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +37,7 @@ def register(app: typer.Typer) -> None:
         runfile: RunFile,
         board: Annotated[str, typer.Option("--board", "-b", help="Board; the run file's unless given.")] = "",
         latency_ms: Annotated[
-            float | None, typer.Option(help="Deadline; the run file's unless given.")
+            float | None, typer.Option(callback=finite, help="Deadline; the run file's unless given.")
         ] = None,
         sram_bytes: Annotated[int | None, typer.Option(help="Limit of SRAM.")] = None,
         flash_bytes: Annotated[int | None, typer.Option(help="Limit of flash.")] = None,
@@ -92,7 +103,10 @@ def _component(text: str) -> tuple[str, float]:
     """`ir6=0.5` as a pair. Raises ConfigError for anything else."""
     name, separator, value = text.partition("=")
     try:
-        return name, float(value)
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError(value)
+        return name, number
     except ValueError as error:
         raise ConfigError(
             f"--penalize {text}: that is not OPERATOR=NUMBER"

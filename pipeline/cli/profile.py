@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import EngineName, Json, example, print_json, stdout
+from pipeline.cli.common import EngineName, Json, example, finite, print_json, stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
                 "--error",
                 min=0.0,
                 max=1.0,
+                callback=finite,
                 help="Stop when held-out operators are predicted within this "
                 "fraction; 0 measures all. Default: 0 emulated, 0.01 on a real board.",
             ),

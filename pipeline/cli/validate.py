@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import BoardName, EngineName, Json, example, print_figures, print_json, stdout
+from pipeline.cli.common import (
+    MOST_SEED,
+    BoardName,
+    EngineName,
+    Json,
+    example,
+    print_figures,
+    print_json,
+    stdout,
+)
 from pipeline.cli.deploy import EnergyBudget, FlashBudget, LatencyBudget, ModelPath, OutDir, SramBudget
 from pipeline.cli.outcome import print_outcome
 
@@ -22,7 +31,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--inputs", help=".npy, or .npz with x and y (int16: sound); default: random."),
         ] = None,
-        seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random inputs.")] = 0,
+        seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of the random inputs.")] = 0,
         out: OutDir = None,
         latency_ms: LatencyBudget = None,
         sram_bytes: SramBudget = None,

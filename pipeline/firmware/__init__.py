@@ -1,6 +1,6 @@
 """Firmware: templates rendered, programs built, sizes read back from the ELF."""
 
-from pipeline.firmware.app import cycles_per_tick, render_app
+from pipeline.firmware.app import LEAST_LATENCY_MS, cycles_per_tick, most_latency_ms, render_app, too_long
 from pipeline.firmware.bench import bench_pool_bytes, render_bench
 from pipeline.firmware.build import Build, build
 from pipeline.firmware.code_size import (
@@ -13,7 +13,7 @@ from pipeline.firmware.code_size import (
 from pipeline.firmware.elf import Sizes, Symbol, read_sizes
 
 __all__ = [
-    "Build", "CodeSize", "Sizes", "Symbol", "base_flash_bytes", "bench_pool_bytes",
-    "build", "code_size", "cycles_per_tick", "kernel_text_bytes", "read_sizes", "render_app", "render_bench",
-    "static_ram_bytes",
+    "LEAST_LATENCY_MS", "Build", "CodeSize", "Sizes", "Symbol", "base_flash_bytes", "bench_pool_bytes",
+    "build", "code_size", "cycles_per_tick", "kernel_text_bytes", "most_latency_ms", "read_sizes", "render_app",
+    "render_bench", "static_ram_bytes", "too_long",
 ]  # fmt: skip

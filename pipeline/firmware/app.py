@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,17 +12,35 @@ from pipeline.firmware.render import engine_sources, environment, port_sources, 
 from pipeline.links import INSTRUCTION_NS
 from pipeline.space.budgets import Budgets
 
+_MOST_U32 = (1 << 32) - 1  # ticks of one inference, and microseconds of the device's own latency
+LEAST_LATENCY_MS = 0.001  # the device compares whole microseconds, and 0 stands for no budget
+
 
 def cycles_per_tick(board: Board, cycles_per_instruction: float) -> float:
     """Core cycles in one tick of the device's counter.
 
-    A counter of cycles gives them directly. One that counts instructions (an emulator under -icount) takes
-    the ratio that a timing model found for this program.
+    A counter of cycles or of time gives them directly. One that counts instructions (an emulator under -icount)
+    takes the ratio that a timing model found for this program.
     """
-    if board.counter.counts == "cycles":
+    if not board.counts_instructions:
         return board.clock_hz / board.counter.hz
     ticks_per_instruction = board.counter.hz * INSTRUCTION_NS * 1e-9
     return cycles_per_instruction / ticks_per_instruction
+
+
+def most_latency_ms(board: Board, cycles_per_instruction: float = 1.0) -> float:
+    """The longest inference, in whole microseconds, that the device's 32-bit counter can tell from a shorter one.
+
+    Where the counter counts instructions this depends on the program; without its ratio, at a cycle each.
+    """
+    counted_ms = _MOST_U32 * cycles_per_tick(board, cycles_per_instruction) / board.clock_hz * 1e3
+    return min(math.floor(counted_ms * 1e3), _MOST_U32) / 1e3
+
+
+def too_long(latency_ms: float, board: Board, cycles_per_instruction: float = 1.0) -> str:
+    """Why the device cannot hold an inference against `latency_ms`; empty where it can."""
+    most = most_latency_ms(board, cycles_per_instruction)
+    return "" if latency_ms <= most else f"at most {most:,} ms: {board.name} cannot time longer inferences"
 
 
 def render_app(
@@ -33,12 +52,15 @@ def render_app(
     `sources`: the generated model, file name to text (`engine.emit_c`), with `model.h` among them.
     `budgets` are compiled in, for the device's own check; `cycles_per_instruction` turns its instruction
     count into modelled cycles where its counter counts instructions. `front_end_cycles_per_instruction` is that
-    of the audio front end, and needed where the model has one (`model_features`).
+    of the audio front end, and needed where the model has one (`model_features`). Raises ConfigError for a ratio that
+    cannot be, and for a latency budget beyond what the device's counter can time.
     """
+    if why := too_long(budgets.latency_ms or 0.0, board, cycles_per_instruction):
+        raise ConfigError(f"a latency budget of {budgets.latency_ms:,} ms cannot be checked", hint=why)
     rate = _rate_q16(board, cycles_per_instruction)
     sound = front_end_cycles_per_instruction
-    if board.counter.counts == "cycles":
-        note = "The counter counts core cycles."
+    if not board.counts_instructions:
+        note = f"The counter counts {board.counter.counts}."
     else:
         note = f"Modelled: {cycles_per_instruction:.4f} cycles an instruction."
     files = port_sources(board) | engine_sources(board)

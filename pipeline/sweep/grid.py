@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pipeline.errors import ConfigError
 from pipeline.search import names
 from pipeline.sweep.bench import Job
+from pipeline.tomltable import MOST_INTEGER
 
 _MOST = 10_000  # combinations: more is a slip of the finger
 
@@ -16,10 +17,12 @@ def seed_list(text: str) -> list[int]:
     """`0-4,7` is 0, 1, 2, 3, 4, 7. Raises ConfigError."""
     found: dict[int, None] = {}
     for part in _parts(text, "--seeds"):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", part)
         if not match:
             raise ConfigError(f"--seeds: '{part}' is no seed and no range", hint="for instance 0-4 or 0,3,7")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last > MOST_INTEGER:
+            raise ConfigError(f"--seeds: '{part}' is too large", hint=f"at most {MOST_INTEGER}")
         if last < first or last - first >= _MOST:
             raise ConfigError(f"--seeds: '{part}' is no range of seeds", hint="the smaller one first: 0-4")
         found |= dict.fromkeys(range(first, last + 1))

@@ -145,6 +145,39 @@ def test_malformed_run_file(text: str, words: tuple[str, ...], tmp_path: Path) -
     refused(edgenas("run", path, cwd=tmp_path), *words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--latency-ms", "inf"), ("--latency-ms", "finite")),
+        (("--latency-ms", "nan"), ("--latency-ms",)),
+        (("--energy-mj", "nan"), ("--energy-mj",)),
+        (("--latency-ms", "1e10"), ("--latency-ms is 10,000,000,000.0", "at most 15,978.3 ms")),
+        (("--sram-bytes", 99_999_999), ("--sram-bytes is 99,999,999", "at most")),
+        (("--flash-bytes", 99_999_999), ("--flash-bytes is 99,999,999", "at most")),
+    ],
+)
+def test_budgets_that_cannot_be(arguments: Any, words: tuple[str, ...], model: Path, tmp_path: Path) -> None:
+    for command in ("deploy", "validate"):
+        done = edgenas(command, model, "--board", "qemu-cortex-m4", *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert all(word in done.stderr for word in words), done.stderr
+        assert not (tmp_path / "runs").exists()
+
+
+def test_numbers_without_meaning(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUNFILE)
+    for arguments in (
+        ("profile", "--board", "qemu-cortex-m4", "--error", "nan"),
+        ("family", path, "--latency-ms", "inf"),
+        ("adapt", path, "--latency-scale", "nan"),
+        ("validate", "m.tflite", "--board", "qemu-cortex-m4", "--seed", 2**63),
+    ):
+        done = edgenas(*arguments, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert str(arguments[-2]) in done.stderr, done.stderr
+
+
 def test_missing_files(tmp_path: Path) -> None:
     refused(edgenas("run", "nowhere.toml", cwd=tmp_path), "nowhere.toml")
     refused(edgenas("deploy", "nowhere.tflite", "--board", "qemu-cortex-m4", cwd=tmp_path), "nowhere.tflite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from pipeline.boards import load_board
 from pipeline.boards.board import Port
 from pipeline.errors import ConfigError, ToolError
-from pipeline.firmware import bench_pool_bytes, build, cycles_per_tick, render_app, render_bench
+from pipeline.firmware import (
+    bench_pool_bytes,
+    build,
+    cycles_per_tick,
+    most_latency_ms,
+    render_app,
+    render_bench,
+)
 from pipeline.space.budgets import Budgets
 from pipeline.space.kernels import KERNELS
 
@@ -26,6 +34,29 @@ def test_an_instruction_is_1_6_ticks_under_icount() -> None:
 def test_a_cycle_counter_needs_no_ratio() -> None:
     counter = dataclasses.replace(BOARD.counter, counts="cycles", hz=BOARD.clock_hz)
     assert cycles_per_tick(dataclasses.replace(BOARD, counter=counter), 7.0) == 1.0
+
+
+def test_a_counter_of_time_needs_no_ratio() -> None:
+    """The host counts tenths of a microsecond, and its nanoseconds stand in for cycles."""
+    assert cycles_per_tick(load_board("host"), 1.0) == 100.0
+
+
+@pytest.mark.parametrize("name", ["qemu-cortex-m4", "nucleo-l4r5zi", "host", "raspberry-pi-3"])
+def test_the_longest_deadline_is_what_the_devices_arithmetic_can_tell(name: str, tmp_path: Path) -> None:
+    """`latency_us` of main.c.j2, done here in integers, at the last tick that 32 bits hold."""
+    board, ratio = load_board(name), 1.37
+    most = most_latency_ms(board, ratio)
+    folder = render_app(MODEL, board, Budgets(latency_ms=most), tmp_path, ratio)
+    main = (folder / "app/main.c").read_text()
+    given = {what: int(re.search(rf"#define {what} (\d+)u", main)[1])  # type: ignore[index]
+             for what in ("LATENCY_BUDGET_US", "CYCLES_PER_TICK_Q16")}  # fmt: skip
+    assert given["LATENCY_BUDGET_US"] < 1 << 32
+    cycles = ((1 << 32) - 1) * given["CYCLES_PER_TICK_Q16"] >> 16
+    longest_us = cycles * 1000 // (board.clock_hz // 1000)
+    assert longest_us == pytest.approx(given["LATENCY_BUDGET_US"], rel=1e-4)
+    with pytest.raises(ConfigError, match="cannot be checked") as caught:
+        render_app(MODEL, board, Budgets(latency_ms=most + 0.001), tmp_path, ratio)
+    assert f"{most:,} ms" in caught.value.hint
 
 
 def test_the_application_carries_its_budgets(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_short_forms_of_the_command_line() -> None:
         (seed_list, "4-0", "4-0"),
         (seed_list, "x", "'x'"),
         (seed_list, ",", "--seeds is empty"),
+        (seed_list, str(2**63), "too large"),
+        (seed_list, "9" * 5000, "no seed"),
         (seed_list, "0-99999999999", "0-99999999999"),
         (method_list, "edgenas,nonsense", "nonsense"),
         (lambda text: numbers(text, "--latency-ms"), "20,0", "'0'"),
