@@ -112,10 +112,7 @@ def main() -> None:
         hyper=replace(HyperConfig(boards=tuple(args.boards)), **chosen),
     )  # fmt: skip
     space, data = SearchSpace.for_input((28, 28, 1), 10), subset("fashion_mnist", args.images)
-    first = targets[0]
-    search = HyperSearch(
-        Task.prepare(space, data, first.cost, first.budgets, config, args.seed, None, None, targets)
-    )
+    search = HyperSearch(Task.prepare(space, data, targets, config, args.seed, None, None))
     started = time.monotonic()
     search._train()
     seconds = time.monotonic() - started

@@ -33,6 +33,7 @@ from pipeline.search.methods import Task
 from pipeline.search.predictor import fit_predictor
 from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.relaxation import Relaxation
+from pipeline.search.targets import one_board
 from pipeline.space import Budgets
 from pipeline.space.search_space import SearchSpace
 
@@ -112,7 +113,7 @@ def main() -> None:
         x_val=rng.integers(0, 256, (1000, 28, 28, 1), np.uint8), y_val=rng.integers(10, size=1000),
     )  # fmt: skip
     config = SearchConfig(method="hwdarts", device="cpu", threads=1)
-    task = Task.prepare(space, images, cost, Budgets(latency_ms=50.0), config, 0, None, None)
+    task = Task.prepare(space, images, one_board(cost, Budgets(latency_ms=50.0)), config, 0, None, None)
     search = HwDarts(task)
     weight = best_of(lambda: search._weight_step(1.0, 0.1), 5)
     search.step = search.weight_steps

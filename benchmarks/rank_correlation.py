@@ -37,6 +37,7 @@ from pipeline.search.proxies import PROXIES, score
 from pipeline.search.ranking import Agreement, agreements
 from pipeline.search.selection import own_accuracy
 from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
 from pipeline.search.trainer import Validation, draw_batch, train_path
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets
@@ -159,7 +160,9 @@ def main() -> None:
         DEMO, latency_ms=args.latency_ms or DEMO.latency_ms, parameters=args.parameters or DEMO.parameters
     )
     checkpoint = args.folder / "supernet.pt"
-    task = Task.prepare(space, data, CostModel(board, lut), budgets, config, args.seed, checkpoint, None)
+    task = Task.prepare(
+        space, data, one_board(CostModel(board, lut), budgets), config, args.seed, checkpoint, None
+    )
     judge = Judge(task.tables, task.cost, budgets)
     paths = draw(space, judge, args.architectures, args.seed, args.draw == "budgets")
 

@@ -40,6 +40,7 @@ from pipeline.search.sandwich import narrowest, widest
 from pipeline.search.selection import capacity_bonus, own_accuracy
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
 from pipeline.search.trainer import (
     GRADIENT_NORM,
     Validation,
@@ -210,7 +211,7 @@ def main() -> None:
         config = replace(
             config, warmup_steps=round(config.warmup_steps * args.centred), steps=round(config.steps * args.centred)
         )  # fmt: skip
-        search = EdgeNas(Task.prepare(space, data, cost, BUDGETS, config, args.seed, None, None))
+        search = EdgeNas(Task.prepare(space, data, one_board(cost, BUDGETS), config, args.seed, None, None))
         search._train()
         net = search.net
     else:

@@ -22,7 +22,7 @@ from pipeline.progress import Reporter
 from pipeline.run import Run
 from pipeline.runfile import RunFile, SpaceConfig
 from pipeline.runstate import fingerprint, read_json
-from pipeline.search import SearchResult
+from pipeline.search import SearchResult, Target
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import Spending
 from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
@@ -32,7 +32,7 @@ from pipeline.searchinputs import CloudRun
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
-from pipeline.stages import obtain_lut
+from pipeline.stages import obtain_lut, search_target
 from pipeline.storage import write_text
 
 if TYPE_CHECKING:
@@ -213,6 +213,9 @@ class EdgeRun(Run):
                 parts.append(f"{getattr(budgets, name):,} {label}")
         return ", ".join(parts)
 
+    def _targets(self) -> tuple[Target, ...]:
+        return (search_target(self.cost, self._limits, self.settings.robustness),)
+
     # -- stages --------------------------------------------------------------------------------------------
 
     def search(self) -> SearchResult:
@@ -227,7 +230,7 @@ class EdgeRun(Run):
     def _search_key(self) -> str:
         options = {k: v for k, v in asdict(self.settings.adapt).items() if k != "cloud"}
         search = {k: v for k, v in asdict(self._search_config).items() if k not in WITHOUT_EFFECT}
-        return fingerprint(super()._search_key(), self.cloud.identity, options, search, asdict(self._held))
+        return fingerprint(super()._search_key(), self.cloud.identity, options, search)
 
     def _find(self, checkpoint: Path) -> SearchResult:
         from pipeline.search.inherit import save_weights
@@ -237,7 +240,7 @@ class EdgeRun(Run):
                 self.space,
                 self.data,
                 self.cost,
-                self._held,
+                self.held_budgets,
                 self._search_config,
                 self.settings.adapt,
                 self._cloud_state(),

@@ -11,7 +11,7 @@ from pipeline.profiler.profile import obtain
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
 from pipeline.space.architecture import Architecture
-from pipeline.space.budgets import Cost
+from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.graph import OpGraph
 from pipeline.stages import training_bar
 
@@ -24,6 +24,7 @@ def prune(
     architecture: Architecture,
     data: DataSet,
     cost: CostModel,
+    held: Budgets,
     folder: Path,
     tables: Path,
     reporter: Reporter,
@@ -31,6 +32,7 @@ def prune(
 ) -> Pruned:
     """Train, prune by `run.train.prune`, train on and quantize; checkpoints in `folder`, measurements in `tables`.
 
+    `held`: the budgets that the search kept, which the pruned network keeps too.
     While channels go, operators that the table lacks are interpolated in it. A network that meets the limits so
     is accepted by a table that has all its operators: an emulated board measures them, a real one estimates.
     Raises as `prune_and_train` and `obtain` do.
@@ -46,7 +48,7 @@ def prune(
     folder.mkdir(parents=True, exist_ok=True)
     with training_bar(reporter) as on_step:
         pruned = prune_and_train(
-            architecture, data, run.train, cost.evaluate, confirm=confirm, cost_key=cost.lut.key,
+            architecture, data, run.train, cost.evaluate, confirm=confirm, cost_key=cost.lut.key, held=held,
             seed=run.seed, folder=folder, on_step=on_step, start=start,
         )  # fmt: skip
     outside = cost.lut.missing(sorted({node.op for node in pruned.result.network.graph.nodes}))

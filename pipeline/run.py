@@ -38,6 +38,7 @@ from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
+from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
@@ -179,6 +180,11 @@ class Run:
             stages.search_target(cost, s.budgets, s.robustness) for cost in (self.cost, *self.other_costs)
         )
 
+    @property
+    def held_budgets(self) -> Budgets:
+        """What the search, the choice of exits and pruning keep on the run's board, idle at its own clock."""
+        return self._targets()[0].budgets
+
     @functools.cached_property
     def _data_key(self) -> str:
         data = self.data
@@ -186,12 +192,14 @@ class Run:
         return fingerprint(*(np.ascontiguousarray(array).tobytes() for array in arrays))
 
     def _search_key(self) -> str:
-        s = self.settings
+        s, targets = self.settings, self._targets()
         settings = {k: v for k, v in asdict(s.search).items() if k not in WITHOUT_EFFECT}
         return fingerprint(
             __version__, self._data_key, self.lut.key, self.space.to_json(), settings,
-            asdict(s.held_budgets), s.seed, [cost.lut.key for cost in self.other_costs],
+            asdict(self.held_budgets), s.seed, [cost.lut.key for cost in self.other_costs],
             asdict(s.vetoes),
+            # each board's own clock says how far its deadline is lowered
+            *([asdict(target.budgets) for target in targets] if s.robustness.hold else []),
             *([self.cost.predictor.digest] if self.cost.predictor else []),
             [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
             *(asdict(cost.sound) for cost in (self.cost, *self.other_costs) if cost.sound),
@@ -264,7 +272,7 @@ class Run:
             whole = fingerprint(
                 whole,
                 asdict(s.search.exits),
-                asdict(s.held_budgets),
+                asdict(self.held_budgets),
                 self.lut.key,
                 *([asdict(self.cost.sound)] if self.cost.sound else []),
             )
@@ -276,7 +284,8 @@ class Run:
             if s.train.prune.active:
                 folder = self._checkpoint("prune", whole).with_suffix("")
                 pruned = prune(
-                    s, architecture, self.data, self.cost, folder, self.folder / "lut", self.reporter, self._start(),
+                    s, architecture, self.data, self.cost, self.held_budgets, folder, self.folder / "lut",
+                    self.reporter, self._start(),
                 )  # fmt: skip
                 result, pruning = pruned.result, pruned.record
             else:
@@ -284,7 +293,7 @@ class Run:
             self._set_aside((*_TRAINED, *_REPORTED), copied=_SEARCHED)
             outcome = stages.export(
                 result, self.data, self.folder / "model.tflite", self.reporter,
-                cost=self.cost if architecture.exits else None, budgets=s.held_budgets, exits=s.search.exits,
+                cost=self.cost if architecture.exits else None, budgets=self.held_budgets, exits=s.search.exits,
             )  # fmt: skip
             if pruning:
                 outcome = {

@@ -112,11 +112,6 @@ class RunFile:
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
 
-    @property
-    def held_budgets(self) -> Budgets:
-        """What search and training hold on an idle board at its own clock. Raises ConfigError."""
-        return self.robustness.held(self.budgets, self.board)
-
     def to_json(self) -> dict[str, Any]:
         """All settings, defaults included, for the run's provenance."""
         sections = {

@@ -37,7 +37,7 @@ from pipeline.profiler.sound import obtain_sound_cost
 from pipeline.progress import Reporter
 from pipeline.robustness import RobustnessConfig
 from pipeline.runfile import RunFile, load_runfile
-from pipeline.search import Request, SearchResult, Target, search
+from pipeline.search import Request, SearchResult, Target, search_for
 from pipeline.search import ask_family as search_family
 from pipeline.search.candidates import describe_excess
 from pipeline.search.exitconfig import ExitConfig
@@ -118,16 +118,18 @@ def search_architecture(
     checkpoint: Path,
     reporter: Reporter,
 ) -> SearchResult:
-    """Raises BudgetError where no architecture meets every budget; the message names the tightest."""
+    """The search for `targets`, the run's board first.
+
+    Raises BudgetError where no architecture meets every budget; the message names the tightest.
+    """
     with reporter.bar("search", 1) as bar:
 
         def on_step(progress: dict[str, Any]) -> None:
             bar.update(int(progress["done"]), str(progress["phase"]), total=int(progress["total"]))
 
-        result = search(
-            space, data, targets[0].cost, run.budgets, run.search,
-            seed=run.seed, checkpoint=checkpoint, on_step=on_step, targets=targets,
-        )  # fmt: skip
+        result = search_for(
+            space, data, targets, run.search, seed=run.seed, checkpoint=checkpoint, on_step=on_step
+        )
     if not result.feasible:
         raise BudgetError(
             f"no architecture found that meets every budget: {result.reason}",
@@ -152,9 +154,8 @@ def ask_family(
             bar.update(0, str(progress["phase"]))
 
         return search_family(
-            space, data, targets[0].cost, run.budgets, run.search, request,
-            seed=run.seed, checkpoint=checkpoint, targets=targets, on_step=on_step,
-        )  # fmt: skip
+            space, data, targets, run.search, request, seed=run.seed, checkpoint=checkpoint, on_step=on_step
+        )
 
 
 @contextmanager

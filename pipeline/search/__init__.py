@@ -18,14 +18,14 @@ from pipeline.search.methods import OnStep, Task, find, names
 from pipeline.search.request import Request, complexity_of
 from pipeline.search.result import Candidate, Front, SearchResult
 from pipeline.search.settings import check_settings, check_yields_family
-from pipeline.search.targets import Target
+from pipeline.search.targets import Target, one_board
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
 __all__ = [
     "Candidate", "Front", "Request", "SearchConfig", "SearchResult", "Target", "ask_family", "complexity_of", "names",
-    "search",
+    "search", "search_for",
 ]  # fmt: skip
 
 
@@ -39,62 +39,72 @@ def search(
     seed: int,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
-    targets: Sequence[Target] = (),
+) -> SearchResult:
+    """`search_for` one board, with the cost model `cost` and `budgets`."""
+    targets = one_board(cost, budgets)
+    return search_for(space, data, targets, config, seed=seed, checkpoint=checkpoint, on_step=on_step)
+
+
+def search_for(
+    space: SearchSpace | CellSpace,
+    data: SearchData,
+    targets: Sequence[Target],
+    config: SearchConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
 ) -> SearchResult:
     """Find the most accurate architecture of `space` that meets every budget.
 
     `data` has uint8 NHWC images and labels (x_train, y_train, x_val, y_val; the test split is never looked
-    at), `cost` is the board's cost model. The outcome depends on the arguments and `seed` alone (and, in the
+    at). `targets` are the run's board and further ones, each with its cost model and budgets, for a method that
+    serves several; the others take the first. The outcome depends on the arguments and `seed` alone (and, in the
     last bits of floating point, on the thread count). `checkpoint` names a file that is rewritten every
     `config.checkpoint_seconds`; a search with the same arguments continues from it exactly, one with
-    others raises ConfigError. `on_step` gets {"phase", "done", "total", ...} after every step. `targets` are the
-    run's board (with `cost` and `budgets`) and further ones, for a method that serves several; the others take
-    the first.
+    others raises ConfigError. `on_step` gets {"phase", "done", "total", ...} after every step.
 
     Raises ConfigError for an unknown method, a setting that it does not read, a device that is not there, a
     checkpoint of another search and a search that diverges (its last good checkpoint is kept), DataError for data
-    that does not fit the space or of which one split lacks a class, LutError where `cost` knows nothing of an
+    that does not fit the space or of which one split lacks a class, LutError where a cost model knows nothing of an
     operator of the space. An impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
     if isinstance(space, CellSpace):
         if (refusal := refused_for_cells(config)) is not None:
             raise refusal.error
-        return _search_cells(space, data, cost, budgets, config, seed, checkpoint, on_step)
+        return _search_cells(space, data, targets[0], config, seed, checkpoint, on_step)
     method = find(config.method)
-    with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
+    with _prepared(space, data, targets, config, seed, checkpoint, on_step) as task:
         return method(task)
 
 
 def ask_family(
     space: SearchSpace,
     data: SearchData,
-    cost: CostModel,
-    budgets: Budgets,
+    targets: Sequence[Target],
     config: SearchConfig,
     request: Request,
     *,
     seed: int,
     checkpoint: Path,
-    targets: Sequence[Target] = (),
     on_step: OnStep | None = None,
 ) -> SearchResult:
     """Architectures for another board, limit or S from a finished hypernetwork search: no new training of it.
 
     All but `request` as the search was given it: they identify its `checkpoint`, which stays as it is. Raises
-    ConfigError for another method, where there is none or the search is not finished, and as `search` does.
+    ConfigError for another method, where there is none or the search is not finished, and as `search_for` does.
     """
     check_yields_family(config)
     from pipeline.search.hypersearch import HyperSearch
 
-    with _prepared(space, data, cost, budgets, config, seed, checkpoint, on_step, targets) as task:
+    with _prepared(space, data, targets, config, seed, checkpoint, on_step) as task:
         return HyperSearch(task).ask(request)
 
 
 def _search_cells(
     space: CellSpace,
     data: SearchData,
-    cost: CostModel,
-    budgets: Budgets,
+    target: Target,
     config: SearchConfig,
     seed: int,
     checkpoint: Path | None,
@@ -108,8 +118,8 @@ def _search_cells(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        budgets = with_energy(budgets, cost, space)
-        return CellSearch(space, data, cost, budgets, config, seed, checkpoint, on_step).run()
+        budgets = with_energy(target.budgets, target.cost, space)
+        return CellSearch(space, data, target.cost, budgets, config, seed, checkpoint, on_step).run()
     finally:
         torch.set_num_threads(threads)
 
@@ -118,13 +128,11 @@ def _search_cells(
 def _prepared(
     space: SearchSpace,
     data: SearchData,
-    cost: CostModel,
-    budgets: Budgets,
+    targets: Sequence[Target],
     config: SearchConfig,
     seed: int,
     checkpoint: Path | None,
     on_step: OnStep | None,
-    targets: Sequence[Target],
 ) -> Iterator[Task]:
     """A task, with the threads and the precision that `config` asks for while it is worked on."""
     import torch
@@ -136,7 +144,7 @@ def _prepared(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        task = Task.prepare(space, data, cost, budgets, config, seed, checkpoint, on_step, targets)
+        task = Task.prepare(space, data, targets, config, seed, checkpoint, on_step)
         with precision(task.device, config.mixed_precision):
             yield task
     finally:

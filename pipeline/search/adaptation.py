@@ -10,6 +10,7 @@ from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
 from pipeline.search.methods import OnStep, Task
+from pipeline.search.targets import one_board
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
 
@@ -45,7 +46,7 @@ def adapt(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        task = Task.prepare(space, data, cost, budgets, config, seed, checkpoint, on_step)
+        task = Task.prepare(space, data, one_board(cost, budgets), config, seed, checkpoint, on_step)
         with precision(task.device, config.mixed_precision):
             return EdgeStage(task, options, cloud).run()
     finally:

@@ -334,6 +334,10 @@ def edgenas(task: Task) -> SearchResult:
     if task.config.ablation.guide == "table":
         return EdgeNas(task).run()
     proxy = MacProxy(task.cost, task.space, task.seed)
-    guided = replace(task, cost=proxy, tables=build_tables(task.space, proxy))
+    guided = replace(
+        task,
+        targets=(replace(task.targets[0], cost=proxy), *task.targets[1:]),
+        tables=build_tables(task.space, proxy),
+    )
     searched = EdgeNas(guided)
     return project(searched.run(), task, searched.shared_accuracy, searched.train_late)

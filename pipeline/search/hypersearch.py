@@ -224,7 +224,7 @@ class HyperSearch(EdgeNas):
             raise not_trained()
         place = next((i for i, b in enumerate(self.boards) if b.target.name == target.name), None)
         if place is None:
-            # Ranges as the run's budgets would have given them in the training.
+            # Ranges as a training with the limits of the run's board would have given it.
             like = ServedBoard.of(
                 replace(target, budgets=task.budgets), build_tables(task.space, target.cost), task.seed
             )

@@ -30,35 +30,41 @@ class Task:
 
     space: SearchSpace
     data: SearchData
-    cost: CostModel
-    tables: CostTables
-    budgets: Budgets
+    targets: tuple[Target, ...]  # the run's board, then others, for methods that serve several
+    tables: CostTables  # of the run's board
     config: SearchConfig
     seed: int
     checkpoint: Path | None
     on_step: OnStep | None
     device: Any = "cpu"  # a torch.device; torch is imported late here
-    targets: tuple[Target, ...] = ()  # the run's board, then others, for methods that serve several
+
+    @property
+    def cost(self) -> CostModel:
+        """The run's board's."""
+        return self.targets[0].cost
+
+    @property
+    def budgets(self) -> Budgets:
+        """The run's board's."""
+        return self.targets[0].budgets
 
     @classmethod
     def prepare(
         cls,
         space: SearchSpace,
         data: SearchData,
-        cost: CostModel,
-        budgets: Budgets,
+        targets: Sequence[Target],
         config: SearchConfig,
         seed: int,
         checkpoint: Path | None,
         on_step: OnStep | None,
-        targets: Sequence[Target] = (),
     ) -> Task:
-        """`targets`: the run's board (with `cost`, `budgets`) and others; none: that board alone."""
+        """Tables and limits for `targets` (at least one; the run's board first), data on the device."""
         from pipeline.search import device
 
         where = device.choose(config.device)
-        budgets = with_energy(budgets, cost, space)
-        targets = [replace(t, budgets=with_energy(t.budgets, t.cost, space)) for t in targets]
+        boards = tuple(replace(t, budgets=with_energy(t.budgets, t.cost, space)) for t in targets)
+        cost = boards[0].cost
         tables = build_tables(space, cost)
         if config.latency == "predictor":
             predictor = getattr(cost, "predictor", None)
@@ -69,8 +75,7 @@ class Task:
                 )
             tables = replace(tables, predictor=predictor)
         data = device.resident(data, where)
-        boards = tuple(targets) or (Target("", cost, budgets),)
-        return cls(space, data, cost, tables, budgets, config, seed, checkpoint, on_step, where, boards)
+        return cls(space, data, boards, tables, config, seed, checkpoint, on_step, where)
 
     def rng(self, phase: int, step: int = 0) -> np.random.Generator:
         """The random stream of one step: a function of seed, phase and step, so resuming needs no state."""

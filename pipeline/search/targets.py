@@ -21,6 +21,11 @@ class Target:
     clock_hz: float = 0.0
 
 
+def one_board(cost: CostModel, budgets: Budgets) -> tuple[Target]:
+    """The targets of a search for one board, whose name and clock no outcome rests on."""
+    return (Target("", cost, budgets),)
+
+
 def board_features(tables: CostTables, clock_hz: float) -> Floats:
     """A board as numbers, from its clock and its table alone, so that a board never trained for has them too.
 

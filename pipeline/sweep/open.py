@@ -11,6 +11,7 @@ from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
 from pipeline.search.settings import check_settings
+from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.sweep.bench import Bench
 from pipeline.sweep.grid import grid, method_list, numbers, seed_list
@@ -38,6 +39,7 @@ def open_sweep(
     if not limits[0]:
         raise ConfigError("the run file has no latency limit", hint="give --latency-ms")
     chosen = method_list(methods)
+    limits = [_held(settings, limit, reporter) for limit in limits]
     jobs = grid(chosen, seed_list(seeds), limits)
     check_settings(settings.search, chosen)
     if settings.search.hyper.boards:
@@ -77,3 +79,12 @@ def open_sweep(
         latency_provenance=lut.provenance,
     )
     return Sweep(bench, jobs, folder, reporter)
+
+
+def _held(settings: RunFile, limit_ms: float, reporter: Reporter) -> float:
+    """The limit of an idle board that keeps the deadline `limit_ms` where [robustness] says that it must hold."""
+    held = settings.robustness.held(Budgets(latency_ms=limit_ms), settings.board).latency_ms
+    assert held is not None
+    if held != limit_ms:
+        reporter.say(f"{limit_ms:g} ms under robustness.hold: {held:.4g} ms on the idle board")
+    return held

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pipeline.data import DataSet
 from pipeline.errors import BudgetError
 from pipeline.space.architecture import Architecture
+from pipeline.space.budgets import Budgets
 from pipeline.space.graph import OpGraph
 from pipeline.space.pruned import PrunedArchitecture
 from pipeline.train.batches import Batches
@@ -30,7 +31,7 @@ from pipeline.train.optimizer import set_rate, sgd
 from pipeline.train.progress import Progress
 from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.quantconfig import QuantizationConfig
-from pipeline.train.shrink import Judge, Shrink, broken, goals, limits_of, values_of
+from pipeline.train.shrink import Judge, Shrink, broken, goals, limits_of, tighter, values_of
 from pipeline.train.trainer import QatResult, settings, train_float, train_qat
 
 _SEED_STEP = 2_000_003  # random streams of their own
@@ -54,6 +55,7 @@ def prune_and_train(
     *,
     confirm: Judge | None = None,
     cost_key: str = "",
+    held: Budgets | None = None,
     seed: int = 0,
     folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -62,6 +64,7 @@ def prune_and_train(
     """Float training of `architecture`, pruning by `config.prune`, float training, then as `train_qat`.
 
     judge: cost of a graph, fast; confirm: what finally decides (default: judge). cost_key: identity of both.
+    held: budgets that the pruned network keeps beside the limits of `config.prune`.
     folder: of checkpoints, with which an interrupted call continues with the same result. start: as for
     `train_qat`. Raises BudgetError where the limits cannot be reached, ConfigError where nothing can be pruned,
     and as `train_qat` does.
@@ -69,7 +72,7 @@ def prune_and_train(
     options = config.prune
     shrink = Shrink(architecture.lower(), judge, options.multiple)
     before = values_of(shrink.graph, judge)
-    limits = limits_of(options.budgets, options.fraction, before)
+    limits = limits_of(tighter(options.budgets, held or Budgets()), options.fraction, before)
     shrink.check(limits)
     # What comes before pruning is the same training whatever is pruned, or quantized, later.
     plain = replace(config, prune=PruneConfig(), quantization=QuantizationConfig(), qat_epochs=0)
@@ -77,7 +80,7 @@ def prune_and_train(
         architecture, data, plain, seed=seed, checkpoint=folder / "float.pt" if folder else None,
         on_step=on_step, start=start,
     )  # fmt: skip
-    identity = fingerprint(architecture.to_json(), data, asdict(config), seed) + cost_key
+    identity = fingerprint(architecture.to_json(), data, asdict(config), seed) + cost_key + repr(limits)
     file = folder / "pruning.pt" if folder else None
     with settings(config):
         rounds = _Rounds(network, data, config, shrink, limits, confirm or judge, seed, file, identity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,14 @@ def values_of(graph: OpGraph, judge: Judge) -> dict[str, float]:
     cost = judge(graph, parameters)
     found = {name: float(getattr(cost, name)) for name in LIMITED[:-1]}
     return {**found, "macs": float(graph.macs), "vetoed": float(cost.vetoed)}
+
+
+def tighter(one: Budgets, other: Budgets) -> Budgets:
+    """Of each budget the lower one."""
+    both = {name: (getattr(one, name), getattr(other, name)) for name in (f.name for f in fields(Budgets))}
+    return Budgets(
+        **{name: min((v for v in pair if v is not None), default=None) for name, pair in both.items()}
+    )
 
 
 def limits_of(budgets: Budgets, fraction: float, start: Values) -> dict[str, float]:

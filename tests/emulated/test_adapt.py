@@ -217,6 +217,7 @@ def test_held_conditions_tighten_the_deadline_too(runs: Path) -> None:
     result = run.search()
     assert result.candidates
     assert all(c.cost.latency_ms <= 50 / 3.75 for c in result.candidates)
+    assert run.held_budgets.latency_ms == pytest.approx(50 / 3.75)  # of the exits' choice and pruning too
     assert "at most 50 ms (13.33 ms on the idle device, for robustness.hold)" in run.condition()
     assert "robustness.hold" not in edge(runs, "free", "latency_scale = 1.25").condition()
     with pytest.raises(BudgetError, match=r"robustness\.hold"):

@@ -23,7 +23,7 @@ from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.memory.planner import plan
 from pipeline.space.architecture import Architecture, Block, lower, parameters
-from pipeline.space.budgets import Cost
+from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.cells import CellSpace
 from pipeline.space.graph import OpGraph
 from pipeline.space.pruned import PrunedArchitecture, with_exits
@@ -32,6 +32,7 @@ from pipeline.train import TrainConfig, train_qat
 from pipeline.train.channels import cut, importance, mask
 from pipeline.train.config import PruneConfig
 from pipeline.train.prune import prune_and_train
+from pipeline.train.shrink import tighter
 
 ARCHITECTURE = Architecture(
     (12, 12, 1), 3, 8, 2, (Block("ir4", 8, 1), Block("se4", 16, 2), Block("ir2", 16, 1), Block("dw3", 24, 1))
@@ -208,6 +209,19 @@ def test_a_confirmed_cost_above_the_estimate_is_met_too() -> None:
     pruned = prune_and_train(ARCHITECTURE, data_set(), config, judge, confirm=slower, seed=1)
     assert slower(pruned.result.network.graph, 0).latency_ms <= limit
     assert len(pruned.record["rounds"]) > 3 and pruned.record["after"]["latency_ms"] <= limit
+
+
+def test_what_the_search_kept_is_kept_beside_the_limits_of_pruning() -> None:
+    """Confirmed above a budget that no limit of pruning names: channels go until that holds too."""
+
+    def slower(graph: OpGraph, parameters: int) -> Cost:
+        return replace(judge(graph, parameters), latency_ms=2.5 * graph.macs / 1e4)
+
+    held = Budgets(latency_ms=judge(lower(ARCHITECTURE), 0).latency_ms)
+    pruned = prune_and_train(ARCHITECTURE, data_set(), QUICK, judge, confirm=slower, held=held, seed=1)
+    assert slower(pruned.result.network.graph, 0).latency_ms <= held.latency_ms  # type: ignore[operator]
+    assert pruned.result.network.graph.macs <= 0.5 * lower(ARCHITECTURE).macs
+    assert tighter(Budgets(2.0, 5), Budgets(1.0, None, 7)) == Budgets(1.0, 5, 7)
 
 
 def test_bad_limits() -> None:

@@ -86,7 +86,8 @@ def test_the_run_file_names_what_is_wrong(tmp_path: Path) -> None:
     path.write_text(
         'board = "qemu-cortex-m4"\n[budgets]\nlatency_ms = 5.0\n[robustness]\nloads = [2.0]\nhold = true\n'
     )
-    assert load_runfile(path).held_budgets.latency_ms == 2.5
+    run = load_runfile(path)
+    assert run.robustness.held(run.budgets, run.board).latency_ms == 2.5
 
 
 def test_even_batches_follow_the_binomial_distribution() -> None:

@@ -29,6 +29,7 @@ from pipeline.search.ranking import FEWEST
 from pipeline.search.selection import Selection
 from pipeline.search.standalone import Standalone
 from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
 from pipeline.space import Budgets, Cost, lower
 from pipeline.space.search_space import SearchSpace
 
@@ -98,7 +99,7 @@ def test_without_a_supernet_there_is_no_shared_accuracy_to_agree_with(method):
 
 
 def test_trainings_that_an_earlier_version_kept_are_not_repeated(tmp_path):
-    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, TINY, 0, tmp_path / "search.pt", None)
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), TINY, 0, tmp_path / "search.pt", None)
     runs = Standalone(task)
     path = runs.judge.path(SMALL.build([("dw3", 8), ("skip", 0), ("ir4", 16)]))
     for field in ("scored", "proxied"):
@@ -107,7 +108,7 @@ def test_trainings_that_an_earlier_version_kept_are_not_repeated(tmp_path):
 
 
 def test_a_mutation_changes_one_block_and_reaches_every_choice():
-    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, TINY, 0, None, None)
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), TINY, 0, None, None)
     runs, rng = Standalone(task), np.random.default_rng(0)
     path = runs.judge.path(SMALL.build([("dw3", 8), ("skip", 0), ("ir4", 16)]))
     seen = [set(), set(), set()]

@@ -25,6 +25,7 @@ from pipeline.search.edge import Adapted, Cloud  # noqa: E402
 from pipeline.search.effort import edgenas_passes  # noqa: E402
 from pipeline.search.inherit import inherited  # noqa: E402
 from pipeline.search.supernet import Supernet  # noqa: E402
+from pipeline.search.targets import one_board  # noqa: E402
 from pipeline.space.architecture import lower, parameters  # noqa: E402
 from pipeline.space.budgets import Budgets  # noqa: E402
 from pipeline.space.search_space import SearchSpace  # noqa: E402
@@ -194,7 +195,7 @@ def test_the_distribution_moves_to_the_candidates(finished: Path) -> None:
     from pipeline.search.edge import EdgeStage
     from pipeline.search.methods import Task
 
-    task = Task.prepare(SMALL, images(9), cost, TIGHT, TINY, 2, None, None)
+    task = Task.prepare(SMALL, images(9), one_board(cost, TIGHT), TINY, 2, None, None)
     stage = EdgeStage(task, OPTIONS, cloud)
     pool, _ = stage._recentre()
     ops, widths = (p.detach().numpy() for p in stage.relaxation.probabilities(1.0))

@@ -12,7 +12,7 @@ import torch
 from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.errors import ConfigError
-from pipeline.search import Request, SearchResult, Target, ask_family, complexity_of, search
+from pipeline.search import Request, SearchResult, Target, ask_family, complexity_of, search_for
 from pipeline.search.costs import build_tables, exact_cost
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.hypernetwork import BoardScale
@@ -47,13 +47,11 @@ THIRD = Target("third", Wide(speed=0.5), replace(BUDGETS, latency_ms=2.0), 200e6
 
 def run(path: Path | None = None, config=CONFIG, **more) -> SearchResult:
     boards = more.pop("targets", (SLOW, FAST))
-    return search(SMALL, DATA, SLOW.cost, BUDGETS, config, seed=1, checkpoint=path, targets=boards, **more)
+    return search_for(SMALL, DATA, boards, config, seed=1, checkpoint=path, **more)
 
 
 def ask(path: Path, request: Request, config=CONFIG) -> SearchResult:
-    return ask_family(
-        SMALL, DATA, SLOW.cost, BUDGETS, config, request, seed=1, checkpoint=path, targets=(SLOW, FAST)
-    )  # fmt: skip
+    return ask_family(SMALL, DATA, (SLOW, FAST), config, request, seed=1, checkpoint=path)
 
 
 def assert_exact(result: SearchResult, target: Target) -> None:

@@ -17,6 +17,7 @@ from pipeline.search.edgenas import EdgeNas
 from pipeline.search.hwdarts import HwDarts, members
 from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.methods import Task
+from pipeline.search.targets import one_board
 from pipeline.space import Budgets
 
 LAMBDAS = (0.0, 0.3, 3.0)
@@ -32,7 +33,7 @@ def one_thread():
 
 
 def task_of(config=CONFIG, budgets=Budgets(), seed: int = 0) -> Task:  # noqa: B008 - immutable
-    return Task.prepare(SMALL, DATA, MacCost(), budgets, config, seed, None, None)
+    return Task.prepare(SMALL, DATA, one_board(MacCost(), budgets), config, seed, None, None)
 
 
 def by_lambda(history, weight: float) -> list[dict]:

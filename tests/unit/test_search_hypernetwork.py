@@ -20,7 +20,7 @@ from pipeline.search.hypervolume import family
 from pipeline.search.methods import Task
 from pipeline.search.ranking import spearman
 from pipeline.search.relaxation import Expected
-from pipeline.search.targets import board_features
+from pipeline.search.targets import board_features, one_board
 from pipeline.space import Budgets
 
 torch.set_num_threads(1)  # other threads only get in the way of networks this small
@@ -88,7 +88,7 @@ def test_latency_by_operator_adds_up():
 def test_a_larger_complexity_component_lowers_its_operators_share():
     """With the default weights, over random points of the simplex, for every operator of the space."""
     config = replace(CONFIG, warmup_steps=0, steps=150, batch_size=4, validation_batch_size=8)
-    task = Task.prepare(SMALL, DATA, MacCost(), Budgets(), config, 0, None, None)
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), Budgets()), config, 0, None, None)
     trained = HyperSearch(task)
     trained._train()
     rng, ops = np.random.default_rng(1), len(SMALL.ops)
@@ -118,7 +118,7 @@ def test_one_run_gives_a_family_within_the_budgets():
 
 
 def test_the_sweep_keeps_to_each_condition():
-    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, CONFIG, 0, None, None)
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), CONFIG, 0, None, None)
     hyper = HyperSearch(task)
     board = hyper.boards[0]
     asked = conditions(board, 0, 8)

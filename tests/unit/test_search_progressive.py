@@ -32,6 +32,7 @@ from pipeline.search.selection import (
 )
 from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
 from pipeline.search.trainer import draw_batch
 from pipeline.space import Budgets, lower
 
@@ -40,7 +41,7 @@ CONFIG = replace(TINY, candidates=10, semifinalists=6)
 
 
 def searched(config, seed: int = 7) -> EdgeNas:
-    task = Task.prepare(SMALL, DATA, MacCost(), BUDGETS, config, seed, None, None)
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), config, seed, None, None)
     method = EdgeNas(task)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

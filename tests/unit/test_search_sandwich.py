@@ -22,6 +22,7 @@ from pipeline.search.methods import Task
 from pipeline.search.sandwich import narrowest, sandwich, widest
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
 from pipeline.search.trainer import shared_step, weight_optimizer
 from pipeline.space import Budgets
 from pipeline.space.search_space import SearchSpace
@@ -98,7 +99,7 @@ def test_what_is_planned_for_a_supernet_is_what_passes_through_it() -> None:
         (SharingConfig(sandwich=2), 4),
     ):
         config = replace(TINY, sharing=sharing)
-        task = Task.prepare(SMALL, DATA, MacCost(), Budgets(), config, 0, None, None)
+        task = Task.prepare(SMALL, DATA, one_board(MacCost(), Budgets()), config, 0, None, None)
         torch.set_num_threads(1)
         with Meter() as meter:
             EdgeNas(task)._train()

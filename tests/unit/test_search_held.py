@@ -1,0 +1,153 @@
+"""`[robustness] hold`: what a whole run searches, sweeps and asks a family for keeps the lowered deadline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import stages
+from pipeline.boards import load_board
+from pipeline.latency.lut import Lut
+from pipeline.progress import Reporter
+from pipeline.run import Run
+from pipeline.search import Request, names
+from pipeline.stages import search_target
+from pipeline.sweep.open import open_sweep
+
+LUTS = Path(__file__).parents[2] / "luts"
+BLOCKS = """\
+strides = [2, 1]
+ops = ["dw3", "ir4", "skip"]
+channels = [16, 32]
+"""
+CELLS = """\
+kind = "cells"
+nodes = 3
+stem_channels = 8
+stem_stride = 1
+channels = [16]
+strides = [1]
+"""
+RUNFILE = """\
+name = "held"
+board = "qemu-cortex-m4"
+
+[data]
+name = "digits"
+limit = 100
+
+[budgets]
+latency_ms = {latency_ms}
+
+[space]
+{space}
+
+[search]
+method = "{method}"
+warmup_steps = 2
+steps = 3
+batch_size = 8
+candidates = 6
+ranking_images = 16
+semifinalists = 2
+proxy_steps = 2
+device = "cpu"
+{more}
+
+[robustness]
+{conditions}
+hold = {hold}
+"""
+MORE = """\
+validation_batch_size = 8
+paths = 2
+semifinal_steps = 2
+finalists = 1
+"""
+CONDITIONS = "clocks_hz = [84_000_000]\nloads = [1.5]"
+SLOWDOWN = 3.0  # half the clock, and everything takes 1.5 times as long
+
+
+@pytest.fixture(autouse=True)
+def shipped_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever compiler this machine has."""
+    monkeypatch.setattr(stages, "obtain_lut", lambda board, *_: Lut.load(LUTS / board.name / "edgenas"))
+
+
+def opened(
+    folder: Path,
+    method: str,
+    latency_ms: float,
+    *,
+    space: str = BLOCKS,
+    more: str = MORE,
+    hold: bool = True,
+    conditions: str = CONDITIONS,
+) -> Run:
+    path = folder / "run.toml"
+    text = RUNFILE.format(
+        method=method, latency_ms=latency_ms, space=space, more=more, hold=str(hold).lower(), conditions=conditions
+    )  # fmt: skip
+    path.write_text(text)
+    return Run.open(path, runs=folder / str(hold), quiet=True)
+
+
+def generous(folder: Path, method: str, **options: Any) -> float:
+    """A deadline that what a search chooses without any keeps, but not when slowed down."""
+    found = opened(folder, method, 1000.0, hold=False, **options).search()
+    assert found.cost is not None
+    return 0.97 * SLOWDOWN * found.cost.latency_ms
+
+
+def assert_held(run: Run, deadline_ms: float) -> None:
+    found = run.search()
+    assert found.candidates
+    for candidate in found.candidates:
+        assert candidate.cost.latency_ms * SLOWDOWN <= deadline_ms
+
+
+@pytest.mark.parametrize("method", names())
+def test_a_search_of_blocks_keeps_the_held_deadline(method: str, tmp_path: Path) -> None:
+    deadline_ms = generous(tmp_path, method)
+    assert_held(opened(tmp_path, method, deadline_ms), deadline_ms)
+
+
+@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+def test_a_search_of_cells_keeps_the_held_deadline(method: str, tmp_path: Path) -> None:
+    cells = {"space": CELLS, "more": ""}
+    deadline_ms = generous(tmp_path, method, **cells)
+    assert_held(opened(tmp_path, method, deadline_ms, **cells), deadline_ms)
+
+
+BOARDS = MORE + '[search.hyper]\nboards = ["qemu-cortex-m7"]\n'
+
+
+def test_each_board_of_a_hypernetwork_keeps_what_its_own_clock_leaves(tmp_path: Path) -> None:
+    """84 MHz are half the M4's clock and less of the M7's."""
+    deadline_ms = generous(tmp_path, "hypernetwork")
+    run = opened(tmp_path, "hypernetwork", deadline_ms, more=BOARDS)
+    found = run.search()
+    asked = Request(search_target(run.cost, run.settings.budgets, run.settings.robustness), members=4)
+    family = run.family(asked)
+    assert {c.board for c in found.candidates} == {"qemu-cortex-m4", "qemu-cortex-m7"}
+    for candidate in (*found.candidates, *family.candidates):
+        slowdown = 1.5 * load_board(candidate.board).clock_hz / 84e6
+        assert candidate.cost.latency_ms * slowdown <= deadline_ms
+    # on the M4 a load of 2 is the same, on the M7 it is not
+    other = opened(tmp_path, "hypernetwork", deadline_ms, more=BOARDS, conditions="loads = [3.0]")
+    assert asdict(other.held_budgets) == asdict(run.held_budgets)
+    assert other._search_key() != run._search_key()
+
+
+def test_a_sweep_searches_for_the_lowered_deadlines(tmp_path: Path) -> None:
+    settings = opened(tmp_path, "random", 60.0).settings
+    quiet = Reporter(quiet=True)
+    for given, limits in (("", [20.0]), ("45,60", [15.0, 20.0])):
+        sweep = open_sweep(settings, tmp_path / "sweep", quiet, methods="random", seeds="0", latency_ms=given)
+        assert [sweep.bench.budgets_of(job).latency_ms for job in sweep.jobs] == limits
+    free = opened(tmp_path, "random", 60.0, hold=False).settings
+    sweep = open_sweep(free, tmp_path / "sweep", quiet, methods="random", seeds="0")
+    assert [job.latency_ms for job in sweep.jobs] == [60.0]
