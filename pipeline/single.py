@@ -13,14 +13,15 @@ from pipeline import __version__, stages
 from pipeline.boards import Board, load_board
 from pipeline.engine import Model, load
 from pipeline.errors import ConfigError
-from pipeline.figures import Figure, Provenance
+from pipeline.figures import Figure
 from pipeline.firmware import too_long
 from pipeline.fleet import Targets
 from pipeline.progress import Reporter
 from pipeline.report import write_report
-from pipeline.report.document import core_document, energy_figure
+from pipeline.report.document import core_document, energy_figure, predicted_latency
+from pipeline.report.verdict import budget_checks, budget_figures
 from pipeline.search.energy import unknown_current
-from pipeline.space.budgets import Budgets
+from pipeline.space.budgets import Budgets, Cost
 from pipeline.storage import write_text
 from pipeline.tflm.library import ENGINES as TFLM_ENGINES
 from pipeline.validate import Inputs, random_inputs, read_inputs
@@ -81,15 +82,13 @@ class SingleModel:
         return stages.deploy(self.path, self.board, self.budgets, self.folder, self.reporter)
 
     def deploy(self) -> dict[str, Any]:
-        """Build the firmware. Returns the folder and the predicted and linked figures."""
+        """Build the firmware; returns the folder, the predicted and linked figures, and how the budgets stand.
+
+        A deadline and an energy budget are held against the upper end of the prediction's interval, memory against
+        what was linked. Raises as `stages.deploy` does; a budget that is broken is no error.
+        """
         d = self.deployment
-        source: Provenance = "estimated" if d.prediction.unmeasured else "modelled"
-        ms = 1e3 / self.board.clock_hz
-        latency = Figure(
-            d.prediction.total_cycles * ms, "ms", source,
-            low=d.prediction.low_cycles * ms, high=d.prediction.high_cycles * ms,
-            note=f"latency table; {d.prediction.interval.describe()}{d.prediction.estimates}",
-        )  # fmt: skip
+        latency = predicted_latency(self.board, d.prediction, d.predicted)
         figures = {
             "latency, predicted": latency,
             "SRAM, predicted": Figure(d.predicted.sram_bytes, "bytes", "modelled", note="arena planner"),
@@ -104,14 +103,30 @@ class SingleModel:
             "flash, linked": Figure(d.build.flash_bytes, "bytes", "measured", note="ELF"),
             "arena": Figure(d.model.arena_bytes, "bytes", "measured", note="planned and linked"),
         }
+        energy_mj = None
         if self.board.running is not None:
-            figures["energy, predicted"] = energy_figure(self.board.running, latency)
+            energy = figures["energy, predicted"] = energy_figure(self.board.running, latency)
+            energy_mj = energy.high
+        cost = Cost(
+            latency.high or latency.value, d.build.sram_bytes, d.build.flash_bytes, d.model.parameters,
+            energy_mj=energy_mj,
+        )  # fmt: skip
+        upper = "upper end of the interval"
+        held = budget_checks(self.budgets, cost, {
+            "latency_ms": f"{latency.provenance}, {upper}", "energy_mj": f"estimated, {upper}",
+            "sram_bytes": "measured, linked", "flash_bytes": "measured, linked",
+        })  # fmt: skip
+        reasons = [check["detail"] for check in held if not check["ok"]]
         return {
             "folder": str(self.folder),
             "board": self.board.name,
             "parameters": d.model.parameters,
             "macs": d.model.graph.macs,
+            "feasible": not reasons,
+            "reasons": reasons,
             "figures": {name: figure.to_json() for name, figure in figures.items()},
+            "budgets": budget_figures(self.budgets),
+            "checks": held,
         }
 
     def validate(

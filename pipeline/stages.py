@@ -39,7 +39,6 @@ from pipeline.robustness import RobustnessConfig
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import Request, SearchResult, Target, search_for
 from pipeline.search import ask_family as search_family
-from pipeline.search.candidates import describe_excess
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
@@ -243,45 +242,26 @@ def export(
     }
 
 
-def check_linked(built: Build, budgets: Budgets) -> None:
-    """Raises BudgetError where the linked program is larger than a budget: this is exact."""
-    for name, value in (("sram_bytes", built.sram_bytes), ("flash_bytes", built.flash_bytes)):
-        limit = getattr(budgets, name)
-        if limit is not None and value > limit:
-            raise BudgetError(
-                f"the linked program breaks a budget: {describe_excess(name, value, limit)}",
-                hint="a smaller network, or a larger budget",
-            )
-
-
-def check_fits(model: Model, predicted: Cost, budgets: Budgets) -> None:
-    """Raises BudgetError that says by how many bytes a model does not fit, and which tensors make the peak.
-
-    Energy, too: no measurement of the deployed model will tell it better.
-    """
-    over = budgets.violations(predicted)
-    if "energy_mj" in over:
-        excess = describe_excess("energy_mj", predicted.energy_mj or 0.0, budgets.energy_mj or 0.0)
+def check_fits(model: Model, predicted: Cost, board: Board) -> None:
+    """Raises BudgetError that says by how many bytes a model exceeds the board's memory, and which tensors make the
+    peak."""
+    for name, memory in (("sram_bytes", board.memory.sram), ("flash_bytes", board.memory.flash)):
+        value, limit = getattr(predicted, name), memory.bytes
+        if value <= limit:
+            continue
+        detail = ""
+        if name == "sram_bytes":
+            detail = "\n" + explain_peak(model.plan, model.graph)
+            if model.front_end and model.arena_bytes > model.plan.arena_bytes:
+                needed = model.front_end.sound_bytes + model.front_end.work_bytes
+                detail += f"\nbut the clip and the front end's memory take more: {needed:,} bytes"
         raise BudgetError(
-            f"the model takes too much: {excess}, by the upper end of an estimate",
-            hint="a smaller network, or a larger energy budget",
+            f"the model does not fit {board.name}: {name.removesuffix('_bytes').upper()} {value:,} bytes, "
+            f"{value - limit:,} more than the {limit:,} there are{detail}",
+            hint="a smaller input or fewer channels at the peak"
+            if name == "sram_bytes"
+            else "fewer weights, or a board with more flash",
         )
-    for name in ("sram_bytes", "flash_bytes"):
-        if name in over:
-            value, limit = getattr(predicted, name), getattr(budgets, name)
-            detail = ""
-            if name == "sram_bytes":
-                detail = "\n" + explain_peak(model.plan, model.graph)
-                if model.front_end and model.arena_bytes > model.plan.arena_bytes:
-                    needed = model.front_end.sound_bytes + model.front_end.work_bytes
-                    detail += f"\nbut the clip and the front end's memory take more: {needed:,} bytes"
-            raise BudgetError(
-                f"the model does not fit: {name.removesuffix('_bytes').upper()} {value:,} bytes, "
-                f"{value - limit:,} more than the {limit:,} there are{detail}",
-                hint="a smaller input or fewer channels at the peak"
-                if name == "sram_bytes"
-                else "fewer weights, or a board with more flash",
-            )
 
 
 def deploy(
@@ -289,7 +269,8 @@ def deploy(
 ) -> Deployment:
     """Generate and build the firmware of a .tflite; `folder` gets `firmware/` and `firmware.elf`.
 
-    Raises ModelError (unusable file, or an operator that is vetoed), BudgetError (does not fit), ToolError (no
+    Budgets are compiled in; whether they hold is the caller's to judge, with all figures at hand. Raises ModelError
+    (unusable file, or an operator that is vetoed), BudgetError (does not fit the board's memory), ToolError (no
     compiler).
     """
     model = load(path)
@@ -304,8 +285,8 @@ def deploy(
     sound = obtain_sound(board, model.front_end, folder / "lut", reporter)
     cost = CostModel(board, lut, sound=sound)
     predicted = cost.evaluate(model.graph, model.parameters)
-    # the expectation refuses early; what is linked decides
-    check_fits(model, replace(predicted, flash_bytes=cost.expected_flash_bytes(model.graph)), budgets)
+    # the expectation refuses early; the linker decides
+    check_fits(model, replace(predicted, flash_bytes=cost.expected_flash_bytes(model.graph)), board)
     prediction = cost.predict(model.graph)
     for key in prediction.outside:
         reporter.warn(f"{key} lies outside the range that was measured: extrapolated, in a wider interval")
@@ -324,7 +305,6 @@ def deploy(
     )
     sources = render_app(emit_c(model, notes), board, budgets, folder / "firmware", ratio, sound_ratio)
     built = build(sources, board)
-    check_linked(built, budgets)
     shutil.copyfile(built.elf, folder / "firmware.elf")
     return Deployment(model, path.read_bytes(), cost, prediction, predicted, built)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.common import BoardName, Json, example, finite, print_figures, print_json, stdout
+from pipeline.cli.outcome import LABELS, print_verdict
 from pipeline.figures import Figure
 
 ModelPath = Annotated[Path, typer.Argument(help="Fully INT8 .tflite.")]
@@ -38,7 +40,10 @@ def register(app: typer.Typer) -> None:
         energy_mj: EnergyBudget = None,
         json: Json = False,
     ) -> None:
-        """Generate C, render the application with its budgets, build it, and say what it will cost."""
+        """Generate C, render the application with its budgets, build it, and say what it will cost.
+
+        Exit status 1 where that breaks a budget: latency and energy by the upper end of the interval, memory as linked.
+        """
         from pipeline.single import open_model
 
         job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, energy_mj, quiet=json)
@@ -47,5 +52,12 @@ def register(app: typer.Typer) -> None:
             print_json(summary)
         else:
             rows = [(name, Figure.from_json(figure)) for name, figure in summary["figures"].items()]
+            held = {check["name"].removeprefix("budget "): check for check in summary["checks"]}
+            for name, raw in summary["budgets"].items():
+                verdict = "holds" if held[name]["ok"] else "BROKEN"
+                budget = replace(Figure.from_json(raw), note=f"{verdict}: {held[name]['detail']}")
+                rows.append((f"{LABELS[name]}, budget", budget))
             print_figures(model.name, rows)
+            print_verdict(summary, "every budget holds")
             stdout.print(f"written: {job.folder / 'firmware.elf'}", markup=False)
+        raise typer.Exit(0 if summary["feasible"] else 1)

@@ -1,4 +1,4 @@
-"""What `run` and `validate` print at the end."""
+"""What `run`, `validate` and `deploy` print at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.cli.common import print_figures, stdout
 from pipeline.figures import Figure
 
-_LABELS = {"latency_ms": "latency", "energy_mj": "energy", "sram_bytes": "SRAM", "flash_bytes": "flash"}
+LABELS = {"latency_ms": "latency", "energy_mj": "energy", "sram_bytes": "SRAM", "flash_bytes": "flash"}
 
 
 def print_outcome(document: dict[str, Any]) -> None:
@@ -16,7 +16,7 @@ def print_outcome(document: dict[str, Any]) -> None:
     for name, figure in document["accuracy"].items():
         if figure:
             rows.append((f"accuracy, {name.replace('_', '-')}", Figure.from_json(figure)))
-    for key, label in _LABELS.items():
+    for key, label in LABELS.items():
         for source, figure in document.get(key, {}).items():
             rows.append((f"{label}, {source}", Figure.from_json(figure)))
         if key in document["budgets"]:
@@ -60,10 +60,15 @@ def print_outcome(document: dict[str, Any]) -> None:
             f"{row['latency_ms']['value']:.4g} ms ({row['latency_ms']['provenance']})",
             markup=False,
         )
+    print_verdict(document, "every budget holds, every byte agrees")
+
+
+def print_verdict(document: dict[str, Any], good: str) -> None:
+    """Every reason against the model, or what is `good`."""
     for reason in document["reasons"]:
         stdout.print(f"NOT ACCEPTED: {reason}", markup=False)
     if document["feasible"]:
-        stdout.print("every budget holds, every byte agrees", markup=False)
+        stdout.print(good, markup=False)
 
 
 def describe_exits(choice: dict[str, Any]) -> str:

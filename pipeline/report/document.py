@@ -16,6 +16,7 @@ from pipeline.memory.flash import FlashModel
 from pipeline.memory.planner import explain_peak
 from pipeline.report.exits import exit_checks, exits_on_device, unreached
 from pipeline.report.sound import front_end_section, sound_check
+from pipeline.report.verdict import budget_checks, budget_figures, check
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
@@ -23,35 +24,19 @@ from pipeline.validate import Validation
 
 # how the target's own figures are called
 _WHERE = {"modelled": "emulated", "cycle-accurate": "simulated", "measured": "measured"}
-_UNITS = {"latency_ms": "ms", "sram_bytes": "bytes", "flash_bytes": "bytes", "parameters": "parameters",
-          "energy_mj": "mJ"}  # fmt: skip
-
-
-def budget_figures(budgets: Budgets) -> dict[str, Any]:
-    """The budgets that are set, as figures."""
-    given = {name: getattr(budgets, name) for name in _UNITS}
-    return {name: Figure(v, _UNITS[name], "given").to_json() for name, v in given.items() if v is not None}
 
 
 def checks(
     budgets: Budgets, observed: Cost, validation: Validation, build: Build, *, hosted: bool = False
 ) -> list[dict[str, Any]]:
     """What must hold for the deployed model to be acceptable: name, whether it does, and how it stands."""
-    found = []
-    over = budgets.violations(observed)
-    for name, unit in _UNITS.items():
-        limit = getattr(budgets, name)
-        if limit is not None:
-            value = getattr(observed, name)
-            detail = f"{name} is {value:,} {unit}, "
-            detail += f"{100 * over[name]:.1f} % over its" if name in over else "within its"
-            found.append(_check(f"budget {name}", name not in over, f"{detail} budget of {limit:,}"))
+    found = budget_checks(budgets, observed)
     for name in ("latency", "sram", "flash", "stack"):
         broken = name in validation.broken
         detail = f"the device itself reports that its {name} budget {'is broken' if broken else 'holds'}"
-        found.append(_check(f"device {name}", not broken, detail))
+        found.append(check(f"device {name}", not broken, detail))
     found.append(
-        _check(
+        check(
             "bytes",
             not validation.mismatches,
             f"{validation.mismatches} of {validation.images} outputs differ from the reference "
@@ -61,10 +46,6 @@ def checks(
     if validation.sound is not None:
         found.append(sound_check(validation.sound))
     return found if hosted else found + _agreements(build, validation)
-
-
-def _check(name: str, ok: bool, detail: str) -> dict[str, Any]:
-    return {"name": name, "ok": ok, "detail": detail}
 
 
 def core_document(
@@ -172,6 +153,16 @@ def core_document(
     }
 
 
+def predicted_latency(board: Board, prediction: Prediction, predicted: Cost) -> Figure:
+    """By the table; the interval's upper end is what a deadline is held against before a device has run it."""
+    ms = 1e3 / board.clock_hz
+    return Figure(
+        prediction.total_cycles * ms, "ms", "estimated" if prediction.unmeasured else "modelled",
+        low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
+        note=f"latency table, layer by layer; {prediction.interval.describe()}{prediction.estimates}",
+    )  # fmt: skip
+
+
 def energy_figure(power: Power, latency: Figure) -> Figure:
     """Energy of one inference that takes `latency` (ms), with the interval of both."""
     low = latency.value if latency.low is None else latency.low
@@ -197,16 +188,9 @@ def _latency(
     board: Board, prediction: Prediction, predicted: Cost, validation: Validation
 ) -> dict[str, dict[str, Any]]:
     ms = 1e3 / board.clock_hz
-    source: Provenance = "estimated" if prediction.unmeasured else "modelled"
     sound = validation.sound
     with_it = "; with the front end over its slowest clip" if sound else ""
-    found = {
-        "predicted": Figure(
-            prediction.total_cycles * ms, "ms", source,
-            low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
-            note=f"latency table, layer by layer; {prediction.interval.describe()}{prediction.estimates}",
-        ).to_json()
-    }  # fmt: skip
+    found = {"predicted": predicted_latency(board, prediction, predicted).to_json()}
     if validation.emulated_cycles is not None:
         found["emulated"] = Figure(
             (validation.emulated_cycles + (sound.cycles_on(board) if sound else 0.0)) * ms,
@@ -245,7 +229,7 @@ def _agreements(build: Build, validation: Validation) -> list[dict[str, Any]]:
         ("stack reserve", build.stack_bytes, validation.stack_reserve_bytes),
     )
     return [
-        _check(f"{what} agrees", elf == device, f"{what}: the ELF says {elf}, the device {device} bytes")
+        check(f"{what} agrees", elf == device, f"{what}: the ELF says {elf}, the device {device} bytes")
         for what, elf, device in pairs
     ]
 

@@ -156,7 +156,7 @@ def validate_tflm(
         stack_reserve_bytes=memory.stack_reserve_bytes,
         stack_used_bytes=memory.stack_used_bytes,
         flash_bytes=flash,
-        broken=_broken(budgets, latency_ms, sram, flash),
+        broken=_broken(budgets, board, latency_ms, sram, flash),
     )
 
 
@@ -186,7 +186,9 @@ def _cost(
     return cycles, sum(cycles) + max(0.0, total - instructions) * sum(cycles) / max(1, instructions)
 
 
-def _broken(budgets: Budgets, latency_ms: float, sram: int, flash: int) -> tuple[str, ...]:
+def _broken(budgets: Budgets, board: Board, latency_ms: float, sram: int, flash: int) -> tuple[str, ...]:
+    """Names of broken budgets; energy, by the upper end of its estimate, where the board's current is known."""
+    energy_mj = board.running.at_most_mj(latency_ms) if board.running else 0.0
     limits = (("latency", latency_ms, budgets.latency_ms), ("sram", sram, budgets.sram_bytes),
-              ("flash", flash, budgets.flash_bytes))  # fmt: skip
+              ("flash", flash, budgets.flash_bytes), ("energy", energy_mj, budgets.energy_mj))  # fmt: skip
     return tuple(name for name, value, limit in limits if limit is not None and value > limit)

@@ -9,12 +9,19 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from one_operator import Builder, options, quantization
+
+from pipeline.boards import load_board
+from pipeline.engine import load
+from pipeline.errors import BudgetError
+from pipeline.space.budgets import Cost
+from pipeline.stages import check_fits
 
 COMMANDS = (
     "boards",
@@ -204,29 +211,83 @@ def test_unsupported_operator_and_its_layer(tmp_path: Path) -> None:
     refused(edgenas("deploy", path, "--board", "qemu-cortex-m4", cwd=tmp_path), "ELU", "1")
 
 
+@pytest.mark.parametrize(("region", "least"), [("sram", 4_000), ("flash", 8_000)])
+def test_model_that_does_not_fit(region: str, least: int) -> None:
+    """A board whose memory is smaller than the model, with the bytes and the tensors that make the peak."""
+    board, model = load_board("qemu-cortex-m4"), load(network(size=16))
+    cost = Cost(1.0, 4_000, 8_000, 0)
+    check_fits(model, cost, board)
+    memory = getattr(board.memory, region)
+    for missing in (0, 1, 1_234):
+        small = replace(
+            board, memory=replace(board.memory, **{region: replace(memory, bytes=least - missing)})
+        )
+        if not missing:
+            check_fits(model, cost, small)
+            continue
+        with pytest.raises(BudgetError) as caught:
+            check_fits(model, cost, small)
+        message = caught.value.message
+        assert (
+            f"does not fit {board.name}: {region.upper()} {least:,} bytes, {missing:,} more than" in message
+        )
+        assert ("peak of" in message and "256  " in message) == (region == "sram")
+
+
 @needs_compiler
-def test_model_that_does_not_fit(tmp_path: Path) -> None:
-    path = tmp_path / "wide.tflite"
-    path.write_bytes(network(size=16))
-    arguments = ("deploy", path, "--board", "qemu-cortex-m4", "--out", tmp_path / "out")
-    message = refused(
-        edgenas(*arguments, "--sram-bytes", 3000, cwd=tmp_path), "does not fit", "SRAM", "3,000"
+@pytest.mark.skipif(not shutil.which("qemu-system-arm"), reason="needs qemu-system-arm")
+def test_deploy_judges_every_budget(tmp_path: Path) -> None:
+    """What breaks a budget is built all the same, shown with the figures, and ends with status 1."""
+    path = tmp_path / "good.tflite"
+    path.write_bytes(network())
+    arguments = ("deploy", path, "--board", powered(tmp_path), "--out", tmp_path / "out")
+    done = edgenas(*arguments, "--latency-ms", 50, "--energy-mj", 50, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every budget holds" in done.stdout and "NOT ACCEPTED" not in done.stdout
+    for label in ("latency", "SRAM", "flash", "energy"):
+        assert re.search(rf"{label}, budget .* given +holds:", done.stdout), done.stdout
+    summary = json.loads(edgenas(*arguments, "--json", cwd=tmp_path).stdout)
+    assert (
+        summary["feasible"]
+        and not summary["reasons"]
+        and set(summary["budgets"]) == {"sram_bytes", "flash_bytes"}
     )
-    total, excess = _total_and_excess(message)
-    assert total - 3000 == excess
-    assert "peak of" in message and "256  " in message  # the tensors that make the peak
-    message = refused(
-        edgenas(*arguments, "--flash-bytes", 1000, cwd=tmp_path), "does not fit", "FLASH", "1,000"
-    )
-    total, excess = _total_and_excess(message)
-    assert total - 1000 == excess
+
+    linked = {name: summary["figures"][f"{name}, linked"]["value"] for name in ("SRAM", "flash")}
+    upper_ms = summary["figures"]["latency, predicted"]["high"]
+    assert upper_ms > summary["figures"]["latency, predicted"]["value"]
+    within = {
+        "--latency-ms": upper_ms * 1.001, "--sram-bytes": linked["SRAM"], "--flash-bytes": linked["flash"],
+        "--energy-mj": summary["figures"]["energy, predicted"]["high"] * 1.001,
+    }  # fmt: skip
+    beyond = {
+        option: limit - 1 if isinstance(limit, int) else limit / 1.002 for option, limit in within.items()
+    }
+    flat = [str(part) for pair in within.items() for part in pair]
+    assert edgenas(*arguments, *flat, cwd=tmp_path).returncode == 0
+    flat = [str(part) for pair in beyond.items() for part in pair]
+    done = edgenas(*arguments, *flat, cwd=tmp_path)
+    assert done.returncode == 1 and not done.stderr, done.stderr
+    document = edgenas(*arguments, *flat, "--json", cwd=tmp_path)
+    assert document.returncode == 1
+    summary = json.loads(document.stdout)
+    assert not summary["feasible"] and len(summary["reasons"]) == 4
+    assert [check["ok"] for check in summary["checks"]] == [False] * 4
+    for label, name in (("latency", "latency_ms"), ("SRAM", "sram_bytes"), ("flash", "flash_bytes"),
+                        ("energy", "energy_mj")):  # fmt: skip
+        assert re.search(rf"{label}, budget .* given +BROKEN: {name} is", done.stdout), done.stdout
+        assert re.search(
+            rf"NOT ACCEPTED: {name} is .*(modelled|estimated|measured), .* over its budget", done.stdout
+        )
+    assert (tmp_path / "out" / "firmware.elf").is_file()
 
 
-def _total_and_excess(message: str) -> tuple[int, int]:
-    """The bytes a model takes and by how many it does not fit."""
-    found = re.search(r"does not fit: \w+ ([\d,]+) bytes, ([\d,]+) more", message)
-    assert found, message
-    return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
+def powered(folder: Path) -> Path:
+    """The emulated board with a stated current."""
+    path = folder / "powered.toml"
+    text = (Path(__file__).parents[2] / "boards" / "qemu-cortex-m4.toml").read_text()
+    path.write_text(text + '\n[power]\nvoltage_v = 3.0\ncurrent_ma = 40.0\nreference = "a meter"\n')
+    return path
 
 
 def test_errors_as_json(model: Path, tmp_path: Path) -> None:

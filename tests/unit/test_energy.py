@@ -14,16 +14,16 @@ from pipeline.adapt import EdgeRun, Options
 from pipeline.assets import asset_dir
 from pipeline.boards import load_board
 from pipeline.boards.power import UNCERTAINTY, Power
-from pipeline.engine import load
-from pipeline.errors import BudgetError, ConfigError
+from pipeline.errors import ConfigError
 from pipeline.figures import Figure
 from pipeline.firmware import render_app, render_bench
 from pipeline.latency.condition import at_clock
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.profiler import current_identity
-from pipeline.profiler.footprint import sample_graph, sample_network
+from pipeline.profiler.footprint import sample_graph
 from pipeline.report.document import energy_figure
+from pipeline.report.verdict import budget_checks
 from pipeline.runfile import load_runfile
 from pipeline.search import search
 from pipeline.search.energy import unknown_current, with_energy
@@ -31,7 +31,6 @@ from pipeline.search.methods import names
 from pipeline.single import open_model
 from pipeline.space import Budgets, Cost, OpGraph
 from pipeline.space.architecture import lower, parameters
-from pipeline.stages import check_fits
 
 POWER = Power(3.0, 40.0, 168_000_000, "a meter", 0.1)
 RUN = """\
@@ -200,11 +199,14 @@ def test_an_impossible_one_is_named_and_not_the_latency_that_follows_from_it() -
     assert "latency" in result.reason and "energy" in result.reason
 
 
-def test_a_model_that_takes_too_much_is_not_deployed() -> None:
-    model = load(sample_network(sample_graph()))
-    with pytest.raises(BudgetError, match=r"energy 3 mJ of 2 mJ \(\+50.0 %\)"):
-        check_fits(model, Cost(1.0, 1, 1, 1, energy_mj=3.0), Budgets(energy_mj=2.0))
-    check_fits(model, Cost(1.0, 1, 1, 1, energy_mj=2.0), Budgets(energy_mj=2.0))
+def test_a_model_that_takes_too_much_breaks_its_budget() -> None:
+    (broken,) = budget_checks(
+        Budgets(energy_mj=2.0), Cost(1.0, 1, 1, 1, energy_mj=3.0), {"energy_mj": "a guess"}
+    )
+    assert not broken["ok"]
+    assert broken["detail"] == "energy_mj is 3.0000 mJ (a guess), 50.0 % over its budget of 2.0"
+    (kept,) = budget_checks(Budgets(energy_mj=2.0), Cost(1.0, 1, 1, 1, energy_mj=2.0))
+    assert kept["ok"]
 
 
 # what others measured on the board during inference, in mA (MLPerf Tiny 0.5 to 1.2, the extremes of 44 medians)
