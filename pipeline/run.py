@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 import time
 from collections.abc import Callable
@@ -11,36 +10,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from pipeline import __version__, stages
-from pipeline.boards import Board, load_board
-from pipeline.data import DataSet
 from pipeline.data.speech import clips_of
 from pipeline.errors import ConfigError
 from pipeline.export import to_int8
-from pipeline.fit import obtain_predictor
-from pipeline.latency.cost import CostModel
-from pipeline.latency.lut import Lut
-from pipeline.latency.sound import SoundCost
 from pipeline.progress import Reporter
 from pipeline.provenance import provenance
 from pipeline.prunestage import prune
 from pipeline.report import write_report
 from pipeline.report.document import core_document
-from pipeline.report.exits import add_split
 from pipeline.report.searched import Served, search_section
-from pipeline.robustness import accuracy_under, broken, section
+from pipeline.robustness import accuracy_under, section
+from pipeline.rundocument import add_robustness, add_training
 from pipeline.runfile import RunFile, load_runfile
+from pipeline.runinputs import RunInputs
 from pipeline.runstate import RunState, fingerprint, read_json
-from pipeline.search import Request, SearchResult, Target
+from pipeline.search import Request, SearchResult
 from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
-from pipeline.space.budgets import Budgets
-from pipeline.space.cells import CellSpace
-from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
 from pipeline.train.config import INCIDENTAL
 from pipeline.validate import Validation
@@ -51,7 +40,7 @@ _TRAINED = ("training.json", "model.tflite", "firmware.elf", "firmware", "valida
 _REPORTED = ("report.json", "report.html", "junit.xml")
 
 
-class Run:
+class Run(RunInputs):
     """One run file and its folder. Each stage makes sure that those before it are done.
 
     A stage is skipped where its inputs are those of the last time and its outputs are there; search and
@@ -62,10 +51,7 @@ class Run:
     search_outputs: tuple[str, ...] = ("search.json", "architecture.json")
 
     def __init__(self, settings: RunFile, folder: Path, data: Path | None, reporter: Reporter) -> None:
-        self.settings = settings
-        self.folder = folder
-        self.reporter = reporter
-        self._data_path = data
+        super().__init__(settings, folder, data, reporter)
         self._runs = folder.parent
         self._state = RunState(folder)
         self._found: SearchResult | None = None
@@ -101,95 +87,6 @@ class Run:
         return cls(settings, folder, data, Reporter(quiet=quiet))
 
     # -- stages ------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def data(self) -> DataSet:
-        data = self._load_data()
-        sizes = f"{len(data.x_train):,} train, {len(data.x_val):,} validation, {len(data.x_test):,} test"
-        self.reporter.say(f"data: {data.name} from {data.source} ({sizes})")
-        for warning in data.warnings:
-            self.reporter.warn(warning)
-        return data
-
-    def _load_data(self) -> DataSet:
-        return stages.load_data(self.settings, self._data_path)
-
-    @functools.cached_property
-    def space(self) -> SearchSpace | CellSpace:
-        return self.settings.space.build(self.data.input_shape, self.data.classes)
-
-    @property
-    def block_space(self) -> SearchSpace:
-        """Raises ConfigError for a space of cells, which not everything can work with."""
-        if isinstance(self.space, CellSpace):
-            raise ConfigError(
-                "a space of cells has no latency predictor and no family", hint='kind = "blocks"'
-            )
-        return self.space
-
-    @functools.cached_property
-    def lut(self) -> Lut:
-        started = time.monotonic()
-        lut = stages.obtain_lut(
-            self.settings.board, self.space.operators(), self.folder / "lut", self.reporter
-        )
-        self._done(
-            "LUT", started, f"{len(lut.rows)} operators of {self.settings.board.name}, {lut.provenance}"
-        )
-        return lut
-
-    @functools.cached_property
-    def table_cost(self) -> CostModel:
-        board, lut = self.settings.board, self.lut
-        return CostModel(board, lut, self.settings.vetoes, self._sound(board))
-
-    def _sound(self, board: Board) -> SoundCost | None:
-        return stages.obtain_sound(board, self.data.front_end, self.folder / "lut", self.reporter)
-
-    @property
-    def predictor_folder(self) -> Path:
-        return self.folder / "predictor"
-
-    @functools.cached_property
-    def cost(self) -> CostModel:
-        """With the latency predictor where the search asks for one."""
-        cost, search = self.table_cost, self.settings.search
-        if search.latency == "predictor":
-            cost.predictor = obtain_predictor(
-                self.block_space, cost, search.predictor, self.predictor_folder, self.reporter
-            )
-        return cost
-
-    @functools.cached_property
-    def other_costs(self) -> tuple[CostModel, ...]:
-        """Of the further boards that a hypernetwork is trained for."""
-        s = self.settings
-        wanted = s.search.hyper.boards if s.search.method == "hypernetwork" else ()
-        return tuple(self.cost_on(name) for name in wanted if name != s.board.name)
-
-    def cost_on(self, name: str) -> CostModel:
-        """Of any board, for this run's space."""
-        board = load_board(name)
-        lut = stages.obtain_lut(board, self.space.operators(), self.folder / "lut", self.reporter)
-        return CostModel(board, lut, self.settings.vetoes, self._sound(board))
-
-    def _targets(self) -> tuple[Target, ...]:
-        """The run's board first."""
-        s = self.settings
-        return tuple(
-            stages.search_target(cost, s.budgets, s.robustness) for cost in (self.cost, *self.other_costs)
-        )
-
-    @property
-    def held_budgets(self) -> Budgets:
-        """What the search, the choice of exits and pruning keep on the run's board, idle at its own clock."""
-        return self._targets()[0].budgets
-
-    @functools.cached_property
-    def _data_key(self) -> str:
-        data = self.data
-        arrays = (data.x_train, data.y_train, data.x_val, data.y_val, data.x_test, data.y_test)
-        return fingerprint(*(np.ascontiguousarray(array).tobytes() for array in arrays))
 
     def _search_key(self) -> str:
         s, targets = self.settings, self._targets()
@@ -348,7 +245,9 @@ class Run:
             validation=Validation.from_json(read_json(path)),
         )
         self._add_search_and_training(document, trained)
-        self._add_robustness(document, deployment)
+        accuracies = self._accuracies_under(deployment)
+        part = section(s.robustness, s.board, deployment.prediction.high_cycles, s.budgets, accuracies)
+        add_robustness(document, part)
         page = write_report(self.folder, document)
         self.reporter.say(f"report: {page}")
         return document
@@ -356,51 +255,38 @@ class Run:
     # -- helpers -----------------------------------------------------------------------------------------
 
     def _add_search_and_training(self, document: dict[str, Any], trained: dict[str, Any]) -> None:
-        result = self.search()
-        document["accuracy"] |= trained["accuracy"]
-        document["architecture"] = trained.get("architecture") or chosen(result).to_json()
-        document["exit_choice"] = trained.get("exits")
-        if document["exits"]:
-            add_split(document, "test", trained["exits"]["test"]["counts"])
-        document["warnings"] += list(self.data.warnings)
+        result, (own, *others) = self.search(), self._targets()
         document["search"] = search_section(
             result,
             seconds=self._state.seconds("search"),
             space_size=self.space.count(),
+            budgets=own.budgets,
             others=[
                 Served.of(cost, target.budgets, result)
-                for cost, target in zip(self.other_costs, self._targets()[1:], strict=True)
+                for cost, target in zip(self.other_costs, others, strict=True)
             ],
         )
-        document["training"] = {
-            "history": trained["history"],
-            "seconds": self._state.seconds("train and export"),
-            "quantization": trained["quantization"],
-            "pruning": trained.get("pruning"),
-        }
-        document["parity"]["exported_file"] = trained["agreement"]
+        add_training(document, trained, chosen(result), seconds=self._state.seconds("train and export"))
+        document["warnings"] += list(self.data.warnings)
         document["provenance"] = provenance(self.settings, self.data, self.lut)
 
-    def _add_robustness(self, document: dict[str, Any], deployment: stages.Deployment) -> None:
+    def _accuracies_under(self, deployment: stages.Deployment) -> dict[str, Any] | None:
+        """Robustness stage: accuracies on other inputs; None where the run file names none."""
         s = self.settings
-        accuracies = None
-        if s.robustness.rotate_degrees or s.robustness.noise or s.robustness.batches:
-            path = self.folder / "robustness.json"
-            key = fingerprint(deployment.tflite, self._data_key, asdict(s.robustness), s.seed)
+        if not (s.robustness.rotate_degrees or s.robustness.noise or s.robustness.batches):
+            return None
+        path = self.folder / "robustness.json"
+        key = fingerprint(deployment.tflite, self._data_key, asdict(s.robustness), s.seed)
 
-            def work() -> str:
-                found = accuracy_under(s.robustness, deployment.tflite, self.data, s.seed)
-                write_text(path, json.dumps(found) + "\n")
-                worst = min(row["accuracy"]["value"] for row in found["inputs"])
-                return f"INT8 {100 * worst:.2f} % at worst over {len(found['inputs'])} input distributions"
+        def work() -> str:
+            found = accuracy_under(s.robustness, deployment.tflite, self.data, s.seed)
+            write_text(path, json.dumps(found) + "\n")
+            worst = min(row["accuracy"]["value"] for row in found["inputs"])
+            return f"INT8 {100 * worst:.2f} % at worst over {len(found['inputs'])} input distributions"
 
-            self._stage("robustness", key, [path.name], work)
-            accuracies = read_json(path)
-        part = section(s.robustness, s.board, deployment.prediction.high_cycles, s.budgets, accuracies)
-        document["robustness"] = part
-        reasons = broken(part)
-        document["reasons"] += reasons
-        document["feasible"] = document["feasible"] and not reasons
+        self._stage("robustness", key, [path.name], work)
+        found: dict[str, Any] = read_json(path)
+        return found
 
     def _set_searched_aside(self, found: Architecture) -> None:
         """An earlier search's files, and those of its model unless `found` is the same architecture."""
@@ -429,9 +315,6 @@ class Run:
         outcome = work()
         self._state.finish(name, key, time.monotonic() - started)
         self._done(name, started, outcome)
-
-    def _done(self, name: str, started: float, outcome: str) -> None:
-        self.reporter.say(f"{name}: {outcome} [{time.monotonic() - started:.0f} s]")
 
 
 def chosen(result: SearchResult) -> Architecture:

@@ -53,18 +53,20 @@ def render_html(document: dict[str, Any]) -> str:
     memory = document["memory_map"]
     budgets = {name: figure["value"] for name, figure in document["budgets"].items()}
     search = document.get("search") or {}
+    # what the search was held to; earlier reports do not say
+    limits = search.get("budgets") or budgets
     training = document.get("training") or {}
     # reports of before boards other than emulated ones do not say
     observed = document.get("observed", {"name": "emulated", "provenance": "modelled"})
     predicted = document["latency_ms"]["predicted"]["provenance"]
     others = [(other["board"], other["budgets"]) for other in search.get("others", [])]
-    boards = [(search["board"], budgets), *others] if others else []
+    boards = [(search["board"], limits), *others] if others else []
     drawings = {
         "architecture": picture.architecture(document["layers"]) if document.get("architecture") else "",
         "cells": celldag.cells(document.get("architecture") or {}),
-        "search": course.search_course(search["history"], budgets, boards) if search.get("history") else "",
+        "search": course.search_course(search["history"], limits, boards) if search.get("history") else "",
         # reports of before candidates were kept have none
-        "candidates": fronts.candidates(search["points"], budgets, predicted, search.get("relaxed"))
+        "candidates": fronts.candidates(search["points"], limits, predicted, search.get("relaxed"))
         if search.get("points")
         else "",
         "others": [

@@ -33,14 +33,19 @@ class Served:
         board = cost.board.name
         graphs = [lower(c.architecture) for c in _on(result, board)]
         estimated = any(cost.predict(graph).unmeasured for graph in graphs)
-        limits = {name: value for name, value in asdict(budgets).items() if value is not None}
-        return cls(board, limits, "estimated" if estimated else "modelled")
+        return cls(board, _set(budgets), "estimated" if estimated else "modelled")
 
 
 def search_section(
-    result: SearchResult, *, seconds: float, space_size: int, others: Sequence[Served] = ()
+    result: SearchResult,
+    *,
+    seconds: float,
+    space_size: int,
+    budgets: Budgets | None = None,
+    others: Sequence[Served] = (),
 ) -> dict[str, Any]:
-    """`points` are the candidates of the run's board with their costs there and accuracies on the validation split;
+    """`points` are the candidates of the run's board with their costs there and accuracies on the validation split,
+    `budgets` what they were held to, which is less than the run's where these must hold under load too;
     `others` has those of the further boards, each with its limits. `ranks` are the agreement of every two stages
     over the architectures that went through both, each counted once however many boards can run it. `relaxed` is
     the most probable architecture as it came from the search, which may break a limit."""
@@ -56,6 +61,7 @@ def search_section(
         "space_size": space_size,
         "history": result.history,
         "board": board,
+        "budgets": _set(budgets or Budgets()),
         "candidates": len(points),
         "points": points,
         "others": [_other(result, served, fronts.get(served.board)) for served in others],
@@ -63,6 +69,10 @@ def search_section(
         "notes": list(result.notes),
         "ranks": [a.to_json() for a in agreements(stages(distinct(result.candidates)))],
     }
+
+
+def _set(budgets: Budgets) -> dict[str, float]:
+    return {name: value for name, value in asdict(budgets).items() if value is not None}
 
 
 def _on(result: SearchResult, board: str) -> list[Candidate]:

@@ -148,6 +148,9 @@ def test_report_says_what_other_inputs_and_load_do(finished: Path) -> None:
     idle, loaded = part["latency"]
     assert idle["latency_ms"]["value"] == pytest.approx(document["latency_ms"]["predicted"]["high"])
     assert loaded["latency_ms"]["value"] == pytest.approx(2 * idle["latency_ms"]["value"])
+    assert (
+        document["search"]["budgets"]["latency_ms"] == 20.0 == document["budgets"]["latency_ms"]["value"] / 2
+    )
     assert loaded["holds"] is True and part["highest_load"] >= 2.0
     assert "<h2>Robustness</h2>" in (finished / "tiny" / "report.html").read_text()
 

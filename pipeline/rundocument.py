@@ -1,0 +1,35 @@
+"""What a run adds to the report of its model: how it was trained, and what else it was held to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.report.exits import add_split
+from pipeline.robustness import broken
+from pipeline.space.architecture import Architecture
+
+
+def add_training(
+    document: dict[str, Any], trained: dict[str, Any], architecture: Architecture, *, seconds: float
+) -> None:
+    """What export left in `trained`; `architecture` as it was searched for, which pruning may have changed."""
+    document["accuracy"] |= trained["accuracy"]
+    document["architecture"] = trained.get("architecture") or architecture.to_json()
+    document["exit_choice"] = trained.get("exits")
+    if document["exits"]:
+        add_split(document, "test", trained["exits"]["test"]["counts"])
+    document["training"] = {
+        "history": trained["history"],
+        "seconds": seconds,
+        "quantization": trained["quantization"],
+        "pruning": trained.get("pruning"),
+    }
+    document["parity"]["exported_file"] = trained["agreement"]
+
+
+def add_robustness(document: dict[str, Any], part: dict[str, Any] | None) -> None:
+    """The section `part`; a budget that had to hold under its conditions and does not makes the run infeasible."""
+    document["robustness"] = part
+    reasons = broken(part)
+    document["reasons"] += reasons
+    document["feasible"] = document["feasible"] and not reasons
