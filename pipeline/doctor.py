@@ -147,18 +147,25 @@ def examine_boards(names: Iterable[str] | None = None, comports: Comports | None
 
 def _examine_board(name: str, ports: list[SerialPort]) -> BoardCheck:
     try:
-        board = load_board(name)
-        parts = [_toolchain(board)]
-        if board.emulator is not None:
-            parts.append(_emulator(board))
-        for flasher in flashers_of(board):
-            flasher.settings(board)
-            found = flasher.available(board)
-            parts.append(BoardPart("flasher", flasher.kind, bool(found.path), found.path or "", found.remedy))
-        if board.emulator is None and not board.port.hosted:
-            parts.append(_port(board, ports))
+        return examine_board(name, ports)
     except EdgeNasError as error:
         return BoardCheck(name, False, problem=str(error))
+
+
+def examine_board(name: str, ports: list[SerialPort] | None = None) -> BoardCheck:
+    """What can be done with one board. Raises ConfigError where there is none, or its file cannot be used."""
+    board = load_board(name)
+    parts = [_toolchain(board)]
+    if board.emulator is not None:
+        parts.append(_emulator(board))
+    for flasher in flashers_of(board):
+        flasher.settings(board)
+        found = flasher.available(board)
+        parts.append(BoardPart("flasher", flasher.kind, bool(found.path), found.path or "", found.remedy))
+    if board.emulator is None:
+        parts.append(
+            _ssh() if board.port.hosted else _port(board, serial_ports() if ports is None else ports)
+        )
     return BoardCheck(board.name, board.emulator is not None, tuple(parts))
 
 
@@ -205,6 +212,14 @@ def _port(board: Board, ports: list[SerialPort]) -> BoardPart:
         mine = [port for port in ports if port.usb_id]  # any adapter may be the one
         name, remedy = "a USB-serial adapter", "connect the board's UART through a USB-serial adapter"
     return BoardPart("link", name, bool(mine), ", ".join(map(str, mine)), remedy)
+
+
+def _ssh() -> BoardPart:
+    """Of a board with an operating system, which is another machine: no port says which."""
+    path = shutil.which("ssh")
+    found = f"{path}; name the board: --port ssh://user@host, or on the board itself --port local"
+    remedy = "apt-get install openssh-client, or run edgenas on the board itself with --port local"
+    return BoardPart("link", "ssh", path is not None, found if path else "", remedy)
 
 
 def _program(name: str, use: str, remedy: str) -> Check:

@@ -152,7 +152,8 @@ class Table:
         if value is _REQUIRED:
             others = [name for name in self._raw if name not in self._seen]
             if close := difflib.get_close_matches(key, others, n=1):
-                raise self.error(close[0], "is not a known key", hint=f"did you mean '{key}'?")
+                found = f"'{close[0]}' in line {self.line_of(close[0])} is not a known key"
+                raise self.error(key, "is missing", hint=f"{found}: did you mean '{key}'?")
             raise self.error(key, "is missing", hint=f"add it; it must be {wanted}")
         if value is default:
             return value

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.assets import asset_dir
+from pipeline.boards.known import ISAS, TIMINGS, UARTS, check_apart, check_flashers, check_folders, check_name
 from pipeline.boards.memory_system import MemorySystem, read_memory_system
 from pipeline.boards.power import Power, read_power
 from pipeline.errors import ConfigError
@@ -161,7 +162,7 @@ def load_board(name: str) -> Board:
     """The board called `name`, or described by the TOML file of that path.
 
     Raises ConfigError: no such board (with the closest name), a file that is not TOML, or a key that is
-    missing, of the wrong type or out of range.
+    missing, of the wrong type or out of range, or names something that there is not.
     """
     path = Path(name) if name.endswith(".toml") else asset_dir("boards") / f"{name}.toml"
     if not path.is_file():
@@ -202,6 +203,14 @@ def _board(table: Table, path: Path) -> Board:
         raise table.sub("core").error(
             "timing", "is missing", hint="a counter of instructions needs a timing model of the core"
         )
+    check_name(table, board.name)
+    if not board.port.hosted:  # an operating system places the program itself
+        flash, sram = board.memory.flash, board.memory.sram
+        check_apart(
+            memory,
+            (flash.origin, flash.data_origin, flash.bytes),
+            (sram.origin, sram.data_origin, sram.bytes),
+        )
     _check_wait_states(board, memory)
     if board.stack_bytes >= board.memory.sram.bytes:
         raise memory.sub("stack").error(
@@ -230,10 +239,10 @@ def _check_wait_states(board: Board, memory: Table) -> None:
 def _core(t: Table) -> Core:
     return Core(
         t.text("name"),
-        t.text("isa"),
+        t.text("isa", choices=ISAS),
         t.strings("cflags"),
         t.text("toolchain"),
-        t.text("timing", ""),
+        t.text("timing", "", choices=("", *TIMINGS)),
         t.strings("features", ()),
     )
 
@@ -250,7 +259,10 @@ def _region(t: Table) -> Region:
 
 def _uart(t: Table) -> Uart:
     return Uart(
-        t.text("driver"), t.integer("base", 0, minimum=0), t.integer("baud", 115_200), t.text("reference", "")
+        t.text("driver", choices=UARTS),
+        t.integer("base", 0, minimum=0),
+        t.integer("baud", 115_200),
+        t.text("reference", ""),
     )
 
 
@@ -273,6 +285,7 @@ def _emulator(t: Table) -> Emulator:
 
 def _port(t: Table) -> Port:
     folders = t.strings("folders")
+    check_folders(t, folders)
     linker = t.text("linker", "linker.ld")
     defines = t.sub("defines", required=False)
     numbers = {}
@@ -294,6 +307,7 @@ def _usb_ids(t: Table) -> tuple[str, ...]:
 
 def _flashers(t: Table) -> dict[str, dict[str, str]]:
     found = {}
+    check_flashers(t)
     for kind in t.names():
         one = t.sub(kind)
         found[kind] = {key: one.text(key) for key in one.names()}

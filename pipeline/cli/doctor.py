@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.common import Json, example, print_json, stdout
-from pipeline.doctor import BoardCheck, Check, examine, examine_boards
+from pipeline.doctor import BoardCheck, Check, examine, examine_board, examine_boards
 
 
 def register(app: typer.Typer) -> None:
@@ -22,10 +22,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show toolchains, emulators, flashers, ports and packages, and what to do about each gap.
 
-        Exit status 1 when something needed for the emulated boards (or with --board, for this one) is missing.
+        Exit status 1 when something needed for the emulated boards (or with --board, for this one) is missing;
+        2 where there is no such board.
         """
         if board is not None:
-            (one,) = examine_boards([board])
+            one = examine_board(board)
             if json:
                 print_json(one.to_json())
             else:
@@ -68,8 +69,6 @@ def _parts_table(board: BoardCheck) -> Table:
     for part in board.parts:
         remedy = "" if part.ok else part.remedy
         table.add_row("ok" if part.ok else "-", part.part, *map(escape, (part.name, part.found, remedy)))
-    if board.problem:
-        table.add_row("MISSING", "board file", board.board, "", escape(board.problem))
     return table
 
 

@@ -116,7 +116,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         port: Annotated[
             list[str] | None,
-            typer.Option("--port", help="Serial port of a real board; repeat it for several like boards."),
+            typer.Option(
+                "--port", help="Serial port of a real board, or ssh://user@host; repeat it for several."
+            ),
         ] = None,
         workers: Annotated[int, typer.Option("--workers", min=1, help="Emulators at work side by side.")] = 1,
         json: Json = False,

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
         engine: EngineName = "edgenas",
         port: Annotated[
             list[str] | None,
-            typer.Option("--port", help="Serial port of a real board; repeat it for several like boards."),
+            typer.Option(
+                "--port", help="Serial port of a real board, or ssh://user@host; repeat it for several."
+            ),
         ] = None,
         error: Annotated[
             float | None,

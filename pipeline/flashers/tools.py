@@ -39,7 +39,10 @@ def choose(board: Board, kind: str | None = None) -> Flasher:
     """
     possible = flashers_of(board)
     if not possible:
-        raise ConfigError(f"board {board.name} has no flashers", hint="its program is started, not flashed")
+        hint = "its program is started, not flashed"
+        if board.port.hosted and board.emulator is None:
+            hint += f": edgenas profile --board {board.name} --port ssh://user@host copies and starts it"
+        raise ConfigError(f"board {board.name} has no flashers", hint=hint)
     if kind is not None:
         for flasher in possible:
             if flasher.kind == kind:

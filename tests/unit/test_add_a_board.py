@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.assets import asset_dir
-from pipeline.boards import board_names, load_board
+from pipeline.boards import board_names, known, load_board
 from pipeline.errors import ConfigError
 from pipeline.firmware import build, render_bench
+from pipeline.flashers import FLASHERS
+from pipeline.latency import timing
 from pipeline.links import open_link
 from pipeline.space.opspec import OpSpec
 from pipeline.wire.client import Client
@@ -107,3 +109,56 @@ def test_the_guide_names_every_key_and_only_real_folders() -> None:
     for row in re.findall(r"^\| (`baremetal`.*?) \|", guide, flags=re.MULTILINE):
         for folder in re.findall(r"`([a-z0-9]+)`", row):
             assert (asset_dir("firmware") / "port" / folder).is_dir(), folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint", "hint"),
+    [
+        ("name", '"../x y"', "'name' is '../x y'", "it names folders"),
+        ("isa", '"armv9"', "'core.isa' is 'armv9'", "armv7em"),
+        ("isa", '"armv7m"', "'core.isa' is 'armv7m'", "portable"),
+        ("timing", '"cortex_m9"', "'core.timing' is 'cortex_m9'", "cortex_m4"),
+        ("folders", '["baremetal", "../engine"]', "'port.folders' has '../engine'", "mps2"),
+        ("folders", '["baremetal", "mps3"]', "'port.folders' has 'mps3'", "mps2"),
+        ("driver", '"uart9"', "'uart.driver' is 'uart9'", "cmsdk"),
+    ],
+)
+def test_what_there_is_not_is_refused_when_the_file_is_read(
+    key: str, value: str, complaint: str, hint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(changed("qemu-cortex-m4", **{key: value}))
+    with pytest.raises(ConfigError) as caught:
+        load_board(str(path))
+    assert re.match(rf"mine\.toml:\d+: {re.escape(complaint)}", caught.value.message), caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_memories_that_overlap_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    board = load_board("nucleo-f446re")
+    flash, sram = board.memory.flash, board.memory.sram
+    text = changed("nucleo-f446re")
+    (line,) = re.findall(r"^origin = 0x2000_?0000.*$", text, flags=re.MULTILINE)
+    # its last byte in the flash, and the first one behind it, which is allowed
+    for origin, overlaps in ((flash.origin + flash.bytes - 1, True), (flash.origin + flash.bytes, False),
+                             (flash.origin - sram.bytes + 1, True), (flash.origin - sram.bytes, False)):  # fmt: skip
+        path.write_text(text.replace(line, f"origin = {origin}"))
+        if overlaps:
+            with pytest.raises(
+                ConfigError, match=r"mine\.toml:\d+: 'memory.sram.origin' puts it over the flash"
+            ):
+                load_board(str(path))
+        else:
+            assert load_board(str(path)).memory.sram.origin == origin
+
+
+def test_what_a_board_may_name_is_what_there_is() -> None:
+    """The lists of pipeline.boards, which cannot import the rooms above it, against those rooms."""
+    assert set(known.TIMINGS) == set(timing._MODELS)
+    assert set(known.FLASHERS) == set(FLASHERS)
+    boards = [load_board(name) for name in board_names()]
+    assert {board.core.isa for board in boards} | {"portable"} == set(known.ISAS)
+    assert {board.uart.driver for board in boards} == set(known.UARTS)
+    specific = {path.name for path in (asset_dir("firmware") / "engine").iterdir()} - {"include"}
+    assert specific <= set(known.ISAS)

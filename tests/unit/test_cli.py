@@ -125,6 +125,10 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     assert "qemu-system-arm" in missing["qemu-system-arm"]
 
 
+def test_doctor_of_no_board_is_bad_input(tmp_path: Path) -> None:
+    refused(edgenas("doctor", "--board", "nope", cwd=tmp_path), "unknown board 'nope'", "Boards that ship")
+
+
 def test_report_of_no_run(tmp_path: Path) -> None:
     refused(edgenas("report", tmp_path, cwd=tmp_path), "no report.json in", str(tmp_path))
 

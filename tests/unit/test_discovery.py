@@ -348,7 +348,24 @@ def test_doctor_survives_a_bad_board_file(tmp_path: Path) -> None:
     text = (BOARD.path or path).read_text().replace("[flashers.openocd]", "[flashers.jtag]")
     path.write_text(text)
     (unknown,) = examine_boards([str(path)], listing())
-    assert "unknown flasher 'jtag'" in unknown.problem
+    assert "'flashers.jtag' is an unknown flasher" in unknown.problem and "openocd" in unknown.problem
+
+
+def test_doctor_of_a_board_with_an_operating_system_asks_for_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for name in ("aarch64-linux-gnu-gcc", "ssh"):
+        (without,) = examine_boards(["raspberry-pi-3"], listing())
+        assert not without.can_run
+        (tmp_path / name).write_text("#!/bin/sh\necho fake 1.0\n")
+        (tmp_path / name).chmod(0o755)
+    assert "openssh-client" in without.gaps[-1] and "--port local" in without.gaps[-1]
+    (ready,) = examine_boards(["raspberry-pi-3"], listing())
+    assert ready.can_run
+    (link,) = [part for part in ready.parts if part.part == "link"]
+    assert "--port ssh://user@host" in link.found  # which machine it is, nobody can know
 
 
 @pytest.mark.skipif(not shutil.which("qemu-system-arm"), reason="needs qemu-system-arm")
