@@ -77,10 +77,7 @@ class CloudRun:
                     f"adapt.cloud: {folder} was searched with method '{raw['method']}', which leaves no supernet",
                     hint='the edge stage starts from a run with method = "edgenas"',
                 )
-            choices: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in raw["space"].items()
-            }
-            space = SearchSpace(**choices)
+            space = SearchSpace.from_json(raw["space"])
             checkpoint = folder / raw["checkpoint"]
             found = cls(
                 folder, str(raw["name"]), space, _search_config(raw["search"]), dict(raw["table"]),

@@ -153,7 +153,7 @@ class SingleModel:
             "model": str(self.path),
             "inputs": str(inputs) if inputs else f"random, seed {seed}",
             "LUT": d.cost.lut.key,
-            "latency interval": d.cost.interval.describe(),
+            "latency interval": d.prediction.describe(),
         }
         write_report(self.folder, document)
         return document

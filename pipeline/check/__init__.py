@@ -1,9 +1,10 @@
 """Is a latency table right? Random whole models, predicted and run; two tables, row by row."""
 
 from pipeline.check.compare import Comparison, compare_tables
-from pipeline.check.models import CheckedModel, calibrate, check_table, drawn, points_ms, summarize
+from pipeline.check.models import DEFAULT, CheckedModel, calibrate, check_table, drawn, points_ms, summarize
 
 __all__ = [
+    "DEFAULT",
     "CheckedModel",
     "Comparison",
     "calibrate",

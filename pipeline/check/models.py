@@ -30,6 +30,9 @@ from pipeline.space.architecture import Architecture, lower
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
 
+# whose models check and calibrate a table where nothing else is asked for
+DEFAULT = SearchSpace.for_input((28, 28, 1), 10)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
@@ -70,8 +73,10 @@ class ModelRunner:
             observed = sum(layers) + max(0.0, between) * sum(layers) / instructions
         else:
             observed = seen.ticks * self._board.clock_hz / self._board.counter.hz
+        # predictions of layers have their share of what lies between them
+        share = (observed - sum(layers) - prediction.overhead_cycles) / len(layers)
         errors = [
-            cycles - prediction.per_node[layer.node].cycles
+            cycles + share - prediction.per_node[layer.node].cycles
             for layer, cycles in zip(model.layers, layers, strict=True)
         ]
         worst = int(np.argmax(np.abs(errors)))
@@ -90,17 +95,16 @@ class ModelRunner:
 
 def check_table(
     board: Board, lut: Lut, count: int, folder: Path, reporter: Reporter, *, seed: int = 0,
-    targets: Targets | None = None, shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10,
-    space: SearchSpace | None = None,
+    targets: Targets | None = None, space: SearchSpace | None = None,
 ) -> list[CheckedModel]:  # fmt: skip
-    """`count` random architectures (`drawn`) of `space`, or of the default one for `shape` and `classes`; those
-    in `folder`'s journal are not run again.
+    """`count` random architectures (`drawn`) of `space`, or of `DEFAULT`; those in `folder`'s journal are not run
+    again.
 
     A real board has to be flashed with each model in turn, so `targets` are emulators or boards that start
     what they are given. Raises as `ModelRunner.check` does.
     """
     targets = targets or Targets()
-    wanted = list(enumerate(drawn(space or SearchSpace.for_input(shape, classes), count, seed)))
+    wanted = list(enumerate(drawn(space or DEFAULT, count, seed)))
     journal = folder / f"models-{lut.key}-{seed}.jsonl"
     done = _read(journal)
     waiting = [(n, a) for n, a in wanted if (n, a.describe()) not in done]
@@ -161,14 +165,14 @@ def _read(journal: Path) -> dict[tuple[int, str], CheckedModel]:
     return found
 
 
-def calibrate(
-    models: Sequence[CheckedModel], board: Board, seed: int, shape: tuple[int, int, int] = (28, 28, 1)
-) -> Interval:
-    """The interval that whole models give; LutError where they are too few."""
-    source = f"random architectures of the default space ({'x'.join(map(str, shape))}, seed {seed})"
+def calibrate(models: Sequence[CheckedModel], board: Board, seed: int, space: SearchSpace) -> Interval:
+    """The interval that whole models of `space` give; LutError where they are too few."""
+    shape = "x".join(map(str, space.input_shape))
+    default = space == SearchSpace.for_input(space.input_shape, space.classes)
+    which = "the default space" if default else "another space"
     return Interval.calibrate(
         [m.observed for m in models], [m.low for m in models], [m.high for m in models],
-        board.latency_provenance, source,
+        board.latency_provenance, f"random architectures of {which} ({shape}, seed {seed})", space,
     )  # fmt: skip
 
 

@@ -33,20 +33,27 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--calibrate",
-                help="Give the table the interval that the first half shows; judge by the second.",
+                help="Give the table the interval that these models show; judge it by another --seed.",
             ),
         ] = False,
         json: Json = False,
     ) -> None:
         """Build and run random architectures of the default search space; compare with the table's predictions."""
         from pipeline.boards import load_board
-        from pipeline.check import calibrate, check_table, points_ms, summarize
+        from pipeline.check import DEFAULT, calibrate, check_table, points_ms, summarize
+        from pipeline.errors import ConfigError
         from pipeline.fleet import Targets
+        from pipeline.latency.intervals import FEWEST
         from pipeline.latency.lut import Lut
         from pipeline.profiler import current_identity, lut_path
         from pipeline.progress import Reporter
         from pipeline.report.scatter import write_check
 
+        if calibrated and count < FEWEST:
+            raise ConfigError(
+                f"--calibrate needs at least --count {FEWEST}, not {count}",
+                hint="40 models or more are better",
+            )
         chosen = load_board(board)
         path = lut_path(chosen, tables)
         lut = Lut.load(path, current_identity(chosen), calibration=not calibrated)
@@ -56,10 +63,8 @@ def register(app: typer.Typer) -> None:
         )
         interval = lut.interval
         if calibrated:
-            half = len(models) // 2
-            interval = calibrate(models[:half], chosen, seed)
+            interval = calibrate(models, chosen, seed, DEFAULT)
             interval.save(path, lut.identity)
-            models = models[half:]
         summary = {
             "board": chosen.name,
             "seed": seed,
@@ -86,8 +91,9 @@ def register(app: typer.Typer) -> None:
                 f"{e['spearman']:.4f}",
             )  # fmt: skip
         stdout.print(table)
+        judges = " (those that calibrated it)" if calibrated else ""
         stdout.print(
-            f"{interval.describe()}: {100 * summary['coverage']:.1f} % of {summary['models']} models inside, "
+            f"{interval.describe()}: {100 * summary['coverage']:.1f} % of {summary['models']} models inside{judges}, "
             f"{100 * summary['above']:.1f} % above\nflash off by at most "
             f"{100 * summary['flash_worst']:.3f} %, SRAM by {summary['sram_worst_bytes']} bytes",
             markup=False,

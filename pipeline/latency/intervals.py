@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import LutError
+from pipeline.errors import ConfigError, LutError
 from pipeline.figures import Provenance
 from pipeline.latency.identity import Identity
 from pipeline.latency.tablefiles import damaged, read_toml, write_toml
+from pipeline.space.search_space import SearchSpace
 
 LEVEL = 0.90
 # fewer models leave no order statistic for one of the ends
@@ -30,13 +31,18 @@ FEWEST = 19
 # system have their say.
 _DEFAULT = {"measured": 0.10, "cycle-accurate": 0.025, "modelled": 0.025, "estimated": 0.50}
 
+# By how much more an operator may be off, at least, that no calibration model can have. Chosen: five times the
+# largest error of any whole model that was checked (benchmarks/results/other_spaces.md).
+_ELSEWHERE = 0.0025
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Factors on the lower and the upper end of what rows and kernels' models predict for one inference.
 
     `models` were observed on the target (0: none, the width is a default), `provenance` is that of their
-    observation, `source` says which models they were.
+    observation, `source` says which models they were and `space` what they were drawn from (None: it holds for all
+    models alike).
     """
 
     low: float
@@ -45,10 +51,17 @@ class Interval:
     provenance: Provenance
     source: str
     level: float = LEVEL
+    space: SearchSpace | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= self.high and math.isfinite(self.high)):
             raise ValueError(f"no interval: factors {self.low} to {self.high}")
+
+    @property
+    def elsewhere(self) -> float:
+        """By how much more (relative) operators may be off that are not of `space`: as much again as the interval is
+        wide, at least a quarter of a percent."""
+        return max(_ELSEWHERE, self.high - self.low)
 
     def describe(self) -> str:
         """E.g. `90 % interval, -0.020 to +0.12 %, calibrated on 45 ...`."""
@@ -80,8 +93,9 @@ class Interval:
         high: Sequence[float],
         provenance: Provenance,
         source: str,
+        space: SearchSpace | None = None,
     ) -> Interval:
-        """From cycles of whole models and the ends predicted for each, before any factor.
+        """From cycles of whole models of `space` and the ends predicted for each, before any factor.
 
         Raises LutError for fewer than FEWEST models.
         """
@@ -96,13 +110,15 @@ class Interval:
         over = np.sort(np.asarray(observed, float) / np.asarray(high, float))
         ends = float(under[below - 1]), float(over[models - above])
         # estimates with too wide ends of their own make the factors cross; exchanged they are on the safe side
-        return cls(min(ends), max(ends), models, provenance, source)
+        return cls(min(ends), max(ends), models, provenance, source, space=space)
 
     # -- files -------------------------------------------------------------------------------------------
 
     def save(self, table: Path, identity: Identity) -> None:
         """Beside `table`, with the conditions that table was measured under."""
-        write_toml(intervals_path(table), {"interval": asdict(self), "identity": asdict(identity)})
+        values = {name: value for name, value in asdict(self).items() if name != "space"}
+        drawn_from = {"space": self.space.to_json()} if self.space else {}
+        write_toml(intervals_path(table), {"interval": values, **drawn_from, "identity": asdict(identity)})
 
     @classmethod
     def load(cls, table: Path, identity: Identity) -> Interval | None:
@@ -115,8 +131,10 @@ class Interval:
             return None
         description = read_toml(path)
         try:
-            found, interval = Identity(**description["identity"]), cls(**description["interval"])
-        except (KeyError, TypeError, ValueError) as error:
+            found, space = Identity(**description["identity"]), description.get("space")
+            drawn_from = SearchSpace.from_json(space) if space else None
+            interval = cls(**description["interval"], space=drawn_from)
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise damaged(path, f"lacks or misstates {error}", identity.board) from error
         differences = found.differences(identity) if found.hash != identity.hash else {}
         # the rest of the firmware adds a few hundred cycles to an inference; operators do not depend on it

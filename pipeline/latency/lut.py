@@ -44,13 +44,14 @@ class Overhead:
 @dataclass(frozen=True, slots=True)
 class NodePrediction:
     """Cycles of one layer, its call included, and the interval they should lie in; `outside` the range that was
-    measured, they are extrapolated."""
+    measured, they are extrapolated; `elsewhere`: no model that calibrated the table can have the operator."""
 
     cycles: float
     provenance: Provenance
     low: float
     high: float
     outside: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Prediction:
     that were extrapolated: they lie outside the measured range.
 
     Layers have the intervals of their rows or kernels' models; `interval` are the factors that make the sums of
-    those ends an interval of the whole.
+    those ends an interval of the whole. `elsewhere` counts the layers whose operators no calibration model can have.
     """
 
     per_node: tuple[NodePrediction, ...]
@@ -68,6 +69,17 @@ class Prediction:
     interval: Interval
     front_end: NodePrediction | None = None  # that makes the input out of sound; in all sums
     outside: tuple[str, ...] = ()
+    elsewhere: int = 0
+
+    def describe(self) -> str:
+        """The interval, where it comes from, and what is said of operators that have no row."""
+        if not self.elsewhere:
+            return self.interval.describe() + self.estimates
+        return (
+            f"assumed interval: of {len(self.per_node)} layers {self.elsewhere} are unlike those of the calibration "
+            f"({self.interval.describe()}) and may be off by {100 * self.interval.elsewhere:.2g} % more"
+            + self.estimates
+        )
 
     @property
     def estimates(self) -> str:
@@ -196,8 +208,22 @@ class Lut:
     def predict_op(self, op: OpSpec) -> NodePrediction:
         """Cycles of one operator without its call, waits included; reshape costs nothing.
 
-        Raises LutError for an operator whose kernel, or a loop of it, was never measured.
+        Its ends are wider where it is not of the space that calibrated the table. Raises LutError for an operator
+        whose kernel, or a loop of it, was never measured.
         """
+        found = self._predict_warm(op)
+        if self._calibrated is None or op.kind == "reshape" or op in self._calibrated:
+            return found
+        more = self.interval.elsewhere
+        return replace(found, low=(1 - more) * found.low, high=(1 + more) * found.high, elsewhere=True)
+
+    @cached_property
+    def _calibrated(self) -> frozenset[OpSpec] | None:
+        """Operators of the space whose models calibrated the table; None where nothing limits the interval."""
+        space = self.calibration.space if self.calibration is not None else None
+        return None if space is None else frozenset(space.operators())
+
+    def _predict_warm(self, op: OpSpec) -> NodePrediction:
         bare = self._predict_bare(op)
         if self.waits is None or op.kind == "reshape":
             return bare
@@ -258,7 +284,8 @@ class Lut:
             nodes.append(p)
         without_row, beyond = (tuple(dict.fromkeys(keys)) for keys in (unmeasured, outside))
         overhead = self.overhead.inference_cycles
-        return Prediction(tuple(nodes), overhead, without_row, self.interval, outside=beyond)
+        elsewhere = sum(node.elsewhere for node in nodes)
+        return Prediction(tuple(nodes), overhead, without_row, self.interval, None, beyond, elsewhere)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """Ratio over one inference, from the rows that `graph` has in the table (all rows where none)."""

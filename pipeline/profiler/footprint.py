@@ -7,7 +7,7 @@ collection does; base and code per layer follow from the two applications' linke
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pipeline.export.tflite import serialize
 from pipeline.firmware.app import render_app
 from pipeline.firmware.build import Build, build
 from pipeline.frontend import FrontEnd
-from pipeline.latency.emulated import emulated_inference
+from pipeline.latency.emulated import EmulatedInference, emulated_inference
 from pipeline.latency.lut import Lut, Overhead
 from pipeline.links import INSTRUCTION_NS
 from pipeline.memory.flash import FlashModel
@@ -68,16 +68,16 @@ def sample_network(graph: OpGraph, *, seed: int = 1, front_end: FrontEnd | None 
 
 
 def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> tuple[FlashModel, Overhead]:
-    """Build the applications of `graph` and of its beginning in `folder`; run the first where that is possible.
+    """Build the applications of `graph` and of its beginning in `folder`; run both where that is possible.
 
     A real board runs the benchmark at that time; its overheads stay 0 until an application is validated.
 
     `lut` needs a row for each operator of `graph`. Raises ToolError (compiler, emulator) and LinkError.
     """
-    flash, large, built = _footprint(board, graph, folder)
+    flash, applications = _footprint(board, graph, folder)
     if board.emulator is None:
         return flash, Overhead()
-    return flash, _overhead(board, built, large, lut)
+    return flash, _overhead(board, applications, lut)
 
 
 def measure_flash(board: Board, graph: OpGraph, folder: Path) -> FlashModel:
@@ -85,15 +85,16 @@ def measure_flash(board: Board, graph: OpGraph, folder: Path) -> FlashModel:
     return _footprint(board, graph, folder)[0]
 
 
-def _footprint(board: Board, graph: OpGraph, folder: Path) -> tuple[FlashModel, Model, Build]:
-    """The flash model, and the larger application."""
+def _footprint(board: Board, graph: OpGraph, folder: Path) -> tuple[FlashModel, list[tuple[Model, Build]]]:
+    """The flash model, and the applications that it is of, the larger first."""
     # object files of sources that are no longer compiled would be counted
     shutil.rmtree(folder, ignore_errors=True)
     large = load(sample_network(graph))
     small = load(sample_network(beginning(graph)))
-    built = [_build(board, model, folder / name) for name, model in (("large", large), ("small", small))]
-    flash = flash_model(folder / "large" / "build", board, list(zip((large, small), built, strict=True)))
-    return flash, large, built[0]
+    applications = [
+        (model, _build(board, model, folder / name)) for name, model in (("large", large), ("small", small))
+    ]
+    return flash_model(folder / "large" / "build", board, applications), applications
 
 
 def flash_model(objects: Path, board: Board, applications: list[tuple[Model, Build]]) -> FlashModel:
@@ -144,32 +145,47 @@ def _build(board: Board, model: Model, folder: Path) -> Build:
     return build(render_app(emit_c(model), board, Budgets(), folder, 1.0), board)
 
 
-def _overhead(board: Board, built: Build, model: Model, lut: Lut) -> Overhead:
-    """What an application spends beyond its kernels, spread over the layers' calls and the rest.
+def _overhead(board: Board, applications: Sequence[tuple[Model, Build]], lut: Lut) -> Overhead:
+    """What applications spend beyond their kernels, spread over the layers' calls and the rest.
 
-    The device's counter sees the whole inference, the regions only the layers; both see their calls.
+    Within a layer's region lies its call; between the regions the code that goes from layer to layer, and what an
+    inference begins and ends with: the two applications' numbers of layers tell those apart.
     """
-    rng = np.random.default_rng(1)
-    x = rng.integers(-128, 128, model.input_bytes, dtype=np.int8).tobytes()
-    seen = emulated_inference(board, built.elf, x)
-    rows = [lut.rows[layer.op.key] for layer in model.layers]
+    (large, seen), (small, seen_small) = (
+        (model, emulated_inference(board, built.elf, _sample_input(model))) for model, built in applications
+    )
+    rows = [lut.rows[layer.op.key] for layer in large.layers]
     usable = [(layer, row) for layer, row in zip(seen.layers, rows, strict=True) if not row.refused]
     # the median: a few kernels branch on their data, which differ here from the benchmark's
     cycles = float(np.median([layer.cycles - row.cycles for layer, row in usable]))
     instructions = float(np.median([layer.instructions - row.instructions for layer, row in usable]))
+    between = [_between(board, one) for one in (seen, seen_small)]
+    counts = len(large.layers), len(small.layers)
+    a_layer = max(0.0, (between[0] - between[1]) / (counts[0] - counts[1]))
+    rest = max(0.0, between[0] - a_layer * counts[0])
     if not board.counts_instructions:
-        whole = seen.ticks * board.clock_hz / board.counter.hz
-        between = max(0.0, whole - sum(layer.cycles for layer in seen.layers))
-        return Overhead(layer_cycles=round(max(0.0, cycles), 1), inference_cycles=round(between, 1))
-    whole = seen.ticks * 1e9 / (board.counter.hz * INSTRUCTION_NS)
-    between = max(0.0, whole - sum(layer.instructions for layer in seen.layers))
+        layer_cycles = round(max(0.0, cycles) + a_layer, 2)
+        return Overhead(layer_cycles=layer_cycles, inference_cycles=round(rest, 1))
     rate = sum(layer.cycles for layer in seen.layers) / sum(layer.instructions for layer in seen.layers)
     return Overhead(
-        layer_cycles=round(max(0.0, cycles), 1),
-        layer_instructions=round(max(0.0, instructions), 1),
-        inference_cycles=round(between * rate, 1),
-        inference_instructions=round(between, 1),
+        layer_cycles=round(max(0.0, cycles) + a_layer * rate, 2),
+        layer_instructions=round(max(0.0, instructions) + a_layer, 2),
+        inference_cycles=round(rest * rate, 1),
+        inference_instructions=round(rest, 1),
     )
+
+
+def _sample_input(model: Model) -> bytes:
+    return np.random.default_rng(1).integers(-128, 128, model.input_bytes, dtype=np.int8).tobytes()
+
+
+def _between(board: Board, seen: EmulatedInference) -> float:
+    """What the device's counter sees of an inference outside the layers' regions: instructions, or cycles."""
+    if board.counts_instructions:
+        whole = seen.ticks * 1e9 / (board.counter.hz * INSTRUCTION_NS)
+        return max(0.0, whole - sum(layer.instructions for layer in seen.layers))
+    whole = seen.ticks * board.clock_hz / board.counter.hz
+    return max(0.0, whole - sum(layer.cycles for layer in seen.layers))
 
 
 # -- object files ------------------------------------------------------------------------------------------

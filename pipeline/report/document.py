@@ -159,7 +159,7 @@ def predicted_latency(board: Board, prediction: Prediction, predicted: Cost) -> 
     return Figure(
         prediction.total_cycles * ms, "ms", "estimated" if prediction.unmeasured else "modelled",
         low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
-        note=f"latency table, layer by layer; {prediction.interval.describe()}{prediction.estimates}",
+        note=f"latency table, layer by layer; {prediction.describe()}",
     )  # fmt: skip
 
 

@@ -177,3 +177,9 @@ class SearchSpace:
     def to_json(self) -> dict[str, Any]:
         raw = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
         return raw if self.exits else {key: v for key, v in raw.items() if key != "exits"}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> SearchSpace:
+        """Inverse of `to_json`. Raises TypeError and ConfigError for what is no search space."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return cls(**fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.assets import asset_dir
 from pipeline.errors import LutError
 from pipeline.latency.intervals import FEWEST, LEVEL, Interval, intervals_path, tails
 from pipeline.latency.lut import Lut
+from pipeline.latency.tablefiles import write_toml
 from pipeline.search.costs import build_tables
 from pipeline.space.architecture import lower
 from pipeline.space.search_space import SearchSpace
@@ -107,6 +109,60 @@ def test_the_search_and_the_budget_see_the_upper_quantile() -> None:
     tables = [build_tables(space, cost, samples=2) for cost in (narrow, upper)]
     assert tables[1].latency_ms == pytest.approx(1.25 * tables[0].latency_ms)
     assert tables[1].latency_fixed == pytest.approx(1.25 * tables[0].latency_fixed)
+
+
+def test_operators_of_other_spaces_have_wider_ends() -> None:
+    """Within the space that calibrated the table nothing changes; its exits and other inputs' operators are wider, in
+    the search's tables as in what decides."""
+    from pipeline.boards import load_board
+    from pipeline.latency.cost import CostModel
+
+    board, space = load_board("qemu-cortex-m4"), SearchSpace.for_input((28, 28, 1), 10)
+    table = replace(Lut.load(TABLE), calibration=None)
+    mine = Interval(0.999, 1.001, 45, "modelled", "architectures", space=space)
+    everywhere, calibrated = (replace(table, calibration=replace(mine, space=s)) for s in (None, space))
+    assert mine.elsewhere == 0.0025 and replace(mine, high=1.009).elsewhere == pytest.approx(0.010)
+    for other, layers in ((space, 0), (SearchSpace.for_input((32, 32, 3), 10), 22)):
+        graph = lower(other.random(np.random.default_rng(3)))
+        plain, seen = everywhere.predict(graph), calibrated.predict(graph)
+        assert seen.total_cycles == plain.total_cycles
+        assert (seen.elsewhere > 0) == (layers > 0)
+        widened = sum(n.cycles for n in seen.per_node if n.elsewhere)
+        call = sum(1 for n in seen.per_node if n.elsewhere) * table.overhead.layer_cycles
+        more = 1.001 * 0.0025 * (widened - call)
+        if not seen.unmeasured:  # estimates have a width of their own
+            assert seen.high_cycles == pytest.approx(plain.high_cycles + more)
+        assert (seen.high_cycles > plain.high_cycles, seen.low_cycles < plain.low_cycles) == (
+            (layers > 0,) * 2
+        )
+        assert ("assumed interval" in seen.describe()) == (layers > 0)
+        cost = CostModel(board, calibrated)
+        assert cost.evaluate(graph, 1).latency_ms == pytest.approx(seen.high_cycles / board.clock_hz * 1e3)
+    few = SearchSpace.for_input((32, 32, 3), 10, blocks=2, channels=(16,), ops=("ir2", "skip"))
+    cost = CostModel(board, calibrated)
+    tables = build_tables(few, cost, samples=2)
+    path = few.build([("ir2", 16), ("ir2", 16)])
+    assert tables.path_latency_ms([(0, 0), (0, 0)]) == pytest.approx(cost.latency_ms(lower(path)))
+
+
+def test_the_calibrating_space_is_kept(tmp_path: Path) -> None:
+    lut, space = Lut.load(TABLE), SearchSpace.for_input((32, 32, 3), 7, blocks=3)
+    path = tmp_path / "edgenas.csv"
+    mine = Interval(0.9991, 1.0012, 45, "modelled", "architectures", space=space)
+    replace(lut, calibration=mine).save(path)
+    assert Lut.load(path).interval == mine
+    mine.save(path, lut.identity)
+    file = intervals_path(path)
+    description = tomllib.loads(file.read_text())
+    description["space"]["strides"] = []
+    write_toml(file, {k: v for k, v in description.items() if k not in ("checksum", "format")})
+    with pytest.raises(LutError, match="no blocks"):
+        Lut.load(path)
+
+
+def test_shipped_tables_say_what_calibrated_them() -> None:
+    for path in sorted(asset_dir("luts").glob("*/edgenas.csv")):
+        assert Lut.load(path).interval.space == SearchSpace.for_input((28, 28, 1), 10), path
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (1.1, 1.0), (0.9, math.inf), (0.9, math.nan)])
