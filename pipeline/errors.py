@@ -40,6 +40,10 @@ class LutError(EdgeNasError):
     """A latency table that is missing, damaged or of another identity."""
 
 
+class StorageError(EdgeNasError):
+    """A file or folder that cannot be written: a full disk, missing permission."""
+
+
 class ToolError(EdgeNasError):
     """A compiler, emulator or other program that is missing or failed."""
 

@@ -30,7 +30,7 @@ from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
-from pipeline.storage import write_text
+from pipeline.storage import usable_folder, write_text
 from pipeline.train.config import INCIDENTAL
 from pipeline.validate import Validation
 
@@ -78,12 +78,7 @@ class Run(RunInputs):
                     hint="the path of a trained teacher, as seen from here; without files one is trained",
                 )
         folder = runs / settings.name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"{folder} cannot be made: {error.strerror}", hint="choose another --runs"
-            ) from error
+        usable_folder(folder, "--runs")
         return cls(settings, folder, data, Reporter(quiet=quiet))
 
     # -- stages ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from pipeline.report.document import core_document, energy_figure, predicted_lat
 from pipeline.report.verdict import budget_checks, budget_figures
 from pipeline.search.energy import unknown_current
 from pipeline.space.budgets import Budgets, Cost
-from pipeline.storage import write_text
+from pipeline.storage import usable_folder, write_text
 from pipeline.tflm.library import ENGINES as TFLM_ENGINES
 from pipeline.validate import Inputs, random_inputs, read_inputs
 from pipeline.validate.tflm import TflmValidation, validate_tflm
@@ -172,12 +172,12 @@ class SingleModel:
                 f"unknown engine '{engine}'", hint=f"choose one of: edgenas, {', '.join(TFLM_ENGINES)}"
             )
         model = load(self.path)
+        usable_folder(self.folder, "--out")
         x, labels, _ = self._inputs(model, images, inputs, seed)
         with self.reporter.bar("validate", len(x)) as bar:
             result = validate_tflm(
                 self.path.read_bytes(), self.board, x, labels, self.budgets, self.folder / engine, engine=engine,
                 on_image=lambda n: bar.update(n, "images"),
             )  # fmt: skip
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "tflm.json", json.dumps(result.to_json(), indent=2) + "\n")
         return result

@@ -46,7 +46,7 @@ from pipeline.space.cells import CellSpace
 from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
 from pipeline.space.vetoes import Vetoes
-from pipeline.storage import write_bytes
+from pipeline.storage import usable_folder, write_bytes
 from pipeline.validate import Validation, validate
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ def deploy(
         raise ModelError(
             f"{path.name} cannot be deployed: {'; '.join(against)}", hint="loosen [vetoes], or search again"
         )
+    usable_folder(folder, "--out")  # before anything is measured
     lut = obtain_lut(
         board, [node.op for node in model.graph.nodes if node.op.kind != "reshape"], folder / "lut", reporter
     )
@@ -333,9 +334,9 @@ def profile_boards(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Measure a run file's search space, or the default ones, on each board, several boards at a time.
 
-    Returns where each table is and its size. Measurements are journalled in the user's cache, so an interrupted
-    call goes on. `bound` left out: emulators measure everything, real boards until held-out operators are
-    predicted within REAL_BOARD_BOUND.
+    Returns where each table is and its size; raises ConfigError at once where no table could be written there.
+    Measurements are journalled in the user's cache, so an interrupted call goes on. `bound` left out: emulators
+    measure everything, real boards until held-out operators are predicted within REAL_BOARD_BOUND.
     """
     reporter = Reporter(quiet=quiet)
     if runfile is not None:
@@ -346,8 +347,12 @@ def profile_boards(
         spaces = [SearchSpace.for_input(shape, 10) for shape in ((28, 28, 1), (32, 32, 3))]
     ops = sorted({op for space in spaces for op in space.operators()})
 
+    paths = {board.name: lut_path(board, out, engine) for board in boards}
+    for path in paths.values():
+        usable_folder(path.parent, "--out")  # hours of measuring come before the table is written
+
     def one(board: Board) -> dict[str, Any]:
-        path = lut_path(board, out, engine)
+        path = paths[board.name]
         journal = cache_dir() / "profile" / f"{board.name}.sqlite"
         limit = bound if bound is not None else 0.0 if board.emulator else REAL_BOARD_BOUND
         lut = profile(

@@ -1,21 +1,65 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that can be written to."""
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
+from pipeline.errors import ConfigError, StorageError
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename over it: an interruption leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write beside `path`, then rename over it: an interruption leaves the old file or the new one.
+
+    Raises StorageError (no room, no permission); what was there before is kept.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        kept = "; what was there before is kept" if path.is_file() else ""
+        raise StorageError(f"{path} cannot be written: {error.strerror}{kept}", hint=remedy(error)) from error
 
 
 def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
+
+
+def usable_folder(path: Path, option: str) -> Path:
+    """`path`, made where it is missing. Raises ConfigError that names `option` where nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        why = "it is a file" if path.is_file() else error.strerror
+        hint = remedy(error) if error.errno in NO_ROOM else "give a folder that you may write to"
+        raise ConfigError(f"{option}: {path} cannot be used as a folder: {why}", hint=hint) from error
+    return path
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a file that cannot be read or written."""
+    if error.errno in NO_ROOM:
+        return "make room on that disk and give the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "use a place that you may write to, or change its permissions"
+    return "see that the path is right, and whether it leads to a file or a folder"
+
+
+def why_unreadable(error: Exception) -> str:
+    """What is said of a .npy or .npz file that NumPy refuses: its own words speak of its arguments."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "pickle" in str(error):
+        return "it holds Python objects, or is no file of arrays at all"
+    return str(error) or "it ends too early"

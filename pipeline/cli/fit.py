@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     print_json,
     stdout,
 )
+from pipeline.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +54,12 @@ def register(app: typer.Typer) -> None:
         from pipeline.fit import fit_to_target
         from pipeline.fleet import Targets
         from pipeline.run import Run
+        from pipeline.storage import usable_folder
 
         run = Run.open(runfile, data=data, runs=runs, quiet=json)
+        usable_folder(out.parent, "--out")
+        if out.is_dir():
+            raise ConfigError(f"--out: {out} is a folder", hint="give the path of a file, such as m4.npz")
         config = run.settings.search.predictor
         config = replace(
             config, models=models or config.models, residual=config.residual and not alone, file=""

@@ -42,11 +42,12 @@ def register(app: typer.Typer) -> None:
         from pipeline.boards import load_board
         from pipeline.firmware import build, render_bench
         from pipeline.flashers import choose, flash_and_greet
+        from pipeline.storage import usable_folder
 
         chosen = load_board(board)
         choose(chosen, kind)  # before a build that nothing here could flash
         if elf is None:
-            folder = runs / f"bench-{chosen.name}"
+            folder = usable_folder(runs / f"bench-{chosen.name}", "--runs")
             elf = build(render_bench(chosen, folder), chosen).elf
         done = flash_and_greet(chosen, elf, kind=kind, port=port, upload_port=upload_port, serial=serial)
         if json:

@@ -19,6 +19,7 @@ from pipeline.data.images import decode_many
 from pipeline.data.places import ENVIRONMENT, cache_dir, download, usual_places
 from pipeline.data.registry import register
 from pipeline.errors import DataError
+from pipeline.storage import why_unreadable
 
 NAME = "cifar10"
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -97,7 +98,7 @@ def _from_npz(file: Path) -> Arrays:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} is not a readable .npz file: {error}", hint=_HINT) from error
+        raise DataError(f"{file} is not a readable .npz file: {why_unreadable(error)}", hint=_HINT) from error
     kinds = ("jpeg", "offset", "y") if "jpeg_train" in arrays else ("x", "y")
     lacking = [f"{k}_{part}" for k in kinds for part in ("train", "test") if f"{k}_{part}" not in arrays]
     if lacking:

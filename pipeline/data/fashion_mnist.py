@@ -17,6 +17,7 @@ from pipeline.data.idx import read_idx
 from pipeline.data.places import ENVIRONMENT, cache_dir, download, usual_places
 from pipeline.data.registry import register
 from pipeline.errors import DataError
+from pipeline.storage import why_unreadable
 
 NAME = "fashion_mnist"
 CLASS_NAMES = (
@@ -100,7 +101,7 @@ def read_npz(file: Path) -> Arrays:
         needed = f"needed: {', '.join(IDX_FILES)}"
         raise DataError(f"{file} lacks an array: {error.args[0]}", hint=needed) from error
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} is not a readable .npz file: {error}", hint=hint) from error
+        raise DataError(f"{file} is not a readable .npz file: {why_unreadable(error)}", hint=hint) from error
     return _arrays(arrays, str(file))
 
 

@@ -21,6 +21,7 @@ from pipeline.data.registry import register_with
 from pipeline.data.wav import read_wav
 from pipeline.errors import DataError
 from pipeline.frontend import features
+from pipeline.storage import why_unreadable
 
 NAME = "spoken_digits"
 NPZ_FILE = "fsdd.npz"
@@ -186,7 +187,7 @@ def _from_npz(file: Path, sample_rate: int) -> Clips:
             f"{file} lacks an array: {error.args[0]}", hint=f"needed: {', '.join(_KEYS)}"
         ) from error
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} is not a readable .npz file: {error}", hint=hint) from error
+        raise DataError(f"{file} is not a readable .npz file: {why_unreadable(error)}", hint=hint) from error
     offset, count = a["offset"].astype(np.int64), len(a["y"])
     if (
         a["pcm"].dtype != np.int16 or offset.shape != (count + 1,) or (np.diff(offset) <= 0).any()

@@ -18,6 +18,7 @@ from pipeline.profiler.footprint import measure_flash, sample_graph
 from pipeline.profiler.profile import journalled, lut_path, measure
 from pipeline.profiler.standin import same_core
 from pipeline.progress import Reporter
+from pipeline.storage import usable_folder
 
 MEASUREMENTS = 20  # unless the user says otherwise
 
@@ -41,6 +42,7 @@ def transfer_table(
     board = load_board(board_name)
     count = measurements if measurements is not None else 0 if tables else MEASUREMENTS
     path = lut_path(board, out)
+    usable_folder(path.parent, "--out")
     lut = fit_transfer(
         board, open_base(board, base), journal=cache_dir() / "profile" / f"{board.name}.sqlite", out=path,
         reporter=Reporter(quiet=quiet), measurements=count, tables=tables, targets=targets,

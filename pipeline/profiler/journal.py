@@ -13,10 +13,11 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.errors import LutError
+from pipeline.errors import LutError, StorageError
 from pipeline.latency.lut import Row
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
+from pipeline.storage import remedy
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS measurements (
@@ -62,7 +63,12 @@ class Journal:
     def __init__(self, path: Path, identity_hash: str) -> None:
         self._path, self._identity = path, identity_hash
         self._unwritten: list[Measurement] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"the journal {path} cannot be written: {error.strerror}", hint=remedy(error)
+            ) from error
         try:
             self._db = sqlite3.connect(path, timeout=30.0)
             self._db.executescript(_SCHEMA)

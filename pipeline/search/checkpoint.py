@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import pickle
 import time
 from dataclasses import asdict
@@ -18,6 +18,7 @@ from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
 from pipeline.space.budgets import Budgets
+from pipeline.storage import write_bytes
 
 _FORMAT = 2
 
@@ -103,11 +104,13 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self._saved_at >= self.every_seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the file atomically. A state with values that are not finite does not replace a good one."""
+        """Replace the file atomically. A state with values that are not finite does not replace a good one.
+
+        Raises StorageError where there is no room for it; the last one is kept.
+        """
         if self.path is None or not _finite(state):
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        torch.save({"identity": self.identity, "state": state}, part)
-        os.replace(part, self.path)  # noqa: PTH105 - the atomic rename is the point
+        content = io.BytesIO()
+        torch.save({"identity": self.identity, "state": state}, content)
+        write_bytes(self.path, content.getbuffer())
         self._saved_at = time.monotonic()

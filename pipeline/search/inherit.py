@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -13,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.search.candidates import ExactPath
 from pipeline.search.supernet import Affine, SuperBlock, Supernet
 from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
+from pipeline.storage import write_bytes
 
 # `weight`, and `scale` and `shift` of its normalization or a `bias`.
 LayerWeights: TypeAlias = dict[str, Tensor]
@@ -64,10 +66,10 @@ def _block(block: SuperBlock, op: str, arriving: int, channels: int) -> list[Lay
 
 
 def save_weights(path: Path, weights: list[LayerWeights]) -> None:
-    """Write `path`, replacing it in one step."""
-    partial = path.with_name(path.name + ".part")
-    torch.save(weights, partial)
-    partial.replace(path)
+    """Write `path`, replacing it in one step. Raises StorageError."""
+    content = io.BytesIO()
+    torch.save(weights, content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_weights(path: Path) -> list[LayerWeights]:

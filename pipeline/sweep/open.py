@@ -13,6 +13,7 @@ from pipeline.runfile import RunFile
 from pipeline.search.settings import check_settings
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
+from pipeline.storage import usable_folder
 from pipeline.sweep.bench import Bench
 from pipeline.sweep.grid import grid, method_list, numbers, seed_list
 from pipeline.sweep.sweep import Sweep
@@ -47,6 +48,7 @@ def open_sweep(
             "search.hyper.boards has no effect in a sweep, which compares searches for the run file's board alone",
             hint="leave it out; edgenas search trains for several boards",
         )
+    usable_folder(folder, "--out")
     arrays = stages.load_data(settings, data)
     for warning in arrays.warnings:
         reporter.warn(warning)

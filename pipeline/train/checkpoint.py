@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
+from pipeline.storage import write_bytes
 from pipeline.train.config import INCIDENTAL
 
 _FORMAT = 3
@@ -33,11 +35,10 @@ def fingerprint(description: dict[str, Any], data: DataSet, config: dict[str, An
 
 
 def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `file`, replacing it in one step."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".part")
-    torch.save(state, partial)
-    partial.replace(file)
+    """Write `state` to `file`, replacing it in one step. Raises StorageError (no room); the last one is kept."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(file, content.getbuffer())
 
 
 def read_state(file: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.engine import Model
 from pipeline.errors import DataError
 from pipeline.frontend import FrontEnd, features
+from pipeline.storage import why_unreadable
 
 
 class Inputs(NamedTuple):
@@ -46,11 +49,11 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
         y = np.asarray(loaded["y"]) if path.suffix == ".npz" and "y" in loaded.files else None
     except FileNotFoundError as error:
         raise DataError(f"no such file: {path}", hint="give a .npy or .npz of inputs") from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", hint="a .npy, or an .npz with array 'x'"
+            f"{path} cannot be read: {why_unreadable(error)}", hint="a .npy, or an .npz with array 'x'"
         ) from error
-    labels = None if y is None else y[:limit].astype(np.int64)
+    labels = None if y is None else _labels(path, x, y)[:limit]
     if x.dtype == np.int16:
         return _clips(path, x[:limit] if x.ndim else x, labels, model.front_end)
     shape = model.input_shape[1:]
@@ -67,6 +70,16 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
     elif x.dtype != np.int8:
         raise DataError(f"{path} holds {x.dtype}", hint="int8, uint8, floating point, or int16 for sound")
     return Inputs(np.ascontiguousarray(x), labels)
+
+
+def _labels(path: Path, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+    if y.shape != (x.shape or (0,))[:1]:
+        raise DataError(
+            f"{path}: y has shape {y.shape}, x {x.shape}", hint="one class for each input, or leave y out"
+        )
+    if not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"{path}: y holds {y.dtype}", hint="the number of each input's class, from 0")
+    return y.astype(np.int64)
 
 
 def _clips(

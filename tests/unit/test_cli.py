@@ -301,6 +301,40 @@ def test_errors_as_json(model: Path, tmp_path: Path) -> None:
     assert "nothing" in document["error"] and document["hint"]
 
 
+def test_command_lines_that_cannot_be_understood_as_json(tmp_path: Path) -> None:
+    for arguments, word in (
+        (("deploy",), "model"),
+        (("bogus",), "bogus"),
+        (("deploy", "m.tflite", "--board", "b", "--latency-ms", "fast"), "--latency-ms"),
+        (("lut", "check", "--board", "b", "--count", "1"), "--count"),
+        (("boards", "--nonsense"), "--nonsense"),
+    ):
+        done = edgenas(*arguments, "--json", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr == ""
+        document = json.loads(done.stdout)
+        assert word in document["error"] and "--help" in document["hint"], document
+        assert document["hint"].startswith("see edgenas")
+
+
+def test_a_file_where_a_folder_is_meant(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run.toml"
+    run.write_text(RUNFILE)
+    board = ("--board", "qemu-cortex-m4")
+    for arguments, option in (
+        (("deploy", model, *board), "--out"),
+        (("validate", model, *board), "--out"),
+        (("profile", *board), "--out"),
+        (("sweep", run), "--out"),
+        (("run", run), "--runs"),
+    ):
+        refused(
+            edgenas(*arguments, option, model, cwd=tmp_path),
+            f"error: {option}: {model}",
+            "cannot be used as a folder",
+        )
+    assert load(model).parameters == 0
+
+
 def without(folder: Path, *absent: str) -> str:
     """A PATH of one folder that links every program found but those that are to be missing."""
     folder.mkdir()

@@ -1,0 +1,193 @@
+"""Files that are whole or not there, folders that cannot be written to, and what a user reads of both."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from one_operator import Builder, options, quantization
+
+from pipeline.cli import main
+from pipeline.engine import Model, load
+from pipeline.errors import ConfigError, DataError, EdgeNasError, StorageError
+from pipeline.profiler.journal import Journal
+from pipeline.search.checkpoint import Checkpoint
+from pipeline.search.inherit import load_weights, save_weights
+from pipeline.stages import profile_boards
+from pipeline.storage import usable_folder, write_text
+from pipeline.train.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.validate import read_inputs
+
+BIG = {"w": torch.zeros(100_000)}
+SMALL = {"w": torch.ones(3)}
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes: writes fail as on a full disk, after a part of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def checked(error: EdgeNasError, *words: str) -> None:
+    assert error.exit_code == 2 and error.hint
+    assert all(word in error.message for word in words), error.message
+
+
+def test_a_search_keeps_its_last_checkpoint_where_there_is_no_room(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "deep" / "search.pt", {"seed": "1"}, 0.0)
+    checkpoint.save(SMALL)
+    with room_for(10_000), pytest.raises(StorageError) as caught:
+        checkpoint.save(BIG)
+    checked(caught.value, "search.pt", "File too large", "what was there before is kept")
+    found = checkpoint.load()
+    assert found is not None and torch.equal(found["w"], SMALL["w"])
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["search.pt"]
+    checkpoint.save(BIG)
+    found = checkpoint.load()
+    assert found is not None and torch.equal(found["w"], BIG["w"])
+
+
+def test_so_does_a_training(tmp_path: Path) -> None:
+    path = tmp_path / "train.pt"
+    save_checkpoint(path, {"identity": "a", **SMALL})
+    with room_for(10_000), pytest.raises(StorageError, match=r"train\.pt cannot be written: File too large"):
+        save_checkpoint(path, {"identity": "a", **BIG})
+    assert torch.equal(load_checkpoint(path, "a")["w"], SMALL["w"])
+    save_weights(path, [SMALL])
+    with room_for(10_000), pytest.raises(StorageError):
+        save_weights(path, [BIG])
+    assert torch.equal(load_weights(path)[0]["w"], SMALL["w"])
+    assert [found.name for found in tmp_path.iterdir()] == ["train.pt"]
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    assert usable_folder(tmp_path / "a" / "b", "--out").is_dir()
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").write_text("mine")
+    for path, why in (
+        (tmp_path / "file", "it is a file"),
+        (tmp_path / "file" / "sub", "Not a directory"),
+        (Path("/proc/nothing"), "No such file or directory"),  # read-only for root, too
+    ):
+        with pytest.raises(ConfigError) as caught:
+            usable_folder(path, "--out")
+        checked(caught.value, "--out", str(path), why)
+    assert (tmp_path / "file").read_text() == "mine"
+    with room_for(0), pytest.raises(StorageError) as full:
+        write_text(tmp_path / "new" / "x.txt", "text")
+    checked(full.value, "x.txt")
+    assert "kept" not in full.value.message and not list((tmp_path / "new").iterdir())
+
+
+def test_a_table_that_could_not_be_written_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import stages
+    from pipeline.boards import load_board
+
+    monkeypatch.setattr(stages, "profile", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--out: .*file.* cannot be used"):
+        profile_boards([load_board("qemu-cortex-m4")], None, tmp_path / "file", quiet=True)
+
+
+def test_journal_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match="journal") as caught:
+        Journal(tmp_path / "file" / "journal.sqlite", "id")
+    checked(caught.value, "journal.sqlite", "File exists")
+
+
+def outcome(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """Exit status of the command line with `arguments`, in this process."""
+    monkeypatch.setattr("sys.argv", ["edgenas", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    return caught.value.code
+
+
+def test_what_nobody_foresaw_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: OSError) -> Any:
+        def boards() -> None:
+            raise error
+
+        return boards
+
+    for number, hint in (
+        (errno.EACCES, "permissions"),
+        (errno.ENOSPC, "make room"),
+        (errno.ENOTDIR, "folder"),
+    ):
+        error = OSError(number, "reason", "/some/where")
+        monkeypatch.setattr("pipeline.cli.boards.board_names", fail(error))
+        assert outcome(monkeypatch, "boards") == 2
+        said = capsys.readouterr().err
+        assert "error: /some/where: reason\n" in said and hint in said.split("hint:")[1]
+        assert outcome(monkeypatch, "boards", "--json") == 2
+        assert '"error": "/some/where: reason"' in capsys.readouterr().out
+    monkeypatch.setattr("pipeline.cli.boards.board_names", fail(OSError("a defect of ours")))
+    monkeypatch.setattr("sys.argv", ["edgenas", "boards"])
+    with pytest.raises(OSError, match="a defect of ours"):
+        main.main()
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    b = Builder()
+    q = quantization(0.05, 3)
+    x = b.tensor((1, 2, 2, 1), q)
+    out = b.tensor((1, 4), q)
+    b.operator("RESHAPE", (x, b.tensor((2,), None, [1, 4], np.int32)), out,
+               options("ReshapeOptions", newShape=[1, 4]))  # fmt: skip
+    return load(b.content([x], out))
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.zeros(2, np.int64), ("y has shape (2,)", "x (3, 2, 2, 1)")),
+        (np.zeros((3, 10), np.int64), ("y has shape (3, 10)",)),
+        (np.array(["a", "b", "c"]), ("y holds <U1",)),
+        (np.array(1), ("y has shape ()",)),
+    ],
+)
+def test_labels_that_do_not_belong_to_the_inputs(
+    y: Any, words: tuple[str, ...], model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "inputs.npz"
+    np.savez(path, x=np.zeros((3, 2, 2, 1), np.int8), y=y)
+    with pytest.raises(DataError) as caught:
+        read_inputs(path, model, 3)
+    checked(caught.value, "inputs.npz", *words)
+    np.savez(path, x=np.zeros((3, 2, 2, 1), np.int8), y=np.array([1, 2, 0]))
+    labels = read_inputs(path, model, 2).labels
+    assert labels is not None and labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"no array at all", b"", b"PK\x03\x04 torn"])
+def test_inputs_that_are_no_arrays(content: bytes, model: Model, tmp_path: Path) -> None:
+    for name in ("inputs.npy", "inputs.npz"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            read_inputs(tmp_path / name, model, 3)
+        checked(caught.value, name)
+        assert "allow_pickle" not in caught.value.message
+    with pytest.raises(DataError, match="Is a directory"):
+        read_inputs(tmp_path, model, 3)
+    np.save(tmp_path / "objects.npy", np.array([{}, 1], object), allow_pickle=True)
+    with pytest.raises(DataError, match="Python objects"):
+        read_inputs(tmp_path / "objects.npy", model, 3)
