@@ -296,6 +296,12 @@ class EdgeRun(Run):
     def _add_search_and_training(self, document: dict[str, Any], trained: dict[str, Any]) -> None:
         super()._add_search_and_training(document, trained)
         effort = self.effort()
+        shown, asked = document["budgets"].get("latency_ms"), self._asked.latency_ms
+        if shown and asked is not None and shown["value"] != asked:
+            how = "measured" if self.load else "given"
+            shown["note"] = (
+                f"of an idle device: {asked:g} ms (given) / a load of {self.latency_scale:.4g} ({how})"
+            )
         document["adaptation"] = {
             "cloud": str(self.cloud.folder),
             "cloud_checkpoint": self.cloud.identity,

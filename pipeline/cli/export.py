@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json, stdout
+from pipeline.cli.common import (
+    DEFAULT_RUNS,
+    DataPath,
+    Json,
+    RunFile,
+    RunsDir,
+    example,
+    print_figures,
+    print_json,
+    stdout,
+)
+from pipeline.figures import Figure
 
 
 def register(app: typer.Typer) -> None:
@@ -20,11 +31,9 @@ def register(app: typer.Typer) -> None:
         if json:
             print_json(result)
         else:
-            accuracy = result["accuracy"]
-            for name, label in (
-                ("float", "float"),
-                ("fake_quantized", "fake-quantized"),
-                ("int8", "INT8 file"),
-            ):
-                stdout.print(f"{label:15} {100 * accuracy[name]['value']:.2f} %", markup=False)
+            rows = [
+                (f"accuracy, {name.replace('_', '-')}", Figure.from_json(figure))
+                for name, figure in result["accuracy"].items()
+            ]
+            print_figures(run.settings.name, rows)
             stdout.print(f"written: {run.folder / 'model.tflite'}", markup=False)

@@ -63,6 +63,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.run import Run
         from pipeline.search import Request, complexity_of
         from pipeline.search.settings import check_yields_family
+        from pipeline.space.architecture import lower
 
         run = Run.open(runfile, data=data, runs=runs, quiet=json)
         settings = run.settings
@@ -95,7 +96,10 @@ def register(app: typer.Typer) -> None:
         if json:
             print_json({"seconds": round(seconds, 2), "written": str(path), **result.to_json()})
         else:
-            stdout.print(_table(result, request.target.name, budgets.latency_ms, seconds))
+            cost = request.target.cost
+            graphs = [lower(c.architecture) for c in result.candidates]
+            source = "estimated" if any(cost.predict(graph).unmeasured for graph in graphs) else "modelled"
+            stdout.print(_table(result, request.target.name, budgets.latency_ms, seconds, source))
             stdout.print(f"written: {path}", markup=False)
 
 
@@ -116,10 +120,18 @@ def _component(text: str) -> tuple[str, float]:
         ) from error
 
 
-def _table(result: SearchResult, board: str, limit: Any, seconds: float) -> Table:
-    title = f"{board}, at most {limit:g} ms: {len(result.candidates)} members in {seconds:.1f} s"
+def _table(result: SearchResult, board: str, limit: Any, seconds: float, source: str) -> Table:
+    """`source`: provenance of the latencies, which are the table's upper ends."""
+    title = f"{board}, at most {limit:g} ms (given): {len(result.candidates)} members in {seconds:.1f} s"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("latency, ms", "SRAM", "flash", "parameters", "accuracy"):
+    columns = (
+        f"latency, ms\n({source})",
+        "SRAM\n(modelled)",
+        "flash\n(modelled)",
+        "parameters",
+        "accuracy\n(measured)",
+    )
+    for column in columns:
         table.add_column(column, justify="right")
     table.add_column("architecture")
     for c in result.candidates:

@@ -50,7 +50,8 @@ def print_outcome(document: dict[str, Any]) -> None:
     if robustness.get("highest_load"):
         stdout.print(
             f"the latency budget holds up to a load of {robustness['highest_load']:.2f}, and down to "
-            f"{robustness['slowest_clock_hz'] / 1e6:.1f} MHz without load",
+            f"{robustness['slowest_clock_hz'] / 1e6:.1f} MHz without load "
+            f"({document['latency_ms']['predicted']['provenance']}, by the prediction's upper end)",
             markup=False,
         )
     outputs = (document.get("exits") or {}).get("outputs", [])

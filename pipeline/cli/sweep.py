@@ -86,18 +86,21 @@ def register(app: typer.Typer) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    """Hypervolumes and the best of each limit."""
+    """Hypervolumes and the best of each limit, each with where its figures come from."""
+    latency, accuracy = document["latency_provenance"], document["accuracy"]["provenance"]
     volumes = document["hypervolume"]["methods"]
     for method, found in volumes.items():
         if found["n"]:
             text = f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] ms, n = {found['n']} seeds"
+            text += f" (latency {latency}, accuracy {accuracy})"
             stdout.print(f"{method}: hypervolume {text}", markup=False)
     for row in document["best"]:
         best = row["best"]
         text = "nothing found"
         if best:
-            text = f"{100 * best['accuracy']:.2f} % by {best['method']} (seed {best['seed']}), {best['architecture']}"
-        stdout.print(f"{row['limit_ms']:g} ms: {text}", markup=False)
+            text = f"{100 * best['accuracy']:.2f} % ({accuracy}) by {best['method']} (seed {best['seed']}), "
+            text += f"{best['latency_ms']:.2f} ms ({latency}), {best['architecture']}"
+        stdout.print(f"at most {row['limit_ms']:g} ms (given): {text}", markup=False)
     for failure in document["failures"]:
         where = f"{failure['method']}, seed {failure['seed']}, {failure['latency_ms']:g} ms"
         stdout.print(f"{failure['kind']}: {where}: {failure['reason']}", markup=False)

@@ -128,7 +128,7 @@ def core_document(
         },
         "stack_bytes": {
             "reserved": _bytes(
-                validation.stack_reserve_bytes, "measured", "linker script, told by the device"
+                validation.stack_reserve_bytes, "given", "by the board's file; the device tells the same"
             ),
             "high_water": _bytes(
                 validation.stack_used_bytes, "measured", "painted stack, after all inferences"
@@ -266,7 +266,10 @@ def layer_rows(model: Model, prediction: Prediction, validation: Validation) -> 
 def memory_map(
     model: Model, flash: FlashModel, build: Build, validation: Validation, sound: SoundCost | None = None
 ) -> dict[str, Any]:
-    """Arena buffers over time, and what SRAM and flash are spent on."""
+    """Arena buffers over time, and what SRAM and flash are spent on: rows with each figure's provenance.
+
+    The sums are what the ELF says.
+    """
     constants = sum(select(layer.op).constant_bytes for layer in model.layers)
     weights = sum(layer.arrays["weights"].nbytes for layer in model.layers if "weights" in layer.arrays)
     kernels = flash.code_bytes([layer.kernel for layer in model.layers])
@@ -276,7 +279,14 @@ def memory_map(
     clip = {
         "name": "clip and front end",
         "bytes": model.arena_bytes - arena,
+        "provenance": "modelled",
         "note": "beyond the arena, in which they lie before the inference",
+    }
+    front_end_row = {
+        "name": "front end",
+        "bytes": front_end,
+        "provenance": "modelled",
+        "note": "code and tables",
     }
     return {
         "arena_bytes": arena,
@@ -284,19 +294,23 @@ def memory_map(
         "peak_text": explain_peak(model.plan, model.graph),
         "buffers": _buffers(model.graph, model),
         "sram": [
-            {"name": "activation arena", "bytes": arena, "note": "exact: planned and linked"},
+            {"name": "activation arena", "bytes": arena, "provenance": "modelled",
+             "note": "exact: planned and linked"},
             *([clip] if sound else []),
             {"name": "other static RAM", "bytes": build.static_ram_bytes - model.arena_bytes,
-             "note": "wire buffers, counters"},
-            {"name": "stack", "bytes": build.stack_bytes,
-             "note": f"reserved; {validation.stack_used_bytes} used at most"},
+             "provenance": "measured", "note": "wire buffers, counters"},
+            {"name": "stack", "bytes": build.stack_bytes, "provenance": "given",
+             "note": f"reserved; {validation.stack_used_bytes} used at most (measured)"},
         ],
         "flash": [
-            {"name": "weights", "bytes": weights, "note": "int8"},
-            {"name": "other constants", "bytes": constants - weights, "note": "biases, multipliers, parameters"},
-            {"name": "kernels", "bytes": kernels, "note": "those used, with what they call"},
-            *([{"name": "front end", "bytes": front_end, "note": "code and tables"}] if sound else []),
-            {"name": "application", "bytes": rest, "note": "start-up, wire server, checks, layer calls"},
+            {"name": "weights", "bytes": weights, "provenance": "modelled", "note": "int8, as in the file"},
+            {"name": "other constants", "bytes": constants - weights, "provenance": "modelled",
+             "note": "biases, multipliers, parameters"},
+            {"name": "kernels", "bytes": kernels, "provenance": "modelled",
+             "note": "those used, with what they call"},
+            *([front_end_row] if sound else []),
+            {"name": "application", "bytes": rest, "provenance": "modelled",
+             "note": "the rest of the ELF: start-up, wire server, checks, layer calls"},
         ],
     }  # fmt: skip
 

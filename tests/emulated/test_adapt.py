@@ -203,6 +203,9 @@ def test_a_measured_load_tightens_the_deadline(runs: Path) -> None:
     assert report["feasible"]
     assert report["latency_ms"]["predicted"]["value"] * load["upper"] <= 16.0
     assert report["adaptation"]["deadline_ms"] == 16.0
+    budget = report["budgets"]["latency_ms"]
+    assert budget["value"] == pytest.approx(10.0, rel=0.01) and budget["provenance"] == "given"
+    assert budget["note"].startswith("of an idle device: 16 ms (given) / a load of 1.6 (measured)")
     assert report["adaptation"]["deadline_idle_ms"] == pytest.approx(10.0, rel=0.01)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -139,6 +140,13 @@ def test_what_no_input_reached_is_judged_by_its_prediction(tmp_path: Path) -> No
     assert "no input reached the last output" in found["latency_ms"]["emulated"]["note"]
     html = render_html({**found, "architecture": ARCHITECTURE.to_json()})
     assert html.count("not reached") == 2 and "no input reached the output exit2" in html
+    # every figure says where it comes from
+    for rows in (found["memory_map"]["sram"], found["memory_map"]["flash"]):
+        assert {row["provenance"] for row in rows} <= {"measured", "modelled", "given"}
+    assert found["memory_map"]["sram"][-1]["provenance"] == "given"
+    assert found["stack_bytes"]["reserved"]["provenance"] == "given"
+    cells = re.findall(r'<tr><td>(?:stack|kernels|weights)</td><td class="n">[^<]*</td><td>(.*?)</td>', html)
+    assert len(cells) == 3 and all('class="tag' in cell for cell in cells)
     # with time for the last output it is accepted, and it is still said what was not seen
     accepted = document(replace(budgets, latency_ms=last * 1.001))
     assert accepted["feasible"] and len([w for w in accepted["warnings"] if "no input reached" in w]) == 2

@@ -172,6 +172,16 @@ def test_files(finished: Path) -> None:
     assert "<html" in (folder / "report.html").read_text()
 
 
+def test_export_says_where_its_figures_come_from(finished: Path, tmp_path: Path) -> None:
+    export = [sys.executable, "-m", "pipeline.cli.main", "export", str(write_runfile(tmp_path))]
+    done = subprocess.run(
+        [*export, "--runs", str(finished)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("accuracy, ")]
+    assert len(rows) == 3 and all("measured" in row and "whole test split" in row for row in rows)
+
+
 def test_second_run_does_nothing_twice(finished: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from search_standins import DATA, SMALL, TINY, MacCost
 
+from pipeline.cli.family import _table
 from pipeline.errors import ConfigError
 from pipeline.search import Request, SearchResult, Target, ask_family, complexity_of, search_for
 from pipeline.search.costs import build_tables, exact_cost
@@ -77,6 +78,15 @@ def test_one_run_serves_both_boards_within_the_budgets_of_each(trained):
     # both boards have members that trained alone, all for as long
     own = [c for c in result.candidates if c.proxy_accuracy is not None]
     assert {c.board for c in own} == {"slow", "fast"} and len({c.proxy_steps for c in own}) == 1
+
+
+def test_the_table_of_a_family_says_where_its_figures_come_from(trained):
+    _, result = trained
+    table = _table(result, "slow", 4.0, 1.0, "modelled")
+    assert [str(column.header).partition("\n")[2] for column in table.columns] == [
+        "(modelled)", "(modelled)", "(modelled)", "", "(measured)", ""
+    ]  # fmt: skip
+    assert "(given)" in str(table.title)
 
 
 def test_the_result_has_a_front_per_board_and_survives_json(trained):

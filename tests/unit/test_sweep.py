@@ -22,6 +22,7 @@ pytest.importorskip("torch")
 import numpy as np
 from search_standins import DATA, SMALL, TINY, MacCost
 
+from pipeline.cli.sweep import _print
 from pipeline.errors import ConfigError
 from pipeline.progress import Reporter
 from pipeline.report import read_sweep, render_sweep, write_sweep
@@ -297,7 +298,7 @@ def journal(sweep: Sweep, job: Job, latency_ms: float, accuracy: float) -> None:
     sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
 
 
-def test_hypervolumes_are_areas_of_whole_seeds(tmp_path: Path) -> None:
+def test_hypervolumes_are_areas_of_whole_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = grid(["edgenas", "random"], [0, 1], [10.0, 20.0])
     sweep = Sweep(BENCH, jobs, tmp_path, QUIET)
     for seed, gain in ((0, 0.0), (1, 0.1)):
@@ -321,6 +322,10 @@ def test_hypervolumes_are_areas_of_whole_seeds(tmp_path: Path) -> None:
     best = document["best"][1]
     assert best["best"]["method"] == "edgenas" and best["best"]["accuracy"] == pytest.approx(0.85)
     assert best["methods"]["random"]["n"] == 1
+    _print(document)
+    said = capsys.readouterr().out
+    assert "(latency modelled, accuracy measured)" in said
+    assert "at most 20 ms (given): 85.00 % (measured) by edgenas (seed 1), 18.00 ms (modelled)" in said
     assert [f["kind"] for f in document["failures"]] == ["not done"]
     assert (document["searches"], document["finished"]) == (8, 7)
     assert document["effort"]["methods"]["random"] == {
