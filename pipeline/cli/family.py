@@ -78,8 +78,9 @@ def register(app: typer.Typer) -> None:
             if value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value:g}", hint="give a limit above 0")
         budgets = replace(settings.budgets, **given)
+        cost = run.cost if own else run.cost_on(board)
         request = Request(
-            stages.search_target(run.cost if own else run.cost_on(board), budgets, settings.robustness),
+            stages.search_target(cost, budgets, settings.robustness),
             complexity_of(run.space.ops, dict(_component(text) for text in penalize or [])),
             members,
             train_steps=train_steps,
@@ -96,7 +97,6 @@ def register(app: typer.Typer) -> None:
         if json:
             print_json({"seconds": round(seconds, 2), "written": str(path), **result.to_json()})
         else:
-            cost = request.target.cost
             graphs = [lower(c.architecture) for c in result.candidates]
             source = "estimated" if any(cost.predict(graph).unmeasured for graph in graphs) else "modelled"
             stdout.print(_table(result, request.target.name, budgets.latency_ms, seconds, source))
