@@ -233,7 +233,7 @@ class EdgeStage:
         validation = Validation.of(task.data, self.spending.ranking_images, task.seed)
         for path in pool:
             if path not in self.selection.scored:
-                self.selection.scored[path] = validation.accuracy(self.net, path)
+                self.selection.scored[path] = validation.accuracy(self.net, path, _RATE)
                 if self.checkpoint.due():
                     self._save()
             task.report("ranking", self.spending.steps + len(self.selection.scored), self.total)
@@ -268,7 +268,7 @@ class EdgeStage:
                 lr=adapt.learning_rate, rng=task.rng(_CONTEST), on_step=on_step, rate_name=_RATE,
             )  # fmt: skip
             learnt[path] = inherited(own, path)
-            return validation.accuracy(own, path)
+            return validation.accuracy(own, path, _RATE)
 
         def done(path: ExactPath, accuracy: float) -> None:
             proxied[path] = accuracy

@@ -132,12 +132,18 @@ class Validation:
         parts = np.array_split(index, max(1, len(index) // batch))
         return cls(tuple(tensors(data.x_val[p], data.y_val[p]) for p in parts))
 
-    def accuracy(self, net: Supernet, path: Path) -> float:
-        """Fraction of the images that `path` classifies correctly."""
+    def accuracy(self, net: Supernet, path: Path, rate_name: str = RATE) -> float:
+        """Fraction of the images that `path` classifies correctly.
+
+        Raises ConfigError where its outputs are no numbers: the last step's weights have seen no loss yet.
+        """
         correct = total = 0
         with torch.inference_mode():
             for x, y in self.batches:
-                correct += int((net(x, path).argmax(1) == y).sum())
+                logits = net(x, path)
+                if not torch.isfinite(logits).all():
+                    raise diverged(net, path, x, "validation gives no numbers", rate_name)
+                correct += int((logits.argmax(1) == y).sum())
                 total += len(y)
         return correct / total
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.data import DataSet
 from pipeline.train.config import TrainConfig
 
 _SHUFFLE, _AUGMENT, _CUT, _MIX, _PLAIN = 1, 2, 3, 4, 5  # separate random streams
@@ -55,6 +56,14 @@ class Batches:
         self._blank = int(np.rint(x.mean())) if self.cutout else 0  # what says least: the mean pixel
         self._epoch = -1
         self._order = self._on_device(np.empty(0, np.int64))
+
+    @classmethod
+    def of(cls, data: DataSet, config: TrainConfig, seed: int, device: torch.device) -> Batches:
+        """The training split's."""
+        return cls(
+            data.x_train, data.y_train, config,
+            classes=data.classes, seed=seed, mirror=data.mirror, device=device,
+        )  # fmt: skip
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """(images (n, c, h, w) float32, labels (n,) int64) of global step `step`.

@@ -117,15 +117,7 @@ class _Rounds:
         self.file, self.identity = file, identity
         self.network, self.base = network, network.architecture
         self.device = choose(config.device)
-        self.batches = Batches(
-            data.x_train,
-            data.y_train,
-            config,
-            classes=data.classes,
-            seed=seed + _SEED_STEP,
-            mirror=data.mirror,
-            device=self.device,
-        )
+        self.batches = Batches.of(data, config, seed + _SEED_STEP, self.device)
         self.start = shrink.values(widths_of(self.base))
         self.round = 0
         self.record: dict[str, Any] = {}

@@ -149,15 +149,7 @@ class _Training:
         settings |= {"epochs": config.teacher.epochs, "learning_rate": config.teacher.learning_rate}
         self.identity = fingerprint(description, data, settings, seed)
         self.file = folder / f"teacher-{self.identity[:12]}.ckpt" if folder else None
-        self.batches = Batches(
-            data.x_train,
-            data.y_train,
-            config,
-            classes=data.classes,
-            seed=seed,
-            mirror=data.mirror,
-            device=device,
-        )
+        self.batches = Batches.of(data, config, seed, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _build(description, data.input_shape, data.classes)

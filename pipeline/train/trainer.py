@@ -125,15 +125,7 @@ class Training:
     ) -> None:
         self.data, self.config, self.file, self.seed = data, config, checkpoint, seed
         self.device = choose(config.device)
-        self.batches = Batches(
-            data.x_train,
-            data.y_train,
-            config,
-            classes=data.classes,
-            seed=seed,
-            mirror=data.mirror,
-            device=self.device,
-        )
+        self.batches = Batches.of(data, config, seed, self.device)
         self.float_steps = config.float_epochs * self.batches.per_epoch
         self.total_steps = self.float_steps + config.qat_epochs * self.batches.per_epoch
         self.identity = fingerprint(architecture.to_json(), data, asdict(config), seed)

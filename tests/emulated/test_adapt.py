@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from needs import NEEDS_QEMU_ARM
+from tinyruns import SPACE, TRAIN
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -33,16 +34,9 @@ seed = 3
 name = "digits"
 limit = 300
 """
-SMALL_SPACE = """\
-[space]
-blocks = 2
-strides = [2, 2]
-ops = ["dw3", "ir2", "skip"]
-channels = [16, 24]
-"""
 CLOUD = (
     COMMON
-    + SMALL_SPACE
+    + SPACE
     + """\
 [budgets]
 latency_ms = 50.0
@@ -76,12 +70,10 @@ cloud = "cloud"
 share = 0.5
 candidates = 4
 {adapt}
-[train]
+"""
+    + TRAIN
+    + """\
 float_epochs = 1
-qat_epochs = 1
-batch_size = 32
-threads = 1
-calibration_batches = 2
 {prune}
 [validate]
 images = 4
@@ -294,7 +286,7 @@ def test_data_that_would_have_to_be_fetched_are_refused(
 def test_what_does_not_fit_the_cloud_is_named(runs: Path) -> None:
     path = runs / "other.toml"
     base = EDGE.format(adapt="", prune="", latency_ms=50.0, sram_bytes=262_144)
-    other_space = base + SMALL_SPACE.replace("[16, 24]", "[16, 32]")
+    other_space = base + SPACE.replace("[16, 24]", "[16, 32]")
     path.write_text(other_space)
     run = EdgeRun.open(path, runs=runs, quiet=True)
     run.configure(Options())

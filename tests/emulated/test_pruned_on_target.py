@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from needs import NEEDS_QEMU_ARM
+from tinyruns import TRAIN
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -19,7 +20,8 @@ pytestmark = [
     NEEDS_QEMU_ARM,
 ]
 
-RUNFILE = """\
+RUNFILE = (
+    """\
 name = "pruned"
 board = "qemu-cortex-m4"
 seed = 3
@@ -42,12 +44,10 @@ ranking_images = 32
 finalists = 1
 proxy_steps = 2
 threads = 1
-[train]
+"""
+    + TRAIN
+    + """\
 float_epochs = 2
-qat_epochs = 1
-batch_size = 32
-threads = 1
-calibration_batches = 2
 [train.prune]
 fraction = 0.4
 rounds = 2
@@ -57,6 +57,7 @@ epochs = 1
 [validate]
 images = 6
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from needs import NEEDS_QEMU_ARM
+from tinyruns import SEARCH, SPACE, TRAIN
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -24,7 +25,8 @@ pytestmark = [
     NEEDS_QEMU_ARM,
 ]
 
-RUNFILE = """\
+RUNFILE = (
+    """\
 name = "tiny"
 board = "qemu-cortex-m4"
 seed = 3
@@ -35,34 +37,17 @@ limit = 300
 
 [budgets]
 latency_ms = {latency_ms}
-
-[space]
-blocks = 2
-strides = [2, 2]
-ops = ["dw3", "ir2", "skip"]
-channels = [16, 24]
-
-[search]
+"""
+    + SPACE
+    + SEARCH
+    + """\
 warmup_steps = 6
 steps = 8
-batch_size = 16
-validation_batch_size = 16
-paths = 2
-candidates = 4
-ranking_images = 32
-semifinalists = 2
-semifinal_steps = 2
-finalists = 1
-proxy_steps = 2
-threads = 1
 checkpoint_seconds = 0.1
-
-[train]
+"""
+    + TRAIN
+    + """\
 float_epochs = {float_epochs}
-qat_epochs = 1
-batch_size = 32
-threads = 1
-calibration_batches = 2
 checkpoint_s = 0.0
 
 [validate]
@@ -76,6 +61,7 @@ draws = 20
 loads = [2.0]
 hold = true
 """
+)
 STAGES = ("search", "train and export", "validate", "robustness")
 
 
@@ -266,7 +252,8 @@ def test_impossible_budget_names_the_tightest(tmp_path: Path) -> None:
     assert "latency" in json.loads(done.stdout)["error"]
 
 
-CELLS = """\
+CELLS = (
+    """\
 name = "tiny"
 board = "qemu-cortex-m4"
 seed = 3
@@ -299,14 +286,10 @@ ranking_images = 32
 semifinalists = 2
 proxy_steps = 2
 threads = 1
-
-[train]
+"""
+    + TRAIN
+    + """\
 float_epochs = 1
-qat_epochs = 1
-batch_size = 32
-threads = 1
-calibration_batches = 2
-
 [train.teacher]
 weight = 0.5
 epochs = 1
@@ -314,6 +297,7 @@ epochs = 1
 [validate]
 images = 4
 """
+)
 
 
 def test_a_cell_network_runs_within_its_budgets(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tinyruns import SEARCH, SPACE, TRAIN
 
 from pipeline.boards import Board, load_board
 from pipeline.engine import Model, emit_c, load
@@ -204,7 +205,8 @@ def test_what_it_is_said_to_cost(app: App) -> None:
     assert (alone.sound.source, alone.sound.mismatches) == ("made-up clips", 0)
 
 
-RUNFILE = """\
+RUNFILE = (
+    """\
 name = "words"
 board = "qemu-cortex-m4"
 seed = 1
@@ -219,37 +221,20 @@ validation = 0.3
 [budgets]
 latency_ms = {latency_ms}
 sram_bytes = 60_000
-
-[space]
-blocks = 2
-strides = [2, 2]
-ops = ["dw3", "ir2", "skip"]
-channels = [16, 24]
-
-[search]
+"""
+    + SPACE
+    + SEARCH
+    + """\
 warmup_steps = 4
 steps = 4
-batch_size = 16
-validation_batch_size = 16
-paths = 2
-candidates = 4
-ranking_images = 32
-semifinalists = 2
-semifinal_steps = 2
-finalists = 1
-proxy_steps = 2
-threads = 1
-
-[train]
+"""
+    + TRAIN
+    + """\
 float_epochs = 1
-qat_epochs = 1
-batch_size = 16
-threads = 1
-calibration_batches = 2
-
 [validate]
 images = 6
 """
+)
 
 
 def write_words(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from needs import NEEDS_QEMU_ARM
+from tinyruns import SEARCH, SPACE, TRAIN
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -21,7 +22,8 @@ pytestmark = [
     NEEDS_QEMU_ARM,
 ]
 
-RUNFILE = """\
+RUNFILE = (
+    """\
 name = "tiny"
 board = "qemu-cortex-m4"
 
@@ -31,33 +33,19 @@ limit = 300
 
 [budgets]
 latency_ms = 50.0
-
-[space]
-blocks = 2
-strides = [2, 2]
-ops = ["dw3", "ir2", "skip"]
-channels = [16, 24]
-
-[search]
+"""
+    + SPACE
+    + SEARCH
+    + """\
 warmup_steps = 6
 steps = {steps}
-batch_size = 16
-validation_batch_size = 16
-paths = 2
-candidates = 4
-ranking_images = 32
-semifinalists = 2
-semifinal_steps = 2
-finalists = 1
-proxy_steps = 2
 checkpoint_seconds = 0.1
-
-[train]
-float_epochs = 1
-qat_epochs = 1
-batch_size = 32
-calibration_batches = 2
 """
+    + TRAIN
+    + """\
+float_epochs = 1
+"""
+)
 
 
 def command(folder: Path, *options: str, steps: int = 8) -> list[str]:

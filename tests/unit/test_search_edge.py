@@ -10,27 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from search_standins import DATA, SMALL, TINY, MacCost, images
 
-torch = pytest.importorskip("torch")
-
-from search_standins import DATA, SMALL, TINY, MacCost, images  # noqa: E402
-
-from pipeline.errors import ConfigError, DataError, ModelError  # noqa: E402
-from pipeline.search import SearchConfig, search  # noqa: E402
-from pipeline.search.adaptation import adapt  # noqa: E402
-from pipeline.search.adaptconfig import AdaptConfig, Spending  # noqa: E402
-from pipeline.search.candidates import Judge  # noqa: E402
-from pipeline.search.costs import build_tables  # noqa: E402
-from pipeline.search.edge import Adapted, Cloud  # noqa: E402
-from pipeline.search.effort import edgenas_passes  # noqa: E402
-from pipeline.search.inherit import inherited  # noqa: E402
-from pipeline.search.supernet import Supernet  # noqa: E402
-from pipeline.search.targets import one_board  # noqa: E402
-from pipeline.space.architecture import lower, parameters  # noqa: E402
-from pipeline.space.budgets import Budgets  # noqa: E402
-from pipeline.space.search_space import SearchSpace  # noqa: E402
-from pipeline.train.inherit import inherit  # noqa: E402
-from pipeline.train.network import QatNetwork  # noqa: E402
+from pipeline.errors import ConfigError, DataError, ModelError
+from pipeline.search import SearchConfig, search
+from pipeline.search.adaptation import adapt
+from pipeline.search.adaptconfig import AdaptConfig, Spending
+from pipeline.search.candidates import Judge
+from pipeline.search.costs import build_tables
+from pipeline.search.edge import Adapted, Cloud
+from pipeline.search.effort import edgenas_passes
+from pipeline.search.inherit import inherited
+from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
+from pipeline.space.architecture import lower, parameters
+from pipeline.space.budgets import Budgets
+from pipeline.space.search_space import SearchSpace
+from pipeline.train.inherit import inherit
+from pipeline.train.network import QatNetwork
 
 CLOUD_BUDGETS = Budgets(latency_ms=3.0, sram_bytes=8000)
 TIGHT = Budgets(latency_ms=0.9, sram_bytes=5500)

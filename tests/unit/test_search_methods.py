@@ -148,6 +148,15 @@ def test_a_search_that_diverges_says_where_and_keeps_its_checkpoint(tmp_path, sp
         assert all(torch.isfinite(value).all() for value in weights.values())
 
 
+@pytest.mark.parametrize("method", ["random", "evolution"])
+def test_a_contest_whose_last_step_diverges_is_no_result(method: str):
+    """One step of each training: its loss and gradient are numbers, what the network then says is not."""
+    wild = replace(TINY, method=method, proxy_steps=1, weight_lr=1e35)
+    with pytest.raises(ConfigError, match="validation gives no numbers; first in") as error:
+        search(SMALL, DATA, MacCost(), Budgets(), wild, seed=0)
+    assert "lower search.weight_lr" in error.value.hint
+
+
 def test_a_class_that_one_split_lacks_is_named():
     data = SimpleNamespace(**{f"{a}_{s}": getattr(DATA, f"{a}_{s}") for a in "xy" for s in ("train", "val")})
     keep = data.y_val != 2

@@ -7,23 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from search_standins import DATA, SMALL, TINY, MacCost
 
-torch = pytest.importorskip("torch")
-stats = pytest.importorskip("scipy.stats")
-
-import torch.nn.functional as F  # noqa: E402
-from search_standins import DATA, SMALL, TINY, MacCost  # noqa: E402
-
-from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.search import proxies, proxyconfig, search  # noqa: E402
-from pipeline.search.effort import affordable_trainings, edgenas_passes  # noqa: E402
-from pipeline.search.meter import Meter  # noqa: E402
-from pipeline.search.ranking import agreement, agreements, kendall, ranks, spearman  # noqa: E402
-from pipeline.search.supernet import Supernet, convolve  # noqa: E402
-from pipeline.search.trainer import draw_batch  # noqa: E402
-from pipeline.space import Budgets  # noqa: E402
-from pipeline.space.architecture import Architecture  # noqa: E402
-from pipeline.space.search_space import SearchSpace  # noqa: E402
+from pipeline.errors import ConfigError
+from pipeline.search import proxies, proxyconfig, search
+from pipeline.search.effort import affordable_trainings, edgenas_passes
+from pipeline.search.meter import Meter
+from pipeline.search.ranking import agreement, agreements, kendall, ranks, spearman
+from pipeline.search.supernet import Supernet, convolve
+from pipeline.search.trainer import draw_batch
+from pipeline.space import Budgets
+from pipeline.space.architecture import Architecture
+from pipeline.space.search_space import SearchSpace
 
 DW3, WIDE = SMALL.ops.index("dw3"), 1
 
