@@ -15,6 +15,7 @@ _Part = tuple[str, History, dict[str, float]]  # a board's name, records and lim
 
 _COLORS = (BLUE, ORANGE, GREEN, "#8454b3", "#0e7c86")
 _COLUMNS = 4
+_FEW = 40  # points; more are drawn smaller
 _PANEL = (3.25, 2.6)  # inches
 _NAMES = {
     "train_loss": "training split", "val_loss": "validation split", "path_loss": "sampled paths",
@@ -118,6 +119,11 @@ def _by_board(
     return parts
 
 
+def _unit(most: float) -> tuple[str, float]:
+    """What an axis up to `most` counts in: word and size."""
+    return ("million ", 1e6) if most >= 1e6 else ("thousand ", 1e3) if most >= 1e3 else ("", 1.0)
+
+
 def _broken(history: History) -> History:
     """With a gap wherever a sweep's lambda changes: each begins anew, and no line leads from one to the next."""
     rows: list[dict[str, Any]] = []
@@ -140,13 +146,18 @@ def _lines(
 ) -> None:
     history = _broken(history)
     paid = all("passes" in row for row in history)
-    steps = [row["passes"] / 1e6 if paid else row["step"] for row in history]
+    unit, many = _unit(max((row["passes"] for row in history), default=0.0) if paid else 0.0)
+    steps = [row["passes"] / many if paid else row["step"] for row in history]
     for name, tint in zip(names, _COLORS * len(names), strict=False):
         values = [row.get(name) for row in history]
         numbers = [v / divisor if isinstance(v, int | float) else float("nan") for v in values]
         # what is asked for is drawn anew each step, and architectures do not follow each other: points, not a line
         style: dict[str, Any] = (
-            {"ls": "", "marker": ".", "ms": 3, "alpha": 0.6} if name.startswith(("asked", "own")) else {}
+            {"ls": "", "marker": ".", "ms": 3 if len(history) > _FEW else 8, "alpha": 0.6}
+            if name.startswith(("asked", "own"))
+            else {"drawstyle": "steps-post"}  # the best holds until a better one is found
+            if name.startswith("best")
+            else {}
         )
         axis.plot(steps, numbers, color=tint, lw=1.1, label=_NAMES.get(name, name.replace("_", " ")), **style)
     if limit:
@@ -160,7 +171,7 @@ def _lines(
     elif title != "cross-entropy":
         axis.set_ylim(bottom=0)
     axis.set_title(title)
-    axis.set_xlabel("million images passed" if paid else "step")
+    axis.set_xlabel(f"{unit}images passed" if paid else "step")
     if not paid:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(names) > 1 or limit or names[0] in _NAMES:

@@ -19,10 +19,11 @@ _BEHIND = {
     "pad": 1,
 }  # of words that a line may cross
 # field of a candidate, axis label, divisor
+_LEAST_SPAN = 0.02  # of the largest value, that an axis shows at least
 _COSTS = (
     ("latency_ms", "latency (ms)", 1.0),
-    ("sram_bytes", "SRAM (KiB)", 1024.0),
-    ("flash_bytes", "flash (KiB)", 1024.0),
+    ("sram_bytes", "SRAM (KiB, modelled)", 1024.0),
+    ("flash_bytes", "flash (KiB, modelled)", 1024.0),
     ("parameters", "parameters (thousands)", 1000.0),
     ("energy_mj", "energy (mJ)", 1.0),
 )
@@ -160,6 +161,7 @@ def candidates(
                 label="most probable, before repair",
             )  # fmt: skip
         _limit(axis, budgets.get(name), divisor, max(p[name] for p in points))
+        _no_noise(axis, max(p[name] for p in points) / divisor)
         axis.set_xlabel(f"latency (ms, {provenance})" if name == "latency_ms" else label)
     grid[0][0].set_ylabel("accuracy, validation (%)")
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -168,6 +170,15 @@ def candidates(
     )
     figure.tight_layout()
     return svg(figure)
+
+
+def _no_noise(axis: Axes, largest: float) -> None:
+    """Costs that hardly differ are not spread over the whole axis, and ticks say whole numbers."""
+    low, high = axis.get_xlim()
+    short = _LEAST_SPAN * largest - (high - low)
+    if short > 0:
+        axis.set_xlim(low - short / 2, high + short / 2)
+    axis.ticklabel_format(axis="x", style="plain", useOffset=False)
 
 
 def _on_axis(
@@ -201,8 +212,8 @@ def _limit(axis: Axes, limit: float | None, divisor: float, largest: float) -> N
         )  # fmt: skip
     else:
         axis.text(
-            0.99, 0.02, f"limit {limit / divisor:,.4g} →", transform=axis.transAxes, ha="right", color=RED,
-            fontsize=7.5, bbox=_BEHIND, zorder=2.5,
+            1.0, 1.01, f"limit {limit / divisor:,.4g} →", transform=axis.transAxes, ha="right", va="bottom",
+            color=RED, fontsize=7.5,
         )  # fmt: skip
 
 

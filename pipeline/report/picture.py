@@ -166,5 +166,8 @@ def _shares(axis: Axes, found: Sequence[Stage]) -> None:
     axis.grid(axis="x", visible=False)
     axis.set_ylabel("%")
     axis.margins(y=0.18)
-    axis.legend(frameon=False, loc="upper left", fontsize=8)
+    # beneath the names: in the axes it would lie over the first bars
+    axis.legend(
+        frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8, borderaxespad=0
+    )
     axis.spines["bottom"].set_color(GRID)

@@ -15,6 +15,7 @@ from pipeline.boards import load_board
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.report import celldag, course, fronts, picture
+from pipeline.report.plots import plt
 from pipeline.report.searched import Served, search_section, stages
 from pipeline.search.hypervolume import accuracy, family
 from pipeline.search.result import Candidate, Front, SearchResult
@@ -73,6 +74,52 @@ def test_the_picture_says_operators_shapes_and_shares() -> None:
     for row in rows:
         row["emulated_cycles"] = 1000.0 if row["name"] == "stem" else 0.0
     assert "100" in words(picture.architecture(rows))
+
+
+def test_the_legend_of_the_shares_lies_over_no_bar_and_no_name() -> None:
+    figure, axis = plt.subplots(figsize=(13, 1.8))
+    picture._shares(axis, picture.stages(layers(CHOICES)))
+    figure.canvas.draw()
+    legend = axis.get_legend().get_window_extent()
+    names = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
+    bars = [bar.get_window_extent() for bar in axis.patches]
+    shares = [text.get_window_extent() for text in axis.texts]
+    assert len(names) == 7 and len(bars) == len(shares) == 14
+    assert not any(legend.overlaps(box) for box in (*names, *bars, *shares))
+    plt.close(figure)
+
+
+def test_costs_that_hardly_differ_have_an_axis_of_whole_numbers() -> None:
+    """Arenas of a family are often the same to a few bytes."""
+    rows = [
+        {
+            "latency_ms": 20.0 + i,
+            "sram_bytes": 40_932 + 4 * i,
+            "accuracy": 0.1 * i,
+            "proxy_steps": 2,
+            "chosen": i == 2,
+        }
+        for i in range(3)
+    ]
+    said = words(fronts.candidates(rows, {"latency_ms": 50.0, "sram_bytes": 262_144}, "modelled"))
+    assert not any("e1" in word for word in said), said
+    assert "SRAM (KiB, modelled)" in said and "limit 256 →" in said
+
+
+def test_a_course_counts_in_what_it_took_and_keeps_the_best_until_a_better_one() -> None:
+    history = [
+        {"step": i, "passes": 240 * (i + 1), "own_accuracy": 0.1 * i, "best_accuracy": 0.1 * i}
+        for i in range(4)
+    ]
+    assert "images passed" in words(course.search_course(history, {}))
+    for row in history:
+        row["passes"] *= 100
+    assert "thousand images passed" in words(course.search_course(history, {}))
+    figure, axis = plt.subplots()
+    course._lines(axis, history, "accuracy", ["own_accuracy", "best_accuracy"])
+    own, best = axis.lines
+    assert own.get_linestyle() == "None" and best.get_drawstyle() == "steps-post"
+    plt.close(figure)
 
 
 def test_a_cell_is_one_box_and_a_graph_with_an_operator_on_every_edge() -> None:
@@ -190,7 +237,7 @@ def test_candidates_show_who_was_chosen_and_which_limits_hold() -> None:
     assert [p["proxy_steps"] for p in section["points"]] == [250] * 2 + [60] * 4 + [0] * 6
     svg = fronts.candidates(section["points"], {"latency_ms": 20.0, "flash_bytes": 10**6}, "modelled")
     said = " ".join(words(svg))
-    assert "latency (ms, modelled)" in said and "flash (KiB)" in said and "SRAM" not in said
+    assert "latency (ms, modelled)" in said and "flash (KiB, modelled)" in said and "SRAM" not in said
     assert "limit 20" in said and "limit 976.6 →" in said
     assert "chosen" in said and "60 steps of its own" in said
 
