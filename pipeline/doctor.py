@@ -38,7 +38,7 @@ _TOOLCHAINS = {
     "": "gcc libc6-dev",
     "arm-none-eabi-": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "riscv64-unknown-elf-": "gcc-riscv64-unknown-elf",
-    "aarch64-linux-gnu-": "gcc-aarch64-linux-gnu",
+    "aarch64-linux-gnu-": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
 }
 _VERILATOR = "verilator"
 
@@ -172,10 +172,11 @@ def examine_board(name: str, ports: list[SerialPort] | None = None) -> BoardChec
 def _toolchain(board: Board) -> BoardPart:
     prefix = board.core.toolchain
     compiler = f"{prefix}gcc"
-    package = _TOOLCHAINS.get(prefix, f"gcc-{prefix.rstrip('-')}")
+    package = _TOOLCHAINS.get(prefix)
+    remedy = f"apt-get install {package}" if package else "install it, or correct the board's file"
     path = shutil.which(compiler)
     found = _version(path) if path else ""
-    return BoardPart("toolchain", compiler, path is not None, found, f"apt-get install {package}")
+    return BoardPart("toolchain", compiler, path is not None, found, remedy)
 
 
 def _emulator(board: Board) -> BoardPart:
@@ -183,7 +184,8 @@ def _emulator(board: Board) -> BoardPart:
     assert emulator is not None
     if emulator.kind == "qemu":
         path = shutil.which(emulator.program)
-        remedy = f"apt-get install {qemu_package(emulator.program)}"
+        package = qemu_package(emulator.program)
+        remedy = f"apt-get install {package}" if package else "install it, or correct the board's file"
         if path is None:
             return BoardPart("emulator", emulator.program, False, "", remedy)
         known = machines(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.storage import remedy
 
 _REQUIRED: Any = object()
 MOST_INTEGER = 2**63 - 1  # TOML's integers have 64 bits
@@ -44,7 +45,11 @@ class Table:
             return cls(tomllib.loads(text), text, path.name, pages=pages)
         except FileNotFoundError as error:
             raise ConfigError(f"no such file: {path}", hint="give the path of a TOML file") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except IsADirectoryError as error:
+            raise ConfigError(f"{path} is a folder", hint="give the path of a TOML file") from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}", hint=remedy(error)) from error
+        except UnicodeDecodeError as error:
             raise ConfigError(f"{path} cannot be read: {error}", hint="it must be UTF-8 text") from error
         except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
             raise ConfigError(f"{path.name} is not valid TOML: {error}", hint="mend that line") from error

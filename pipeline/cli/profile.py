@@ -13,7 +13,9 @@ from pipeline.cli.common import EngineName, Json, example, finite, print_json, s
 def register(app: typer.Typer) -> None:
     @app.command(epilog=example("edgenas profile --board qemu-cortex-m4"))
     def profile(
-        board: Annotated[list[str], typer.Option("--board", help="Repeat it for several boards at once.")],
+        board: Annotated[
+            list[str], typer.Option("--board", "-b", help="Repeat it for several boards at once.")
+        ],
         runfile: Annotated[
             Path | None, typer.Option("--run", help="Measure the search space of this run file.")
         ] = None,

@@ -17,12 +17,14 @@ _BUILD_TIMEOUT_S = 300.0
 _LOG_LINES = 25
 _OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")
 _PACKAGES = {
+    "gcc": "gcc libc6-dev",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",
     "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "cmake": "cmake",
     "ninja": "ninja-build",
 }
+_NO_PACKAGE = "install it from its maker, or correct core.toolchain in the board's file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,12 @@ class Build:
 
 
 def require_tool(program: str) -> str:
-    """Path of `program`; raises ToolError with the package to install where it is missing."""
+    """Path of `program`; raises ToolError where it is missing, with the package to install if Debian has one."""
     found = shutil.which(program)
     if found is None:
-        package = _PACKAGES.get(program, program)
-        raise ToolError(f"{program} is not installed", hint=f"sudo apt install {package}")
+        package = _PACKAGES.get(program)
+        hint = f"sudo apt install {package}" if package else _NO_PACKAGE
+        raise ToolError(f"{program} is not installed", hint=hint)
     return found
 
 

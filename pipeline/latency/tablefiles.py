@@ -9,19 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.boards import board_names
 from pipeline.errors import LutError
 from pipeline.storage import write_text
 
 FORMAT = 1
+CALIBRATION = ".intervals.toml"  # how the name of a table's calibration ends
 
 
 def profile_hint(board: str) -> str:
     return f"measure it here: edgenas profile --board {board}"
 
 
+def _remedy(path: Path, board: str = "") -> str:
+    """`board` or, without one, the folder's name where that is a board's; a calibration can be made anew alone."""
+    name = board or (path.parent.name if path.parent.name in board_names() else "")
+    if path.name.endswith(CALIBRATION):
+        return f"delete it, or calibrate anew: edgenas lut check --board {name or 'BOARD'} --calibrate"
+    return profile_hint(name) if name else "give the path of a table (.csv), or measure one: edgenas profile"
+
+
 def damaged(path: Path, what: str, board: str = "") -> LutError:
-    name = board or path.parent.name
-    return LutError(f"{path} {what}", hint=f"the file is damaged or was edited; {profile_hint(name)}")
+    return LutError(f"{path} {what}", hint=f"the file is damaged or was edited; {_remedy(path, board)}")
 
 
 def canonical(value: Any) -> bytes:
@@ -37,8 +46,9 @@ def read_text(path: Path, board: str = "") -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        hint = profile_hint(board or path.parent.name)
-        raise LutError(f"there is no table at {path}", hint=hint) from error
+        raise LutError(f"there is no table at {path}", hint=_remedy(path, board)) from error
+    except IsADirectoryError as error:
+        raise LutError(f"{path} is a folder", hint="give the path of a table (.csv) in it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(path, f"cannot be read: {error}", board) from error
 
@@ -56,7 +66,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if description.get("format") != FORMAT:
         raise LutError(
             f"{path} has format {description.get('format')}, this version reads {FORMAT}",
-            hint=profile_hint(path.parent.name),
+            hint=_remedy(path),
         )
     return description
 

@@ -24,12 +24,13 @@ _PACKAGES = {
     "qemu-system-riscv32": "qemu-system-misc",
     "qemu-system-riscv64": "qemu-system-misc",
 }
+_NO_PACKAGE = "install it, or correct emulator.program in the board's file"
 _STUB_TIMEOUT_S = 10.0
 
 
 def qemu_package(program: str) -> str:
-    """Debian package of a QEMU program."""
-    return _PACKAGES.get(program, "qemu-system")
+    """Debian package of a QEMU program; empty for one that Debian does not have."""
+    return _PACKAGES.get(program, "")
 
 
 def _emulator(board: Board) -> tuple[Emulator, str]:
@@ -41,7 +42,8 @@ def _emulator(board: Board) -> tuple[Emulator, str]:
     found = shutil.which(board.emulator.program)
     if found is None:
         package = qemu_package(board.emulator.program)
-        raise ToolError(f"{board.emulator.program} is not installed", hint=f"sudo apt install {package}")
+        hint = f"sudo apt install {package}" if package else _NO_PACKAGE
+        raise ToolError(f"{board.emulator.program} is not installed", hint=hint)
     return board.emulator, found
 
 

@@ -40,6 +40,8 @@ def read_document(folder: Path) -> dict[str, Any]:
             last = max(earlier, key=lambda place: place.stat().st_mtime_ns)
             hint = f"a new search or training has no report yet: edgenas run RUN.toml; an earlier one is in {last}"
         raise ConfigError(f"no report.json in {folder}", hint=hint) from error
+    except NotADirectoryError as error:
+        raise ConfigError(f"{folder} is a file", hint="give the folder that it lies in") from error
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged: {error}", hint="run the run or validation again") from error
     if not isinstance(document, dict) or "layers" not in document:

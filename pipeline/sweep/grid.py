@@ -23,8 +23,10 @@ def seed_list(text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last > MOST_INTEGER:
             raise ConfigError(f"--seeds: '{part}' is too large", hint=f"at most {MOST_INTEGER}")
-        if last < first or last - first >= _MOST:
+        if last < first:
             raise ConfigError(f"--seeds: '{part}' is no range of seeds", hint="the smaller one first: 0-4")
+        if last - first >= _MOST:
+            raise ConfigError(f"--seeds: '{part}' are too many", hint=f"at most {_MOST:,} in one sweep")
         found |= dict.fromkeys(range(first, last + 1))
     return list(found)
 

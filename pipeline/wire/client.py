@@ -150,7 +150,9 @@ class Client:
         if kind is not None and found is not kind:
             raise WrongFirmwareError(
                 f"{self._name} runs the {found.name} firmware, not {kind.name}",
-                hint="flash it again: edgenas flash",
+                hint="it is TensorFlow Lite Micro's: edgenas profile and edgenas validate take it with --engine tflm"
+                if found is Kind.TFLM
+                else "flash it again: edgenas flash",
             )
         if build_id is not None and reply.build_id != build_id:
             raise WrongFirmwareError(

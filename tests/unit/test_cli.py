@@ -15,19 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from one_operator import Builder, options, quantization
 
 from pipeline.boards import load_board
+from pipeline.cli.main import app
 from pipeline.engine import load
 from pipeline.errors import BudgetError
 from pipeline.space.budgets import Cost
 from pipeline.stages import check_fits
 
 COMMANDS = (
+    "adapt",
     "boards",
     "deploy",
     "doctor",
     "export",
+    "family",
     "flash",
     "profile",
     "report",
@@ -36,6 +40,7 @@ COMMANDS = (
     "sweep",
     "validate",
 )
+IN_GROUPS = ("fit predictor", "fit transfer", "lut check", "lut diff")
 RUNFILE = 'name = "bad"\nboard = "qemu-cortex-m4"\n\n[budgets]\nlatency_ms = 50.0\n'
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("arm-none-eabi-gcc") and shutil.which("cmake") and shutil.which("ninja")),
@@ -93,11 +98,37 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *IN_GROUPS])
 def test_help_has_an_example(command: str, tmp_path: Path) -> None:
-    done = edgenas(command, "--help", cwd=tmp_path)
+    done = edgenas(*command.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert f"edgenas {command}" in done.stdout.split("Example:")[1]
+    usage, shown = done.stdout.split("Example:")
+    assert f"edgenas {command}" in shown
+    assert "--json" in usage
+    if "--board" in usage and command not in ("lut diff",):
+        assert re.search(r"--board,? +-b|-b,? +--board", usage), usage
+
+
+def test_every_command_has_been_asked_for_its_help() -> None:
+    """Those that the command line has, in groups and out of them."""
+    found = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    groups = {name: one.commands for name, one in found.items() if hasattr(one, "commands")}
+    assert set(COMMANDS) == set(found) - set(groups)
+    assert set(IN_GROUPS) == {f"{group} {name}" for group, inner in groups.items() for name in inner}
+
+
+def test_hints_for_files_and_folders_mixed_up(model: Path, tmp_path: Path) -> None:
+    refused(edgenas("run", tmp_path, cwd=tmp_path), "is a folder", "path of a TOML file")
+    refused(edgenas("report", model, cwd=tmp_path), "is a file", "give the folder")
+    refused(
+        edgenas("lut", "diff", tmp_path / "a.csv", "b.csv", cwd=tmp_path), "a.toml", "path of a table (.csv)"
+    )
+    here = tmp_path / "qemu-rv32"
+    here.mkdir()
+    refused(
+        edgenas("lut", "diff", here / "edgenas.csv", "b.csv", cwd=tmp_path),
+        "edgenas profile --board qemu-rv32",
+    )
 
 
 def test_every_command_is_listed(tmp_path: Path) -> None:

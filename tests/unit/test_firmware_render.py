@@ -19,6 +19,8 @@ from pipeline.firmware import (
     render_app,
     render_bench,
 )
+from pipeline.firmware.build import require_tool
+from pipeline.links.qemu import qemu_arguments
 from pipeline.space.budgets import Budgets
 from pipeline.space.kernels import KERNELS
 
@@ -119,3 +121,21 @@ def test_missing_tool_names_the_package(
     with pytest.raises(ToolError, match=f"{program} is not installed") as caught:
         build(tmp_path, BOARD)
     assert package in caught.value.hint
+
+
+def test_no_package_is_named_for_what_debian_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board file's own compiler and emulator: the hint is not an apt command that fails."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match="xtensa-elf-gcc is not installed") as caught:
+        require_tool("xtensa-elf-gcc")
+    assert "apt" not in caught.value.hint and "core.toolchain" in caught.value.hint
+    with pytest.raises(ToolError, match="is not installed") as caught:
+        require_tool("gcc")
+    assert caught.value.hint == "sudo apt install gcc libc6-dev"
+    assert BOARD.emulator is not None
+    own = dataclasses.replace(BOARD, emulator=dataclasses.replace(BOARD.emulator, program="qemu-system-mine"))
+    with pytest.raises(ToolError, match="qemu-system-mine is not installed") as caught:
+        qemu_arguments(own)
+    assert "apt" not in caught.value.hint and "emulator.program" in caught.value.hint

@@ -18,6 +18,7 @@ from pipeline.boards import load_board
 from pipeline.errors import EdgeNasError, LinkError, ToolError
 from pipeline.links import ProcessLink, SerialLink, open_link
 from pipeline.wire import Client, Reason, RefusedError
+from pipeline.wire.client import WrongFirmwareError
 from pipeline.wire.framing import Frame, FrameReader, encode
 from pipeline.wire.messages import PROTOCOL_VERSION, RESPONSE_BIT, HelloReply, Kind, NakReply, Op
 
@@ -182,6 +183,20 @@ class Device:
 def test_hello_tells_who_answers() -> None:
     hello = Client(Device(0.0)).hello()
     assert (hello.kind, hello.board, hello.build_id) == (Kind.APP, "paper-board", b"12345678")
+
+
+def test_another_kind_of_firmware_says_what_helps() -> None:
+    """What runs the benchmark is flashed; an interpreter that no flash can replace has an option."""
+
+    class Interpreter(Device):
+        def answer(self, frame: Frame) -> bytes:
+            reply = HelloReply(PROTOCOL_VERSION, Kind.TFLM, 0, b"12345678", b"paper-board", 0, 0).pack()
+            return encode(Frame(frame.op | RESPONSE_BIT, frame.seq, reply))
+
+    for device, hint in ((Device(0.0), "edgenas flash"), (Interpreter(0.0), "--engine tflm")):
+        with pytest.raises(WrongFirmwareError, match="not BENCH") as caught:
+            Client(device).hello(kind=Kind.BENCH)
+        assert hint in caught.value.hint
 
 
 def test_requests_survive_a_bad_line_and_run_once() -> None:

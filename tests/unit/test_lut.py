@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import LutError
 from pipeline.latency.lut import Identity, Lut, Overhead, Row
+from pipeline.latency.tablefiles import read_toml
 from pipeline.memory.flash import FlashModel
 from pipeline.space.graph import Node, OpGraph
 from pipeline.space.kernels import select
@@ -109,14 +110,33 @@ def test_windows_line_ends_do_no_harm(saved: Path, tmp_path: Path) -> None:
     assert Lut.load(tmp_path / "edgenas.csv") == table()
 
 
+def test_hints_fit_what_is_missing_or_damaged(saved: Path, tmp_path: Path) -> None:
+    def hint(path: Path) -> str:
+        with pytest.raises(LutError) as caught:
+            read_toml(path)
+        return caught.value.hint
+
+    assert "edgenas profile --board qemu-rv32" in hint(tmp_path / "qemu-rv32" / "edgenas.toml")
+    # the folder of a table may have any name: none is passed off as a board's
+    assert "--board" not in hint(tmp_path / "edgenas.toml")
+    calibration = tmp_path / "qemu-rv32" / "edgenas.intervals.toml"
+    calibration.parent.mkdir()
+    calibration.write_text('checksum = "0"\n')
+    assert "delete it, or calibrate anew: edgenas lut check --board qemu-rv32 --calibrate" in hint(
+        calibration
+    )
+    assert "path of a table" in hint(tmp_path)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".toml"])
 def test_missing_file(saved: Path, tmp_path: Path, suffix: str) -> None:
-    folder = tmp_path / "some-board"
+    folder = tmp_path / "qemu-rv32"
     shutil.copytree(saved.parent, folder)
     (folder / f"edgenas{suffix}").unlink()
     with pytest.raises(LutError, match="there is no table") as caught:
         Lut.load(folder / "edgenas.csv")
-    assert "--board some-board" in caught.value.hint
+    named = "some-board" if suffix == ".csv" else folder.name  # the identity says more than the folder
+    assert f"--board {named}" in caught.value.hint
 
 
 @pytest.mark.parametrize(
