@@ -22,8 +22,12 @@ def profile_hint(board: str) -> str:
 
 
 def _remedy(path: Path, board: str = "") -> str:
-    """`board` or, without one, the folder's name where that is a board's; a calibration can be made anew alone."""
-    name = board or (path.parent.name if path.parent.name in board_names() else "")
+    """For a file of the table of `board`; a calibration can be made anew alone.
+
+    Tables lie in folders with their boards' names, but a path that leads to nothing may have any folder.
+    """
+    folder = path.parent.name
+    name = board or (folder if path.is_file() or folder in board_names() else "")
     if path.name.endswith(CALIBRATION):
         return f"delete it, or calibrate anew: edgenas lut check --board {name or 'BOARD'} --calibrate"
     return profile_hint(name) if name else "give the path of a table (.csv), or measure one: edgenas profile"
