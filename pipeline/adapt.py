@@ -25,6 +25,7 @@ from pipeline.runstate import fingerprint, read_json
 from pipeline.search import SearchResult, Target
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import Spending
+from pipeline.search.candidates import way_out
 from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.energy import unknown_current
@@ -251,7 +252,9 @@ class EdgeRun(Run):
         if not outcome.result.feasible:
             raise BudgetError(
                 f"nothing of {self.cloud.folder} can be adapted to {self.condition()}: {outcome.result.reason}",
-                hint="loosen that budget, or search anew with a smaller space",
+                hint=way_out(
+                    outcome.result.reason, "loosen that budget, or search anew with a smaller space"
+                ),
             )
         save_weights(self.folder / _WEIGHTS, outcome.weights)
         return outcome.result

@@ -39,6 +39,7 @@ from pipeline.robustness import RobustnessConfig
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.search import Request, SearchResult, Target, search_for
 from pipeline.search import ask_family as search_family
+from pipeline.search.candidates import VETOED, way_out
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets, Cost
@@ -130,9 +131,10 @@ def search_architecture(
             space, data, targets, run.search, seed=run.seed, checkpoint=checkpoint, on_step=on_step
         )
     if not result.feasible:
+        vetoed = result.reason.startswith(VETOED)
         raise BudgetError(
-            f"no architecture found that meets every budget: {result.reason}",
-            hint="loosen that budget, or give the search a smaller space",
+            result.reason if vetoed else f"no architecture found that meets every budget: {result.reason}",
+            hint=way_out(result.reason, "loosen that budget, or give the search a smaller space"),
         )
     return result
 

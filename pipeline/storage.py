@@ -1,15 +1,37 @@
-"""Files that are either whole or not there, and folders that can be written to."""
+"""Files that are either whole or not there, when to write them, and folders that can be written to."""
 
 from __future__ import annotations
 
 import errno
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_FIRST_S = 1.0  # until a checkpoint is written for the first time
+
+
+class Rhythm:
+    """When a long computation writes its checkpoint.
+
+    After a second, then at twice the distance each time, at most `every_s` seconds apart: one that is interrupted
+    soon loses little too.
+    """
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._wait_s = min(_FIRST_S, every_s)
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self._wait_s
+
+    def written(self) -> None:
+        self._wait_s = min(2 * self._wait_s, self._every_s)
+        self._last = time.monotonic()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

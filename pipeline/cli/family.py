@@ -62,6 +62,7 @@ def register(app: typer.Typer) -> None:
         from pipeline import stages
         from pipeline.run import Run
         from pipeline.search import Request, complexity_of
+        from pipeline.search.candidates import way_out
         from pipeline.search.settings import check_yields_family
         from pipeline.space.architecture import lower
 
@@ -91,7 +92,7 @@ def register(app: typer.Typer) -> None:
         if not result.feasible:
             raise BudgetError(
                 f"no member of the family meets every budget on {request.target.name}: {result.reason}",
-                hint="loosen that budget",
+                hint=way_out(result.reason, "loosen that budget"),
             )
         path = run.folder / "family" / f"{request.target.name}.json"
         if json:

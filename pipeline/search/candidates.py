@@ -26,6 +26,16 @@ UNITS = {
 }
 
 
+VETOED = "no architecture found without a veto"  # how a reason begins that no budget is to blame for
+
+
+def way_out(reason: str, otherwise: str) -> str:
+    """The hint where a search found nothing for `reason`; `otherwise`: where a budget was too tight."""
+    if reason.startswith(VETOED):
+        return "loosen [vetoes], or give the space operators and widths that they allow"
+    return otherwise
+
+
 def describe_excess(name: str, value: float, limit: float) -> str:
     """E.g. `latency 61.20 ms of 50 ms (+22.4 %)`."""
     unit, label = UNITS[name]

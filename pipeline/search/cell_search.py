@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.search.candidates import describe_excess, own_budgets
+from pipeline.search.candidates import VETOED, describe_excess, own_budgets
 from pipeline.search.cell_costs import CellJudge, CellTables, EdgePath
 from pipeline.search.cell_supernet import CellSupernet, EdgeHypernetwork
 from pipeline.search.checkpoint import Checkpoint, identity_of
@@ -243,7 +243,7 @@ class CellSearch:
         where = judge.architecture(nearest).describe()
         if violations.pop("vetoed", 0):
             vetoes = "; ".join(judge.vetoes(nearest))
-            return f"no architecture found without a veto; the nearest: {where}: {vetoes}"
+            return f"{VETOED}; the nearest: {where}: {vetoes}"
         name = max(own_budgets(violations), key=lambda n: violations[n])
         excess = describe_excess(name, getattr(cost, name), getattr(self.budgets, name))
         return f"nothing found that meets every budget together; tightest: {excess} for the nearest, {where}"

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import pickle
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +17,7 @@ from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
 from pipeline.space.budgets import Budgets
-from pipeline.storage import write_bytes
+from pipeline.storage import Rhythm, write_bytes
 
 _FORMAT = 2
 
@@ -73,8 +72,8 @@ class Checkpoint:
     """A file that holds the latest state; `path` None keeps nothing."""
 
     def __init__(self, path: Path | None, identity: Identity, every_seconds: float) -> None:
-        self.path, self.identity, self.every_seconds = path, identity, every_seconds
-        self._saved_at = time.monotonic()
+        self.path, self.identity = path, identity
+        self._rhythm = Rhythm(every_seconds)
 
     def load(self) -> dict[str, Any] | None:
         """The stored state; None where there is none (or a torn file).
@@ -101,7 +100,7 @@ class Checkpoint:
         return state
 
     def due(self) -> bool:
-        return self.path is not None and time.monotonic() - self._saved_at >= self.every_seconds
+        return self.path is not None and self._rhythm.due()
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the file atomically. A state with values that are not finite does not replace a good one.
@@ -113,4 +112,4 @@ class Checkpoint:
         content = io.BytesIO()
         torch.save({"identity": self.identity, "state": state}, content)
         write_bytes(self.path, content.getbuffer())
-        self._saved_at = time.monotonic()
+        self._rhythm.written()

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.search.candidates import (
+    VETOED,
     ExactPath,
     Judge,
     cheapest_paths,
@@ -251,9 +252,8 @@ def explain_failure(judge: Judge, nearest: ExactPath) -> str:
     cost, budgets = judge.exact(nearest), judge.budgets
     violations = budgets.violations(cost)
     if violations.pop("vetoed", 0):
-        return (
-            f"no architecture found without a veto; the nearest: {judge.architecture(nearest).describe()}: "
-            + ("; ".join(judge.vetoes(nearest)))
+        return f"{VETOED}; the nearest: {judge.architecture(nearest).describe()}: " + (
+            "; ".join(judge.vetoes(nearest))
         )
     tightest = max(violations, key=lambda name: violations[name])
     others = [name for name in own_budgets(violations) if name != tightest]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.space.architecture import Architecture
 from pipeline.space.cells import CellArchitecture
 from pipeline.space.pruned import unpruned
+from pipeline.storage import Rhythm
 from pipeline.train.batches import Batches
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, read_state, save_checkpoint
 from pipeline.train.config import TrainConfig
@@ -166,12 +166,12 @@ class _Training:
                 self.optimizer.load_state_dict(state["optimizer"])
 
     def run(self, on_step: Callable[[Progress], None] | None) -> tuple[nn.Module, float]:
-        saved = time.monotonic()
+        rhythm = Rhythm(self.config.checkpoint_s)
         while self.step < self.steps:
             progress = self._train_step()
-            if time.monotonic() - saved >= self.config.checkpoint_s:
+            if rhythm.due():
                 self._save()
-                saved = time.monotonic()
+                rhythm.written()
             if on_step is not None:
                 on_step(progress)
         if self.val_accuracy is None:

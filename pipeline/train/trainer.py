@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError, DataError
 from pipeline.space.architecture import Architecture
+from pipeline.storage import Rhythm
 from pipeline.train.averaging import Average, recalibrate_norms
 from pipeline.train.batches import Batches
 from pipeline.train.calibration import Images
@@ -178,16 +179,16 @@ class Training:
                 self.network.architecture, self.data, self.config, self.device,
                 seed=self.seed, folder=folder, on_step=on_step,
             )  # fmt: skip
-        saved = time.monotonic()
+        rhythm = Rhythm(self.config.checkpoint_s)
         while self.step < end:
             if self.step == self.float_steps and not self.network.folded:
                 self._start_qat()
             elif self.step > self.float_steps and self.step % self.batches.per_epoch == 0:
                 self._renew_ranges()
             progress = self._train_step()
-            if self.file is not None and time.monotonic() - saved >= self.config.checkpoint_s:
+            if self.file is not None and rhythm.due():
                 self._save()
-                saved = time.monotonic()
+                rhythm.written()
             if on_step is not None:
                 on_step(progress)
 

@@ -21,7 +21,7 @@ from pipeline.profiler.journal import Journal
 from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.inherit import load_weights, save_weights
 from pipeline.stages import profile_boards
-from pipeline.storage import usable_folder, write_text
+from pipeline.storage import Rhythm, usable_folder, write_text
 from pipeline.train.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.validate import read_inputs
 
@@ -43,6 +43,22 @@ def room_for(size: int) -> Iterator[None]:
 def checked(error: EdgeNasError, *words: str) -> None:
     assert error.exit_code == 2 and error.hint
     assert all(word in error.message for word in words), error.message
+
+
+@pytest.mark.parametrize(("every", "expected"), [(20.0, [1, 3, 7, 15, 31, 51]), (0.5, [1, 2, 3, 4, 5, 6])])
+def test_the_first_checkpoint_comes_after_a_second_and_later_ones_at_growing_distances(
+    every: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds at which a computation writes whose steps take one each."""
+    clock = [100.0]
+    monkeypatch.setattr("pipeline.storage.time.monotonic", lambda: clock[0])
+    rhythm, found = Rhythm(every), []
+    for second in range(1, 60):
+        clock[0] = 100.0 + second
+        if rhythm.due():
+            found.append(second)
+            rhythm.written()
+    assert found[: len(expected)] == expected
 
 
 def test_a_search_keeps_its_last_checkpoint_where_there_is_no_room(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from search_standins import DATA, SMALL, TINY, MacCost
 from pipeline.errors import ConfigError
 from pipeline.runfile import load_runfile
 from pipeline.search import names, search
+from pipeline.search.candidates import way_out
 from pipeline.space import Cost, OpGraph, lower
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
@@ -40,6 +41,7 @@ def test_searches_keep_away_from_what_is_vetoed(method: str, vetoes: Vetoes) -> 
     result = search(SMALL, DATA, Picky(vetoes=vetoes), Budgets(), replace(TINY, method=method), seed=0)
     if vetoes.channel_multiple == 16:  # the stem has 8 channels
         assert not result.feasible and "8 channels: not multiples of 16" in result.reason
+        assert "[vetoes]" in way_out(result.reason, "loosen that budget")  # no budget is to blame
         return
     assert result.feasible
     for candidate in result.candidates:
@@ -58,6 +60,7 @@ def test_cell_searches_keep_away_from_what_is_vetoed(method: str) -> None:
     against = Vetoes(operators=("add",), channel_multiple=8)  # of every cell, and of the stem
     result = search(space, DATA, Picky(vetoes=against), Budgets(), config, seed=0)
     assert not result.feasible and "add is vetoed: the target's engine" in result.reason
+    assert "[vetoes]" in way_out(result.reason, "loosen that budget")
     assert "4 channels: not multiples of 8" in result.reason and "cell 4 " in result.reason
 
 
