@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.cli.common import BoardName, Json, example, print_json, stdout
+from pipeline.cli.common import MOST_SEED, BoardName, Json, example, print_json, stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     def check(
         board: BoardName,
         count: Annotated[int, typer.Option("--count", min=2, help="Random architectures.")] = 200,
-        seed: Annotated[int, typer.Option("--seed", min=0, help="Of the architectures.")] = 0,
+        seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of the architectures.")] = 0,
         tables: Annotated[
             Path | None, typer.Option("--tables", help="Folder of tables; default: those that ship.")
         ] = None,
@@ -48,6 +48,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.profiler import current_identity, lut_path
         from pipeline.progress import Reporter
         from pipeline.report.scatter import write_check
+        from pipeline.storage import usable_folder
 
         if calibrated and count < FEWEST:
             raise ConfigError(
@@ -57,7 +58,9 @@ def register(app: typer.Typer) -> None:
         chosen = load_board(board)
         path = lut_path(chosen, tables)
         lut = Lut.load(path, current_identity(chosen), calibration=not calibrated)
-        folder = out or Path("runs") / f"check-{chosen.name}"
+        folder = usable_folder(out or Path("runs") / f"check-{chosen.name}", "--out")
+        if calibrated:  # whose interval is written beside the table once the models have run
+            usable_folder(path.parent, "--tables")
         models = check_table(
             chosen, lut, count, folder, Reporter(quiet=json), seed=seed, targets=Targets(count=workers)
         )

@@ -105,7 +105,7 @@ def test_help_has_an_example(command: str, tmp_path: Path) -> None:
     usage, shown = done.stdout.split("Example:")
     assert f"edgenas {command}" in shown
     assert "--json" in usage
-    if "--board" in usage and command not in ("lut diff",):
+    if "--board" in usage:
         assert re.search(r"--board,? +-b|-b,? +--board", usage), usage
 
 
@@ -214,6 +214,7 @@ def test_numbers_without_meaning(tmp_path: Path) -> None:
         ("family", path, "--latency-ms", "inf"),
         ("adapt", path, "--latency-scale", "nan"),
         ("validate", "m.tflite", "--board", "qemu-cortex-m4", "--seed", 2**63),
+        ("lut", "check", "--board", "qemu-cortex-m4", "--seed", 2**63),
     ):
         done = edgenas(*arguments, cwd=tmp_path)
         assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -355,6 +356,7 @@ def test_a_file_where_a_folder_is_meant(model: Path, tmp_path: Path) -> None:
         (("deploy", model, *board), "--out"),
         (("validate", model, *board), "--out"),
         (("profile", *board), "--out"),
+        (("lut", "check", *board), "--out"),
         (("sweep", run), "--out"),
         (("run", run), "--runs"),
     ):
