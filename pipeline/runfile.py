@@ -17,8 +17,8 @@ from pipeline.errors import ConfigError
 from pipeline.firmware import LEAST_LATENCY_MS, too_long
 from pipeline.robustness import RobustnessConfig
 from pipeline.search.adaptconfig import AdaptConfig
-from pipeline.search.cellsettings import refused_for_cells
 from pipeline.search.config import SearchConfig
+from pipeline.search.settings import refused_for_cells
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace

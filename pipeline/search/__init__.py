@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.search.cellsettings import refused_for_cells
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
@@ -70,8 +69,7 @@ def search_for(
     operator of the space. An impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
     if isinstance(space, CellSpace):
-        if (refusal := refused_for_cells(config)) is not None:
-            raise refusal.error
+        check_settings(config, [config.method], cells=True)
         return _search_cells(space, data, targets[0], config, seed, checkpoint, on_step)
     method = find(config.method)
     with _prepared(space, data, targets, config, seed, checkpoint, on_step) as task:

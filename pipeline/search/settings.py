@@ -1,13 +1,23 @@
-"""Which settings of `[search]` only some methods read, and why: the others refuse them."""
+"""Which settings of `[search]` mean nothing for a method, or in a space of cells: none is ignored silently."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
+
+_METHODS = (
+    "edgenas",
+    "hypernetwork",
+    "hwdarts",
+    "random",
+    "evolution",
+    "mobilenetv2",
+)  # that the tables know
+_CELL_METHODS = ("hypernetwork", "random")
 
 # Field of SearchConfig: who reads it, and why nobody else does. Fields that are not here are read by every method: the
 # baselines too, whose effort is what these settings make EdgeNAS cost.
@@ -23,25 +33,75 @@ _READERS: dict[str, tuple[tuple[str, ...], str]] = {
     "population": (("evolution",), "it describes the evolution"),
     "tournament": (("evolution",), "it describes the evolution"),
 }
-_METHODS = (
-    "edgenas",
-    "hypernetwork",
-    "hwdarts",
-    "random",
-    "evolution",
-    "mobilenetv2",
-)  # that the table knows
+
+_BLOCKS = 'leave it out, or take [space] kind = "blocks"'
+_PATHS = "whose steps train all operators of an edge together"
+# Field of SearchConfig, or a key in one, that no method reads in a space of cells: why, and what to do.
+_NOT_IN_CELLS = {
+    "hyper.boards": ("whose hypernetwork serves one board", "one run file per board, without this key"),
+    "hyper.condition_weight": ("whose hypernetwork is not asked for budgets", _BLOCKS),
+    "hyper.spend_weight": ("whose hypernetwork is not asked for budgets", _BLOCKS),
+    "hyper.entropy_weight": ("whose loss has no such term", _BLOCKS),
+    "hyper.conditions": ("whose steps see one S each", _BLOCKS),
+    "device": ("which are searched on the CPU", "device = 'cpu' or 'auto'; training has a device of its own"),
+    "workers": ("whose contests run one after the other", "leave it out: threads serve one training"),
+    "proxies": ("which no proxy chooses from", _BLOCKS),
+    "selection": ("which are ranked by shared weights alone", _BLOCKS),
+    "sharing": (_PATHS, _BLOCKS),
+    "ablation": ("which EdgeNAS does not search", _BLOCKS),
+    "latency": ("which have no latency predictor", "latency = 'lut'"),
+}
+_HARMLESS = {"device": ("auto", "cpu")}
 
 
-def check_settings(config: SearchConfig, methods: Sequence[str]) -> None:
-    """Raises ConfigError for a setting that none of `methods` reads. Methods of one's own may read all of them."""
-    for name, keys in _changed(config).items():
-        readers, reason = _READERS[name]
-        if all(method in _METHODS and method not in readers for method in methods):
-            raise ConfigError(
-                f"search.{keys[0]} has no effect with method '{', '.join(methods)}': {reason}",
-                hint=f"leave it out, or choose the method: {' or '.join(readers)}",
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A setting, as its key below `search`, that cannot be followed."""
+
+    key: str
+    what: str
+    hint: str
+
+    @property
+    def error(self) -> ConfigError:
+        return ConfigError(f"search.{self.key} {self.what}", hint=self.hint)
+
+
+def check_settings(config: SearchConfig, methods: Sequence[str], *, cells: bool = False) -> None:
+    """Raises ConfigError for a setting that none of `methods` reads, or that means nothing in `cells`.
+
+    Methods of one's own may read all of them.
+    """
+    refusal = refused_for_cells(config) if cells else None
+    if refusal := refusal or _refused_for_methods(config, methods):
+        raise refusal.error
+
+
+def refused_for_cells(config: SearchConfig) -> Refusal | None:
+    """The first setting that differs from its default and would be ignored, or a method of blocks alone."""
+    if config.method not in _CELL_METHODS:
+        return Refusal(
+            "method", f"'{config.method}' does not know cell spaces", f"known: {', '.join(_CELL_METHODS)}"
+        )
+    for key, (why, hint) in _NOT_IN_CELLS.items():
+        value = _value(config, key)
+        if value != _value(SearchConfig(), key) and value not in _HARMLESS.get(key, ()):
+            told = f"is {value!r}" if isinstance(value, str | int | float) else "is set"
+            return Refusal(key, f"{told}, which means nothing in spaces of cells, {why}", hint)
+    return None
+
+
+def _refused_for_methods(config: SearchConfig, methods: Sequence[str]) -> Refusal | None:
+    """The first setting that differs from its default and that none of `methods` reads."""
+    for name, (readers, reason) in _READERS.items():
+        key = _changed(config, name)
+        if key and all(method in _METHODS and method not in readers for method in methods):
+            return Refusal(
+                key,
+                f"has no effect with method '{', '.join(methods)}': {reason}",
+                f"leave it out, or choose the method: {' or '.join(readers)}",
             )
+    return None
 
 
 def check_yields_family(config: SearchConfig) -> None:
@@ -64,17 +124,19 @@ def read_by(config: SearchConfig, method: str) -> SearchConfig:
     return replace(config, method=method, **unread)
 
 
-def _changed(config: SearchConfig) -> dict[str, list[str]]:
-    """The table's fields that differ from their defaults, with the keys: `{"hyper": ["hyper.kappa"]}`."""
-    default, found = SearchConfig(), {}
-    for name in _READERS:
-        value, usual = getattr(config, name), getattr(default, name)
-        if value != usual:
-            found[name] = [f"{name}.{key}" for key in _differing(value, usual)] or [name]
-    return found
+def _changed(config: SearchConfig, name: str) -> str:
+    """The key by which a field differs from its default, e.g. "hyper.kappa"; "" where it does not."""
+    value, usual = getattr(config, name), getattr(SearchConfig(), name)
+    if value == usual:
+        return ""
+    for f in fields(value) if is_dataclass(value) else ():
+        if getattr(value, f.name) != getattr(usual, f.name):
+            return f"{name}.{f.name}"
+    return name
 
 
-def _differing(value: Any, usual: Any) -> list[str]:
-    if not is_dataclass(value):
-        return []
-    return [f.name for f in fields(value) if getattr(value, f.name) != getattr(usual, f.name)]
+def _value(config: SearchConfig, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

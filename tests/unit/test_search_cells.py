@@ -17,9 +17,9 @@ from pipeline.search import SearchResult, search
 from pipeline.search.cell_costs import CellJudge, CellTables
 from pipeline.search.cell_search import latency_of
 from pipeline.search.cell_supernet import CellSupernet
-from pipeline.search.cellsettings import refused_for_cells
 from pipeline.search.costs import exact_cost
 from pipeline.search.effort import affordable_cell_trainings, cell_passes
+from pipeline.search.settings import refused_for_cells
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 
@@ -143,6 +143,12 @@ def test_a_hypernetwork_that_diverges_is_named() -> None:
     with pytest.raises(ConfigError, match="hypernetwork") as error:
         search(SPACE, DATA, COST, ANY, wild, seed=5)
     assert "search.hyper.lr" in (error.value.hint or "")
+
+
+def test_a_setting_that_only_the_other_method_reads_is_refused() -> None:
+    config = replace(CONFIG, method="random", hyper=replace(CONFIG.hyper, kappa=0.3))
+    with pytest.raises(ConfigError, match=r"search\.hyper\.kappa has no effect with method 'random'"):
+        search(SPACE, DATA, COST, ANY, config, seed=5)
 
 
 def test_blocks_methods_are_refused() -> None:
