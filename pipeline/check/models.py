@@ -24,6 +24,7 @@ from pipeline.latency.cost import CostModel
 from pipeline.latency.emulated import emulated_inference
 from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Lut
+from pipeline.memory.flash import layers
 from pipeline.profiler.footprint import sample_network
 from pipeline.progress import Reporter
 from pipeline.space.architecture import Architecture, lower
@@ -166,13 +167,14 @@ def _read(journal: Path) -> dict[tuple[int, str], CheckedModel]:
 
 
 def calibrate(models: Sequence[CheckedModel], board: Board, seed: int, space: SearchSpace) -> Interval:
-    """The interval that whole models of `space` give; LutError where they are too few."""
+    """The interval that `check_table`'s models of `space` give; LutError where they are too few."""
+    fewest = min((layers(lower(a)) for a in drawn(space, len(models), seed)), default=0)
     shape = "x".join(map(str, space.input_shape))
     default = space == SearchSpace.for_input(space.input_shape, space.classes)
     which = "the default space" if default else "another space"
     return Interval.calibrate(
         [m.observed for m in models], [m.low for m in models], [m.high for m in models],
-        board.latency_provenance, f"random architectures of {which} ({shape}, seed {seed})", space,
+        board.latency_provenance, f"random architectures of {which} ({shape}, seed {seed})", space, fewest,
     )  # fmt: skip
 
 

@@ -58,22 +58,27 @@ class CostModel:
         self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
         # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
         self.predictor: LatencyPredictor | None = None
-        self._op_ms: dict[OpSpec, float] = {}
+        self._op_ms: dict[tuple[OpSpec, bool], float] = {}
 
     def without_sound(self) -> CostModel:
         """Of the models themselves, which predictors are fitted to. Without a predictor."""
         return CostModel(self.board, self.lut, self.vetoes)
 
-    def op_latency_ms(self, op: OpSpec) -> float:
-        """One operator's part of the upper quantile, without its call."""
-        found = self._op_ms.get(op)
+    def op_latency_ms(self, op: OpSpec, *, unlike: bool = False) -> float:
+        """One operator's part of the upper quantile, without its call; `unlike`: of a model as in `Lut.unlike`."""
+        found = self._op_ms.get((op, unlike))
         if found is None:
-            found = self._op_ms[op] = self._ms(self.lut.predict_op(op).high)
+            found = self._op_ms[op, unlike] = self._ms(self.lut.predict_op(op, unlike=unlike).high)
         return found
+
+    def unlike(self, graph: OpGraph) -> bool:
+        """As `Lut.unlike`."""
+        return self.lut.unlike(graph)
 
     def latency_ms(self, graph: OpGraph) -> float:
         """One inference, upper quantile: what a latency budget is held against."""
-        operators = sum(self.op_latency_ms(node.op) for node in graph.nodes)
+        unlike = self.unlike(graph)
+        operators = sum(self.op_latency_ms(node.op, unlike=unlike) for node in graph.nodes)
         deciding = sum(self.exit_ms(graph.tensor_bytes[tensor]) for tensor in graph.exits)
         return operators + layers(graph) * self.layer_overhead_ms + self.overhead_ms + deciding
 

@@ -31,8 +31,8 @@ FEWEST = 19
 # system have their say.
 _DEFAULT = {"measured": 0.10, "cycle-accurate": 0.025, "modelled": 0.025, "estimated": 0.50}
 
-# By how much more an operator may be off, at least, that no calibration model can have. Chosen: five times the
-# largest error of any whole model that was checked (benchmarks/results/other_spaces.md).
+# By how much more a model may be off, at least, that no calibration model can be like. Chosen: three times the
+# largest error of any such model that was checked (benchmarks/results/other_spaces.md).
 _ELSEWHERE = 0.0025
 
 
@@ -41,8 +41,8 @@ class Interval:
     """Factors on the lower and the upper end of what rows and kernels' models predict for one inference.
 
     `models` were observed on the target (0: none, the width is a default), `provenance` is that of their
-    observation, `source` says which models they were and `space` what they were drawn from (None: it holds for all
-    models alike).
+    observation, `source` says which models they were, `space` what they were drawn from (None: it holds for all
+    models alike) and `fewest_layers` how many layers the shortest of them had.
     """
 
     low: float
@@ -52,6 +52,7 @@ class Interval:
     source: str
     level: float = LEVEL
     space: SearchSpace | None = None
+    fewest_layers: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= self.high and math.isfinite(self.high)):
@@ -59,8 +60,8 @@ class Interval:
 
     @property
     def elsewhere(self) -> float:
-        """By how much more (relative) operators may be off that are not of `space`: as much again as the interval is
-        wide, at least a quarter of a percent."""
+        """By how much more (relative) models may be off that are not of `space`, or of fewer layers: as much again as
+        the interval is wide, at least a quarter of a percent."""
         return max(_ELSEWHERE, self.high - self.low)
 
     def describe(self) -> str:
@@ -94,6 +95,7 @@ class Interval:
         provenance: Provenance,
         source: str,
         space: SearchSpace | None = None,
+        fewest_layers: int = 0,
     ) -> Interval:
         """From cycles of whole models of `space` and the ends predicted for each, before any factor.
 
@@ -110,7 +112,7 @@ class Interval:
         over = np.sort(np.asarray(observed, float) / np.asarray(high, float))
         ends = float(under[below - 1]), float(over[models - above])
         # estimates with too wide ends of their own make the factors cross; exchanged they are on the safe side
-        return cls(min(ends), max(ends), models, provenance, source, space=space)
+        return cls(min(ends), max(ends), models, provenance, source, LEVEL, space, fewest_layers)
 
     # -- files -------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from pipeline.latency.rows import read_rows, write_rows
 from pipeline.latency.tablefiles import canonical, damaged, profile_hint, read_toml, write_toml
 from pipeline.latency.transfer import Transfer
 from pipeline.latency.waits import WaitModel
-from pipeline.memory.flash import FlashModel
+from pipeline.memory.flash import FlashModel, layers
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
@@ -44,14 +44,13 @@ class Overhead:
 @dataclass(frozen=True, slots=True)
 class NodePrediction:
     """Cycles of one layer, its call included, and the interval they should lie in; `outside` the range that was
-    measured, they are extrapolated; `elsewhere`: no model that calibrated the table can have the operator."""
+    measured, they are extrapolated."""
 
     cycles: float
     provenance: Provenance
     low: float
     high: float
     outside: bool = False
-    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Prediction:
     that were extrapolated: they lie outside the measured range.
 
     Layers have the intervals of their rows or kernels' models; `interval` are the factors that make the sums of
-    those ends an interval of the whole. `elsewhere` counts the layers whose operators no calibration model can have.
+    those ends an interval of the whole. `unlike`: no model that calibrated the table can be like this one.
     """
 
     per_node: tuple[NodePrediction, ...]
@@ -69,17 +68,17 @@ class Prediction:
     interval: Interval
     front_end: NodePrediction | None = None  # that makes the input out of sound; in all sums
     outside: tuple[str, ...] = ()
-    elsewhere: int = 0
+    unlike: bool = False
 
     def describe(self) -> str:
         """The interval, where it comes from, and what is said of operators that have no row."""
-        if not self.elsewhere:
-            return self.interval.describe() + self.estimates
-        return (
-            f"assumed interval: of {len(self.per_node)} layers {self.elsewhere} are unlike those of the calibration "
-            f"({self.interval.describe()}) and may be off by {100 * self.interval.elsewhere:.2g} % more"
-            + self.estimates
-        )
+        text = self.interval.describe()
+        if self.unlike:
+            more = f"{100 * self.interval.elsewhere:.2g} %"
+            text = (
+                f"assumed interval: {more} more than the table's ({text}), since this model is unlike those"
+            )
+        return text + self.estimates
 
     @property
     def estimates(self) -> str:
@@ -205,17 +204,25 @@ class Lut:
                 by_kernel.setdefault(row.kernel, {})[row.op] = row.cycles
         return {kernel: KernelModel.fit(kernel, rows) for kernel, rows in sorted(by_kernel.items())}
 
-    def predict_op(self, op: OpSpec) -> NodePrediction:
+    def predict_op(self, op: OpSpec, *, unlike: bool = False) -> NodePrediction:
         """Cycles of one operator without its call, waits included; reshape costs nothing.
 
-        Its ends are wider where it is not of the space that calibrated the table. Raises LutError for an operator
+        Its ends are wider in a model that is `unlike` those that calibrated the table. Raises LutError for an operator
         whose kernel, or a loop of it, was never measured.
         """
         found = self._predict_warm(op)
-        if self._calibrated is None or op.kind == "reshape" or op in self._calibrated:
+        if not unlike or op.kind == "reshape":
             return found
         more = self.interval.elsewhere
-        return replace(found, low=(1 - more) * found.low, high=(1 + more) * found.high, elsewhere=True)
+        return replace(found, low=(1 - more) * found.low, high=(1 + more) * found.high)
+
+    def unlike(self, graph: OpGraph) -> bool:
+        """Whether no model that calibrated the table can be like `graph`: it has an operator that is not of their
+        space, or fewer layers than any of them (whose errors even out less)."""
+        if layers(graph) < self.interval.fewest_layers:
+            return True
+        known = self._calibrated
+        return known is not None and any(n.op not in known for n in graph.nodes if n.op.kind != "reshape")
 
     @cached_property
     def _calibrated(self) -> frozenset[OpSpec] | None:
@@ -269,12 +276,12 @@ class Lut:
 
     def predict(self, graph: OpGraph) -> Prediction:
         """Cycles of one inference over `graph`, layer by layer. Raises LutError as `predict_op` does."""
-        call = self.overhead.layer_cycles
+        call, unlike = self.overhead.layer_cycles, self.unlike(graph)
         nodes: list[NodePrediction] = []
         unmeasured: list[str] = []
         outside: list[str] = []
         for node in graph.nodes:
-            p = self.predict_op(node.op)
+            p = self.predict_op(node.op, unlike=unlike)
             if node.op.kind != "reshape":
                 p = replace(p, cycles=p.cycles + call, low=p.low + call, high=p.high + call)
                 if p.provenance == "estimated":
@@ -284,8 +291,7 @@ class Lut:
             nodes.append(p)
         without_row, beyond = (tuple(dict.fromkeys(keys)) for keys in (unmeasured, outside))
         overhead = self.overhead.inference_cycles
-        elsewhere = sum(node.elsewhere for node in nodes)
-        return Prediction(tuple(nodes), overhead, without_row, self.interval, None, beyond, elsewhere)
+        return Prediction(tuple(nodes), overhead, without_row, self.interval, None, beyond, unlike)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """Ratio over one inference, from the rows that `graph` has in the table (all rows where none)."""

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pipeline.errors import LutError
 from pipeline.figures import Provenance
 from pipeline.frontend import FrontEnd, frontend_sources, to_bytes
+from pipeline.frontend.probes import probing_clips
 from pipeline.latency.identity import Identity
 from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import NodePrediction
@@ -19,8 +20,9 @@ from pipeline.latency.tablefiles import damaged, read_toml, write_toml
 
 @dataclass(frozen=True, slots=True)
 class SoundCost:
-    """One clip through `front_end`: cycles (median of `clips` different ones, fastest and slowest), executed
-    instructions where they are counted (else 0), and the flash and the static RAM that it adds to an application.
+    """One clip through `front_end`: cycles (median of `clips` different ones; fastest and slowest, with a margin for
+    others), executed instructions where they are counted (else 0), and the flash and the static RAM that it adds to
+    an application.
 
     Its working memory is not in `ram_bytes`: it lies in the arena (pipeline.memory.overlay). Cycles of another board
     are off by at least `assumed_low` and at most `assumed_high`, so far as is known: factors.
@@ -76,8 +78,8 @@ class SoundCost:
 
 
 def sound_cost_path(folder: Path, board: str, front_end: FrontEnd) -> Path:
-    """Beside the board's table in `folder`; named after the front end and its C sources."""
-    digest = hashlib.sha256(to_bytes(front_end))
+    """Beside the board's table in `folder`; named after the front end, its C sources and the clips it is run with."""
+    digest = hashlib.sha256(to_bytes(front_end) + probing_clips(front_end).tobytes())
     for name, text in sorted(frontend_sources(front_end).items()):
         digest.update(f"{name}\0{text}\0".encode())
     return folder / board / f"front-end-{digest.hexdigest()[:12]}.toml"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.search.candidates import describe_excess, own_budgets
-from pipeline.search.costs import CostModel, Floats, exact_cost
+from pipeline.search.costs import CostModel, Floats, exact_cost, operator_price
 from pipeline.space.architecture import operator_parameters
 from pipeline.space.budgets import Budgets, Cost
 from pipeline.space.cells import CellArchitecture, CellSpace
@@ -34,18 +34,16 @@ class CellTables:
     @classmethod
     def of(cls, space: CellSpace, cost: CostModel) -> CellTables:
         per_cell = list(space.edge_operators())
-        latency = [
-            [sum(cost.op_latency_ms(op) + cost.layer_overhead_ms for op in ops) for ops in choices]
-            for choices in per_cell
-        ]
+        graph = space.build((0,) * space.positions).lower()
+        price = operator_price(cost, [graph])
+        latency = [[sum(map(price, ops)) for ops in choices] for choices in per_cell]
         weights = [[sum(map(operator_parameters, ops)) for ops in choices] for choices in per_cell]
         tables = (
             np.repeat(np.array(latency, float), space.edges, 0),
             np.repeat(np.array(weights, float), space.edges, 0),
         )
-        nodes = space.build((0,) * space.positions).lower().nodes
-        whole = sum(cost.op_latency_ms(n.op) + cost.layer_overhead_ms for n in nodes) + cost.overhead_ms
-        counted = sum(operator_parameters(n.op) for n in nodes)
+        whole = sum(price(n.op) for n in graph.nodes) + cost.overhead_ms
+        counted = sum(operator_parameters(n.op) for n in graph.nodes)
         return cls(
             space, tables[0], whole - float(tables[0][:, 0].sum()),
             tables[1], counted - float(tables[1][:, 0].sum()),

@@ -6,9 +6,10 @@ the search, and the exact planner (`CostModel.evaluate`) decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -115,6 +116,14 @@ def working_set_bytes(nodes: Sequence[Node], input_bytes: int) -> int:
     return peak
 
 
+def operator_price(cost: CostModel, examples: Sequence[OpGraph]) -> Callable[[OpSpec], float]:
+    """What an operator and its call take, ms, in models like `examples`: more where all of them are unlike those that
+    calibrated the table (`pipeline.latency.cost.CostModel.unlike`)."""
+    unlike = getattr(cost, "unlike", None)
+    options: dict[str, Any] = {"unlike": True} if unlike is not None and all(map(unlike, examples)) else {}
+    return lambda op: cost.op_latency_ms(op, **options) + cost.layer_overhead_ms
+
+
 def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples: int = 12) -> CostTables:
     """Look up every reachable choice once; `samples` random architectures fit the SRAM and flash lines."""
     widths = space.widths
@@ -122,13 +131,12 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
     latency, weights, working = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     refused = np.zeros(shape, bool)
     veto = getattr(cost, "veto", lambda _: "")
-    memo: dict[OpSpec, float] = {}
+    rng = np.random.default_rng([seed, 0xC057])
+    drawn = [space.random(rng) for _ in range(samples)]
+    price = functools.cache(operator_price(cost, [lower(a) for a in drawn]))
 
     def nodes_latency(nodes: Sequence[Node]) -> float:
-        for node in nodes:
-            if node.op not in memo:
-                memo[node.op] = cost.op_latency_ms(node.op) + cost.layer_overhead_ms
-        return sum(memo[node.op] for node in nodes)
+        return sum(price(node.op) for node in nodes)
 
     def nodes_weights(nodes: Sequence[Node]) -> int:
         return sum(operator_parameters(node.op) for node in nodes)
@@ -155,8 +163,6 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
     stem = space.stem_nodes()
     stem_working = working_set_bytes(stem, int(np.prod(space.input_shape)))
     deciding = sum(cost.exit_ms(space.classes) for _ in space.exits)
-    rng = np.random.default_rng([seed, 0xC057])
-    drawn = [space.random(rng) for _ in range(samples)]
     exact = [cost.evaluate(lower(a), parameters(a)) for a in drawn]
     beyond = [e.sram_bytes - _graph_working_set(a) for a, e in zip(drawn, exact, strict=True)]
     return CostTables(

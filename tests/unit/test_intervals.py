@@ -111,38 +111,36 @@ def test_the_search_and_the_budget_see_the_upper_quantile() -> None:
     assert tables[1].latency_fixed == pytest.approx(1.25 * tables[0].latency_fixed)
 
 
-def test_operators_of_other_spaces_have_wider_ends() -> None:
-    """Within the space that calibrated the table nothing changes; its exits and other inputs' operators are wider, in
-    the search's tables as in what decides."""
+def test_models_of_other_spaces_have_wider_ends() -> None:
+    """Those of the space that calibrated the table do not, unless they are shorter than all of them; the search's
+    tables agree with what decides."""
     from pipeline.boards import load_board
     from pipeline.latency.cost import CostModel
 
     board, space = load_board("qemu-cortex-m4"), SearchSpace.for_input((28, 28, 1), 10)
     table = replace(Lut.load(TABLE), calibration=None)
-    mine = Interval(0.999, 1.001, 45, "modelled", "architectures", space=space)
-    everywhere, calibrated = (replace(table, calibration=replace(mine, space=s)) for s in (None, space))
+    mine = Interval(0.999, 1.001, 45, "modelled", "architectures", space=space, fewest_layers=12)
+    calibrated = replace(table, calibration=mine)
+    everywhere = replace(table, calibration=replace(mine, space=None, fewest_layers=0))
     assert mine.elsewhere == 0.0025 and replace(mine, high=1.009).elsewhere == pytest.approx(0.010)
-    for other, layers in ((space, 0), (SearchSpace.for_input((32, 32, 3), 10), 22)):
-        graph = lower(other.random(np.random.default_rng(3)))
-        plain, seen = everywhere.predict(graph), calibrated.predict(graph)
-        assert seen.total_cycles == plain.total_cycles
-        assert (seen.elsewhere > 0) == (layers > 0)
-        widened = sum(n.cycles for n in seen.per_node if n.elsewhere)
-        call = sum(1 for n in seen.per_node if n.elsewhere) * table.overhead.layer_cycles
-        more = 1.001 * 0.0025 * (widened - call)
-        if not seen.unmeasured:  # estimates have a width of their own
-            assert seen.high_cycles == pytest.approx(plain.high_cycles + more)
-        assert (seen.high_cycles > plain.high_cycles, seen.low_cycles < plain.low_cycles) == (
-            (layers > 0,) * 2
-        )
-        assert ("assumed interval" in seen.describe()) == (layers > 0)
-        cost = CostModel(board, calibrated)
-        assert cost.evaluate(graph, 1).latency_ms == pytest.approx(seen.high_cycles / board.clock_hz * 1e3)
-    few = SearchSpace.for_input((32, 32, 3), 10, blocks=2, channels=(16,), ops=("ir2", "skip"))
     cost = CostModel(board, calibrated)
-    tables = build_tables(few, cost, samples=2)
-    path = few.build([("ir2", 16), ("ir2", 16)])
-    assert tables.path_latency_ms([(0, 0), (0, 0)]) == pytest.approx(cost.latency_ms(lower(path)))
+    short = SearchSpace.for_input((28, 28, 1), 10, blocks=1)
+    other = SearchSpace.for_input((32, 32, 3), 10)
+    for drawn_from, unlike in ((space, False), (short, True), (other, True)):
+        graph = lower(drawn_from.random(np.random.default_rng(3)))
+        plain, seen = everywhere.predict(graph), calibrated.predict(graph)
+        assert seen.total_cycles == plain.total_cycles and seen.unlike == unlike
+        more = 0.0025 * sum(n.high - table.overhead.layer_cycles for n in plain.per_node) if unlike else 0.0
+        assert seen.high_cycles == pytest.approx(plain.high_cycles + 1.001 * more, rel=1e-6)
+        assert (seen.low_cycles < plain.low_cycles) == unlike
+        assert ("assumed interval: 0.25 % more" in seen.describe()) == unlike
+        assert cost.evaluate(graph, 1).latency_ms == pytest.approx(seen.high_cycles / board.clock_hz * 1e3)
+    for drawn_from in (short, other):
+        tables = build_tables(drawn_from, cost, samples=2)
+        choices = [("ir2", 16)] * len(drawn_from.strides)
+        path = [(drawn_from.ops.index("ir2"), drawn_from.channels.index(16))] * len(choices)
+        exact = cost.latency_ms(lower(drawn_from.build(choices)))
+        assert tables.path_latency_ms(path) == pytest.approx(exact)
 
 
 def test_the_calibrating_space_is_kept(tmp_path: Path) -> None:
@@ -162,7 +160,9 @@ def test_the_calibrating_space_is_kept(tmp_path: Path) -> None:
 
 def test_shipped_tables_say_what_calibrated_them() -> None:
     for path in sorted(asset_dir("luts").glob("*/edgenas.csv")):
-        assert Lut.load(path).interval.space == SearchSpace.for_input((28, 28, 1), 10), path
+        interval = Lut.load(path).interval
+        assert interval.space == SearchSpace.for_input((28, 28, 1), 10), path
+        assert interval.models >= FEWEST and interval.fewest_layers > 9, path
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (1.1, 1.0), (0.9, math.inf), (0.9, math.nan)])
