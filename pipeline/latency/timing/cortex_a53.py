@@ -16,6 +16,7 @@ from capstone import arm64
 
 from pipeline.errors import ToolError
 from pipeline.latency.timing import issue
+from pipeline.latency.timing.decoder import Decoder
 from pipeline.latency.timing.issue import Block, Core, Operation
 from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
@@ -71,19 +72,13 @@ _NOTHING = _names("nop hint yield wfe wfi sev sevl prfm")
 _SPECIAL = _names("mrs msr dmb dsb isb clrex")
 
 
-def _decoder() -> Any:
-    decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
-    decoder.detail = True
-    return decoder
-
-
-_DECODER = _decoder()
+_DECODER = Decoder(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
 
 
 @lru_cache(maxsize=256)
 def _number(register: int) -> int | None:
     """W and X registers by one number, 31 the stack pointer; None for the zero registers."""
-    name = str(_DECODER.reg_name(register))
+    name = _DECODER.register(register)
     if name in ("wzr", "xzr"):
         return None
     if name in ("sp", "wsp"):

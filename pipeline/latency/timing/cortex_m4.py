@@ -16,6 +16,7 @@ import capstone
 from capstone import arm
 
 from pipeline.errors import ToolError
+from pipeline.latency.timing.decoder import Decoder
 from pipeline.latency.timing.model import BlockCost, summed_cycles, whole_blocks
 from pipeline.links.blockcount import Region
 
@@ -99,13 +100,7 @@ class _Instruction:
         return not self.leaves and self.name not in _LOADS | _STORES | _DOUBLES | _LISTS | _FLOAT_LISTS
 
 
-def _decoder() -> Any:
-    decoder = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
-    decoder.detail = True
-    return decoder
-
-
-_DECODER = _decoder()
+_DECODER = Decoder(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
 
 
 def _view(decoded: Any) -> _Instruction:

@@ -17,6 +17,7 @@ from capstone import arm
 
 from pipeline.errors import ToolError
 from pipeline.latency.timing import issue
+from pipeline.latency.timing.decoder import Decoder
 from pipeline.latency.timing.issue import Block, Core, Operation
 from pipeline.latency.timing.model import BlockCost
 from pipeline.links.blockcount import Region
@@ -84,13 +85,7 @@ _FLOAT_MACS = {
 }
 
 
-def _decoder() -> Any:
-    decoder = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
-    decoder.detail = True
-    return decoder
-
-
-_DECODER = _decoder()
+_DECODER = Decoder(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
 
 
 class _View:

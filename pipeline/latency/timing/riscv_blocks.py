@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import capstone
 
 from pipeline.errors import ToolError
+from pipeline.latency.timing.decoder import Decoder
 from pipeline.latency.timing.model import BlockCost, summed_cycles, whole_blocks
 from pipeline.links.blockcount import Region
 
@@ -75,13 +75,7 @@ class Instruction:
     writes: frozenset[int]
 
 
-def _decoder() -> Any:
-    decoder = capstone.Cs(capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV32 | capstone.CS_MODE_RISCVC)
-    decoder.detail = True
-    return decoder
-
-
-_DECODER = _decoder()
+_DECODER = Decoder(capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV32 | capstone.CS_MODE_RISCVC)
 
 
 def _bits(word: int, high: int, low: int) -> int:
