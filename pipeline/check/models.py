@@ -67,18 +67,16 @@ class ModelRunner:
         built = build(render_app(emit_c(model), self._board, Budgets(), self._folder, ratio), self._board)
         x = np.random.default_rng(number).integers(-128, 128, model.input_bytes, dtype=np.int8).tobytes()
         seen = emulated_inference(self._board, built.elf, x, port=self._port)
-        layers = [layer.cycles for layer in seen.layers]
+        cycles_of = [layer.cycles for layer in seen.layers]
         if self._board.counts_instructions:
             instructions = sum(layer.instructions for layer in seen.layers)
             between = seen.ticks * cycles_per_tick(self._board, 1.0) - instructions
-            observed = sum(layers) + max(0.0, between) * sum(layers) / instructions
+            observed = sum(cycles_of) + max(0.0, between) * sum(cycles_of) / instructions
         else:
             observed = seen.ticks * self._board.clock_hz / self._board.counter.hz
-        # predictions of layers have their share of what lies between them
-        share = (observed - sum(layers) - prediction.overhead_cycles) / len(layers)
         errors = [
-            cycles + share - prediction.per_node[layer.node].cycles
-            for layer, cycles in zip(model.layers, layers, strict=True)
+            cycles - prediction.per_node[layer.node].cycles
+            for layer, cycles in zip(model.layers, cycles_of, strict=True)
         ]
         worst = int(np.argmax(np.abs(errors)))
         low, high = prediction.sums

@@ -139,4 +139,5 @@ def _scaled(overhead: Overhead, factor: float) -> Overhead:
         overhead,
         layer_cycles=round(factor * overhead.layer_cycles, 1),
         inference_cycles=round(factor * overhead.inference_cycles, 1),
+        between_cycles=round(factor * overhead.between_cycles, 1),
     )

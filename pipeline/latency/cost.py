@@ -55,7 +55,7 @@ class CostModel:
         self._front_end = sound.prediction(lut.interval) if sound else None
         self.front_end_ms = self._ms(self._front_end.high) if self._front_end else 0.0
         self.overhead_ms = self._ms(lut.overhead.inference_cycles) + self.front_end_ms
-        self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles)
+        self.layer_overhead_ms = self._ms(lut.overhead.layer_cycles + lut.overhead.between_cycles)
         # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
         self.predictor: LatencyPredictor | None = None
         self._op_ms: dict[tuple[OpSpec, bool], float] = {}

@@ -33,12 +33,19 @@ from pipeline.space.opspec import OpSpec
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Cycles that no operator's row has in it: per layer (its call) and per inference (the rest)."""
+    """Cycles that no operator's row has in it: per layer its call, and what an application does between it and the
+    next; per inference the rest."""
 
     layer_cycles: float = 0.0
     layer_instructions: float = 0.0
     inference_cycles: float = 0.0
     inference_instructions: float = 0.0
+    between_cycles: float = 0.0
+    between_instructions: float = 0.0
+
+    def outside_cycles(self, layers: int) -> float:
+        """What lies outside of all layers, in an inference of so many."""
+        return self.inference_cycles + layers * self.between_cycles
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,18 +297,19 @@ class Lut:
                     outside.append(node.op.key)
             nodes.append(p)
         without_row, beyond = (tuple(dict.fromkeys(keys)) for keys in (unmeasured, outside))
-        overhead = self.overhead.inference_cycles
+        overhead = self.overhead.outside_cycles(layers(graph))
         return Prediction(tuple(nodes), overhead, without_row, self.interval, None, beyond, unlike)
 
     def cycles_per_instruction(self, graph: OpGraph) -> float:
         """Ratio over one inference, from the rows that `graph` has in the table (all rows where none)."""
         ops = [node.op for node in graph.nodes if node.op.kind != "reshape" and node.op in self]
         rows = [self.rows[op.key] for op in ops] or [r for r in self.rows.values() if not r.refused]
-        cycles = sum(r.cycles for r in rows) + len(ops) * self.overhead.layer_cycles
-        instructions = sum(r.instructions for r in rows) + len(ops) * self.overhead.layer_instructions
+        besides = self.overhead
+        cycles = sum(r.cycles for r in rows) + len(ops) * besides.layer_cycles
+        instructions = sum(r.instructions for r in rows) + len(ops) * besides.layer_instructions
         if ops:
-            cycles += self.overhead.inference_cycles
-            instructions += self.overhead.inference_instructions
+            cycles += besides.outside_cycles(len(ops))
+            instructions += besides.inference_instructions + len(ops) * besides.between_instructions
         if instructions <= 0:
             raise LutError(
                 f"the table of {self.identity.board} counts no instructions",

@@ -146,10 +146,10 @@ def _build(board: Board, model: Model, folder: Path) -> Build:
 
 
 def _overhead(board: Board, applications: Sequence[tuple[Model, Build]], lut: Lut) -> Overhead:
-    """What applications spend beyond their kernels, spread over the layers' calls and the rest.
+    """What applications spend beyond their kernels: in the layers' regions, between them, and at either end.
 
-    Within a layer's region lies its call; between the regions the code that goes from layer to layer, and what an
-    inference begins and ends with: the two applications' numbers of layers tell those apart.
+    The two applications' numbers of layers tell what lies between regions from what an inference begins and ends
+    with.
     """
     (large, seen), (small, seen_small) = (
         (model, emulated_inference(board, built.elf, _sample_input(model))) for model, built in applications
@@ -163,15 +163,17 @@ def _overhead(board: Board, applications: Sequence[tuple[Model, Build]], lut: Lu
     counts = len(large.layers), len(small.layers)
     a_layer = max(0.0, (between[0] - between[1]) / (counts[0] - counts[1]))
     rest = max(0.0, between[0] - a_layer * counts[0])
+    call = round(max(0.0, cycles), 1)
     if not board.counts_instructions:
-        layer_cycles = round(max(0.0, cycles) + a_layer, 2)
-        return Overhead(layer_cycles=layer_cycles, inference_cycles=round(rest, 1))
+        return Overhead(call, inference_cycles=round(rest, 1), between_cycles=round(a_layer, 2))
     rate = sum(layer.cycles for layer in seen.layers) / sum(layer.instructions for layer in seen.layers)
     return Overhead(
-        layer_cycles=round(max(0.0, cycles) + a_layer * rate, 2),
-        layer_instructions=round(max(0.0, instructions) + a_layer, 2),
+        layer_cycles=call,
+        layer_instructions=round(max(0.0, instructions), 1),
         inference_cycles=round(rest * rate, 1),
         inference_instructions=round(rest, 1),
+        between_cycles=round(a_layer * rate, 2),
+        between_instructions=round(a_layer, 2),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import load_board
 from pipeline.engine import emit_c, load
@@ -109,10 +110,9 @@ def test_bytes_exits_and_latencies(name: str, content: bytes, tmp_path: Path) ->
             assert client.invoke(one.tobytes()).output == row.tobytes()
 
 
+@NEEDS_QEMU_ARM
 def test_what_no_input_reached_is_judged_by_its_prediction(tmp_path: Path) -> None:
     """Every inference ends at the first exit; the deadline lies between it and the last output's prediction."""
-    if not all(shutil.which(tool) for tool in TOOLS["qemu-cortex-m4"]):
-        pytest.skip("needs QEMU and a compiler")
     content = serialize(replace(freeze(trained(ARCHITECTURE, 1)), exit_rule=ExitRule((0, 5))))
     board, model = load_board("qemu-cortex-m4"), load(content)
     cost = CostModel(board, Lut.load(lut_path(board)))

@@ -50,7 +50,7 @@ def test_the_longest_deadline_is_what_the_devices_arithmetic_can_tell(name: str,
     most = most_latency_ms(board, ratio)
     folder = render_app(MODEL, board, Budgets(latency_ms=most), tmp_path, ratio)
     main = (folder / "app/main.c").read_text()
-    given = {what: int(re.search(rf"#define {what} (\d+)u", main)[1])  # type: ignore[index]
+    given = {what: int(re.search(rf"#define {what} (\d+)u", main)[1])
              for what in ("LATENCY_BUDGET_US", "CYCLES_PER_TICK_Q16")}  # fmt: skip
     assert given["LATENCY_BUDGET_US"] < 1 << 32
     cycles = ((1 << 32) - 1) * given["CYCLES_PER_TICK_Q16"] >> 16

@@ -219,7 +219,7 @@ def test_what_the_search_kept_is_kept_beside_the_limits_of_pruning() -> None:
 
     held = Budgets(latency_ms=judge(lower(ARCHITECTURE), 0).latency_ms)
     pruned = prune_and_train(ARCHITECTURE, data_set(), QUICK, judge, confirm=slower, held=held, seed=1)
-    assert slower(pruned.result.network.graph, 0).latency_ms <= held.latency_ms  # type: ignore[operator]
+    assert slower(pruned.result.network.graph, 0).latency_ms <= held.latency_ms
     assert pruned.result.network.graph.macs <= 0.5 * lower(ARCHITECTURE).macs
     assert tighter(Budgets(2.0, 5), Budgets(1.0, None, 7)) == Budgets(1.0, 5, 7)
 

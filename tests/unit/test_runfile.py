@@ -136,7 +136,7 @@ def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str
 
 def test_strides_alone_say_how_many_blocks_there_are(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "strides = [2, 1, 2]\n")
-    assert len(load_runfile(path).space.build((28, 28, 1), 10).strides) == 3  # type: ignore[union-attr]
+    assert len(load_runfile(path).space.build((28, 28, 1), 10).strides) == 3
 
 
 def test_a_teacher_that_is_not_there_is_missed_before_anything_runs(tmp_path: Path) -> None:
