@@ -223,6 +223,7 @@ class Run(RunInputs):
                 self.reporter,
                 sound=clips_of(self.data, images),
             )
+            self._set_aside((path.name, *_REPORTED), copied=(*_SEARCHED, "training.json", "model.tflite"))
             write_text(path, json.dumps(validation.to_json()) + "\n")
             return f"{validation.images} images, {validation.mismatches} differ from the reference"
 

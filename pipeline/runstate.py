@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.storage import write_text
 
-EARLIER = "earlier"  # folder inside a run's, for what another search or training of the same run left
+EARLIER = "earlier"  # in a run's folder: what another search, training or validation of it left
 
 
 def fingerprint(*parts: Any) -> str:

@@ -183,18 +183,21 @@ def test_second_run_does_nothing_twice(finished: Path, tmp_path: Path) -> None:
 def test_only_what_a_change_affects_runs_again(finished: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs)
-    before = outcome(runs)
+    before, measured = outcome(runs), (runs / "tiny" / "validation.json").read_bytes()
     done = run(write_runfile(tmp_path, images=12), runs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout + done.stderr) == ["validate"]
     assert outcome(runs) == before
+    earlier = runs / "tiny" / "earlier" / "1"  # what was validated before, with its report and model
+    assert (earlier / "validation.json").read_bytes() == measured
+    assert (earlier / "report.json").is_file() and (earlier / "model.tflite").read_bytes() == before[1]
     done = run(write_runfile(tmp_path, images=12, float_epochs=1), runs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout + done.stderr) == ["train and export", "validate", "robustness"]
     after = outcome(runs)
     assert after[0] == before[0]
     assert after[1] != before[1]
-    earlier = runs / "tiny" / "earlier" / "1"  # the first training's, with the search that it shares
+    earlier = runs / "tiny" / "earlier" / "2"  # the first training's, with the search that it shares
     assert [(earlier / name).read_bytes() for name in ("architecture.json", "model.tflite")] == before
     assert (earlier / "report.json").is_file() and (earlier / "validation.json").is_file()
 
