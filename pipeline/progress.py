@@ -29,8 +29,10 @@ class Bar:
             self._progress.update(self._task, completed=done, total=self._total, text=text)
         elif not self._quiet and time.monotonic() - self._last > _PLAIN_EVERY_S:
             self._last = time.monotonic()
-            left = (self._last - self._started) * (self._total - done) / max(1, done)
-            line = f"  {self._name}: {done}/{self._total} {text}, about {_duration(left)} left"
+            line = f"  {self._name}: {done}/{self._total} {text}"
+            if done:
+                left = (self._last - self._started) * (self._total - done) / done
+                line += f", about {_duration(left)} left"
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:

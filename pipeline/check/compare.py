@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from pipeline.latency.lut import Lut
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`identity`: fields that differ, with both values. `ratios`: cycles of the second table over the first's, by
-    operator, of the operators that both have."""
+    """`identity` and `overhead`: fields that differ, with both values. `ratios`: cycles of the second table over the
+    first's, by operator, of the operators that both have."""
 
     identity: dict[str, tuple[Any, Any]]
+    overhead: dict[str, tuple[float, float]]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     ratios: dict[str, float]
@@ -43,9 +44,15 @@ class Comparison:
         far = sorted(self.ratios.items(), key=lambda item: -abs(np.log(item[1])))
         return [(op, ratio) for op, ratio in far[:count] if ratio != 1.0]
 
+    @property
+    def same(self) -> bool:
+        """Whether both predict the same cycles of everything, whatever they were measured under."""
+        return not (self.worst(1) or self.overhead or self.only_first or self.only_second)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "identity": {name: list(pair) for name, pair in self.identity.items()},
+            "overhead": {name: list(pair) for name, pair in self.overhead.items()},
             "only_first": list(self.only_first),
             "only_second": list(self.only_second),
             "kernels": self.by_kernel(),
@@ -58,8 +65,10 @@ def compare_tables(first: Lut, second: Lut) -> Comparison:
     a = {key: row for key, row in first.rows.items() if not row.refused}
     b = {key: row for key, row in second.rows.items() if not row.refused}
     both = sorted(a.keys() & b.keys())
+    besides = zip(asdict(first.overhead).items(), asdict(second.overhead).values(), strict=True)
     return Comparison(
         identity=first.identity.differences(second.identity),
+        overhead={name: (one, other) for (name, one), other in besides if one != other},
         only_first=tuple(sorted(a.keys() - b.keys())),
         only_second=tuple(sorted(b.keys() - a.keys())),
         ratios={key: b[key].cycles / a[key].cycles for key in both},

@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.check import DEFAULT, calibrate, check_table, points_ms, summarize
         from pipeline.errors import ConfigError
         from pipeline.fleet import Targets
-        from pipeline.latency.intervals import FEWEST
+        from pipeline.latency.intervals import FEWEST, percent
         from pipeline.latency.lut import Lut
         from pipeline.profiler import current_identity, lut_path
         from pipeline.progress import Reporter
@@ -90,8 +90,8 @@ def register(app: typer.Typer) -> None:
         for name, key in (("table", "table"), ("MACs, best linear fit", "macs")):
             e = summary[key]
             table.add_row(
-                name, f"{e['mae_ms']:.3f}", f"{100 * e['mape']:.3f} %", f"{100 * e['worst']:.2f} %",
-                f"{e['spearman']:.4f}",
+                name, f"{e['mae_ms']:.3g}", f"{percent(e['mape'], '')} %", f"{percent(e['worst'], '')} %",
+                f"{e['spearman']:.6f}",
             )  # fmt: skip
         stdout.print(table)
         judges = " (those that calibrated it)" if calibrated else ""
@@ -103,8 +103,8 @@ def register(app: typer.Typer) -> None:
         )
         for case in summary["worst"]:
             stdout.print(
-                f"  {100 * case['error']:+.3f} %  {case['architecture']}\n"
-                f"            mostly {case['layer']}: {100 * case['layer_part']:+.3f} % of the whole",
+                f"  {percent(case['error'])} %  {case['architecture']}\n"
+                f"            mostly {case['layer']}: {percent(case['layer_part'])} % of the whole",
                 markup=False,
             )
         stdout.print(f"page: {page}", markup=False)
@@ -119,11 +119,11 @@ def register(app: typer.Typer) -> None:
         from pipeline.check import compare_tables
         from pipeline.latency.lut import Lut
 
-        found = compare_tables(Lut.load(first), Lut.load(second))
+        found = compare_tables(*(Lut.load(path, calibration=False) for path in (first, second)))
         if json:
             print_json(found.to_json())
         else:
-            for name, (one, other) in found.identity.items():
+            for name, (one, other) in (*found.identity.items(), *found.overhead.items()):
                 stdout.print(f"{name}: {one} | {other}", markup=False)
             table = Table(box=None, pad_edge=False)
             for column in ("kernel", "operators", "differ", "median", "least", "largest"):
@@ -137,5 +137,4 @@ def register(app: typer.Typer) -> None:
             for path, only in ((first, found.only_first), (second, found.only_second)):
                 if only:
                     stdout.print(f"{len(only)} operators only in {path}", markup=False)
-        same = not found.worst(1) and not found.only_first and not found.only_second
-        raise typer.Exit(0 if same else 1)
+        raise typer.Exit(0 if found.same else 1)

@@ -26,9 +26,9 @@ LEVEL = 0.90
 # fewer models leave no order statistic for one of the ends
 FEWEST = 19
 
-# Widths where nobody has calibrated, by what the table's rows are. Chosen, not measured: twice the largest error seen
-# over random whole models on emulated boards (1.2 %, docs/fidelity.md), and more where memories and an operating
-# system have their say.
+# Widths where nobody has calibrated, by what the table's rows are. Chosen, not measured: far more than any error seen
+# over random whole models on emulated boards (docs/fidelity.md), and more still where memories and an operating system
+# have their say.
 _DEFAULT = {"measured": 0.10, "cycle-accurate": 0.025, "modelled": 0.025, "estimated": 0.50}
 
 # By how much more a model may be off, at least, that no calibration model can be like. Chosen: three times the
@@ -67,7 +67,7 @@ class Interval:
     def describe(self) -> str:
         """E.g. `90 % interval, -0.020 to +0.12 %, calibrated on 45 ...`."""
         how = f"calibrated on {self.models} {self.source}" if self.models else self.source
-        ends = f"{_percent(self.low - 1)} to {_percent(self.high - 1)} %"
+        ends = f"{percent(self.low - 1)} to {percent(self.high - 1)} %"
         kind = f"{100 * self.level:.0f} % interval" if self.models else "assumed interval"
         return f"{kind}, {ends}, {how}"
 
@@ -163,8 +163,8 @@ def intervals_path(table: Path) -> Path:
     return table.with_suffix(".intervals.toml")
 
 
-def _percent(change: float) -> str:
-    """With a sign, two decimals, and two significant digits where those would show nothing."""
-    percent = 100 * change
-    digits = 2 if percent == 0 or abs(percent) >= 0.1 else min(6, 1 - math.floor(math.log10(abs(percent))))
-    return f"{percent:+.{digits}f}"
+def percent(change: float, sign: str = "+") -> str:
+    """With a sign (or ""), two decimals, and two significant digits where those would show nothing."""
+    value = 100 * change
+    digits = 2 if value == 0 or abs(value) >= 0.1 else min(6, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:{sign}.{digits}f}"

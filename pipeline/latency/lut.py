@@ -21,7 +21,7 @@ from pipeline.latency.identity import refuse_other_identity as refuse_other_iden
 from pipeline.latency.interpolate import KernelModel
 from pipeline.latency.intervals import Interval, intervals_path
 from pipeline.latency.rows import Row as Row
-from pipeline.latency.rows import read_rows, write_rows
+from pipeline.latency.rows import read_rows, rows_checksum, write_rows
 from pipeline.latency.tablefiles import canonical, damaged, profile_hint, read_toml, write_toml
 from pipeline.latency.transfer import Transfer
 from pipeline.latency.waits import WaitModel
@@ -343,6 +343,10 @@ class Lut:
         if len(rows) != description.get("rows"):
             what = f"has {len(rows)} operators, its .toml says {description.get('rows')}"
             raise damaged(path.with_suffix(".csv"), what, found.board)
+        stated = description.get("rows_checksum")  # tables of earlier versions have none
+        if stated is not None and stated != rows_checksum(rows):
+            what = "has other operators than those its .toml was written with"
+            raise damaged(path.with_suffix(".csv"), what, found.board)
         try:
             overhead = Overhead(**description["overhead"])
             flash = FlashModel.from_table(description["flash"]) if "flash" in description else None
@@ -355,6 +359,7 @@ class Lut:
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = {
             "rows": len(self.rows),
+            "rows_checksum": rows_checksum(self.rows),
             "identity": asdict(self.identity),
             "overhead": asdict(self.overhead),
         }

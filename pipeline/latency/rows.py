@@ -54,6 +54,12 @@ def write_rows(path: Path, rows: Mapping[str, Row], provenance: str) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
+def rows_checksum(rows: Mapping[str, Row]) -> str:
+    """Over all rows: what ties a table's two files to each other."""
+    lines = "\n".join(_row_line(rows[key], "any") for key in sorted(rows))
+    return f"{zlib.crc32(lines.encode()):08x}"
+
+
 def read_rows(path: Path, board: str) -> dict[str, Row]:
     """Raises LutError: no such file, or a line that was damaged or edited (naming it)."""
     rows: dict[str, Row] = {}

@@ -25,11 +25,10 @@ def current_identity(board: Board) -> Identity:
 
     Raises ToolError: no compiler; ConfigError: no such timing model.
     """
-    code, data = board.memory.flash.wait_states, board.memory.sram.wait_states
     return Identity(
         board=board.name,
         clock_hz=board.clock_hz,
-        memory=f"code in flash, {code} wait states; data in SRAM, {data} wait states",
+        memory=placement(board),
         engine=ENGINE,
         engine_revision=_digest(_measuring(board)),
         firmware_revision=_digest(_surrounding(board)),
@@ -37,6 +36,20 @@ def current_identity(board: Board) -> Identity:
         flags=" ".join((*board.core.cflags, *COMPILE_FLAGS)),
         timing=timing_name(board),
         counter=board.counter.counts,
+    )
+
+
+def placement(board: Board, data: str = "data") -> str:
+    """Where code and `data` lie and how many wait states that has.
+
+    With addresses where cycles can follow from them (one flash may be seen over several buses); QEMU's memories all
+    answer at once, and an operating system has no fixed ones.
+    """
+    memory, addressed = board.memory, not (board.counts_instructions or board.port.hosted)
+    parts = (("code in flash", memory.flash), (f"{data} in SRAM", memory.sram))
+    return "; ".join(
+        f"{what}{f' at {region.origin:#010x}' if addressed else ''}, {region.wait_states} wait states"
+        for what, region in parts
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.latency.lut import Identity, Overhead
 from pipeline.latency.timing import timing_model
 from pipeline.links import INSTRUCTION_NS
 from pipeline.links.blockcount import Region, RegionReader, plugin_args
-from pipeline.profiler.identity import compiler_version, timing_name
+from pipeline.profiler.identity import compiler_version, placement, timing_name
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
 from pipeline.tflm.device import TflmDevice, why_refused
@@ -184,11 +184,10 @@ def tflm_identity(board: Board, engine: str) -> Identity:
         measuring |= _sources(firmware / "emulator") if board.counts_instructions else {}
         revision += f" {_revision(measuring)}"
         around = _revision(port_sources(board))
-    code, data = board.memory.flash.wait_states, board.memory.sram.wait_states
     return Identity(
         board=board.name,
         clock_hz=board.clock_hz,
-        memory=f"code in flash, {code} wait states; model and data in SRAM, {data} wait states",
+        memory=placement(board, "model and data"),
         engine=engine,
         engine_revision=revision,
         firmware_revision=around,

@@ -83,12 +83,15 @@ def test_diff_of_a_table_and_itself_and_of_a_changed_one(lut: Lut, tmp_path: Pat
     rows = dict(lut.rows)
     rows[keys[0]] = replace(rows[keys[0]], cycles=rows[keys[0]].cycles * 1.25)
     del rows[keys[1]]
-    other = Lut(replace(lut.identity, clock_hz=84_000_000), rows, lut.overhead, lut.flash)
+    overhead = replace(lut.overhead, inference_cycles=lut.overhead.inference_cycles + 100)
+    other = Lut(replace(lut.identity, clock_hz=84_000_000), rows, overhead, lut.flash)
     found = compare_tables(lut, other)
     assert list(found.identity) == ["clock_hz"]
     assert found.only_first == (keys[1],) and found.only_second == ()
     assert found.worst() == [(keys[0], 1.25)]
-    assert compare_tables(lut, lut).worst() == []
+    assert list(found.overhead) == ["inference_cycles"]
+    assert compare_tables(lut, lut).worst() == [] and compare_tables(lut, lut).same
+    assert not compare_tables(lut, replace(lut, overhead=overhead)).same
     other.save(tmp_path / "other.csv")
     runner = CliRunner()
     result = runner.invoke(app, ["lut", "diff", str(lut_path(BOARD)), str(tmp_path / "other.csv"), "--json"])

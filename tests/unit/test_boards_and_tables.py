@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.assets import asset_dir
 from pipeline.boards import board_names, load_board
 from pipeline.errors import ConfigError
+from pipeline.latency.lut import Lut
+from pipeline.profiler.identity import placement
 from pipeline.tomltable import Table
 
 GOOD = load_board("qemu-cortex-m4").path.read_text()
@@ -86,3 +90,17 @@ def test_one_changed_character_never_crashes(
         load_board(str(path))
     except ConfigError as error:
         assert error.message
+
+
+def test_where_memory_lies_is_part_of_a_real_table_s_identity() -> None:
+    """The flash of nucleo-f767zi over ITCM instead of AXI is another memory; in QEMU an address changes nothing."""
+    for name, matters in (("nucleo-f767zi", True), ("rtl-ibex", True), ("qemu-cortex-m7", False)):
+        board = load_board(name)
+        flash = replace(board.memory.flash, origin=board.memory.flash.origin + 0x200000)
+        moved = replace(board, memory=replace(board.memory, flash=flash))
+        assert (placement(moved) != placement(board)) == matters, name
+    assert placement(load_board("nucleo-f767zi")) == (
+        "code in flash at 0x08000000, 7 wait states; data in SRAM at 0x20000000, 0 wait states"
+    )
+    for path in sorted(asset_dir("luts").glob("*/edgenas.csv")):
+        assert Lut.load(path).identity.memory == placement(load_board(path.parent.name))

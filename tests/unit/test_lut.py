@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.assets import asset_dir
 from pipeline.errors import LutError
 from pipeline.latency.lut import Identity, Lut, Overhead, Row
+from pipeline.latency.rows import rows_checksum
 from pipeline.latency.tablefiles import read_toml
 from pipeline.memory.flash import FlashModel
 from pipeline.space.graph import Node, OpGraph
@@ -101,6 +103,22 @@ def test_rows_that_went_missing_or_came_twice(saved: Path, tmp_path: Path, chang
     (tmp_path / "edgenas.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(LutError, match="operators" if change == "drop" else "twice"):
         Lut.load(tmp_path / "edgenas.csv")
+
+
+def test_rows_of_another_table_are_refused(saved: Path, tmp_path: Path) -> None:
+    """As many rows, each with its checksum: only what the .toml says of them all tells."""
+    path = tmp_path / "some-board" / "edgenas.csv"
+    faster = [replace(r, cycles=r.cycles / 2, p95=r.p95 / 2) for r in table().rows.values()]
+    replace(table(), rows={r.op.key: r for r in faster}).save(path)
+    assert Lut.load(path) != table()
+    shutil.copy(saved.with_suffix(".toml"), path.with_suffix(".toml"))
+    with pytest.raises(LutError, match="other operators than those its"):
+        Lut.load(path)
+
+
+def test_shipped_tables_say_which_rows_are_theirs() -> None:
+    for path in sorted(asset_dir("luts").glob("*/edgenas.csv")):
+        assert read_toml(path.with_suffix(".toml"))["rows_checksum"] == rows_checksum(Lut.load(path).rows)
 
 
 def test_windows_line_ends_do_no_harm(saved: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Costs are those of the Ibex reference guide, "Pipeline Details" (lowRISC), for the parameters RV32M =
 RV32MSingleCycle, BranchTargetALU = 1, WritebackStage = 1, no instruction cache, no branch predictor, and
-memories that grant at once and answer in the next cycle.
+memories that grant at once and answer in the next cycle. Constants marked RTL: the guide is silent or off by a cycle,
+and they are what the core's RTL showed in Verilator (docs/fidelity.md).
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ NAME = "ibex"
 VERSION = 2
 
 HIGH_MULTIPLY_CYCLES = 2  # MULH and its kin: one stall cycle; MUL has none
-DIVIDE_CYCLES = 37  # whatever the operands, but for a divisor of zero
+DIVIDE_CYCLES = 37  # RTL: whatever the operands, but for a divisor of zero
 JUMP_CYCLES = 2  # one stall cycle: the prefetch buffer is flushed
 TAKEN_BRANCH_CYCLES = 2  # likewise, as the branch target ALU computes target and condition at once
-LOAD_USE_CYCLES = 1  # the loaded value is in the register file a cycle after the response
+LOAD_USE_CYCLES = 1  # RTL: the loaded value is in the register file a cycle after the response
 SPLIT_TARGET_CYCLES = 1  # a 32-bit target at an odd halfword takes two fetches
 
 
