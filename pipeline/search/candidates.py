@@ -26,12 +26,12 @@ UNITS = {
 }
 
 
-VETOED = "no architecture found without a veto"  # how a reason begins that no budget is to blame for
+VETOED = "no architecture found without a veto"  # in a reason that no budget is to blame for
 
 
 def way_out(reason: str, otherwise: str) -> str:
     """The hint where a search found nothing for `reason`; `otherwise`: where a budget was too tight."""
-    if reason.startswith(VETOED):
+    if VETOED in reason:  # a family's begins with its name
         return "loosen [vetoes], or give the space operators and widths that they allow"
     return otherwise
 

@@ -178,8 +178,7 @@ def energies() -> list[float]:
 
 @pytest.mark.parametrize("method", names())
 def test_no_method_breaks_it(method: str) -> None:
-    # the fixed family has no small members
-    limit = energies()[85 if method == "mobilenetv2" else 25]
+    limit = energies()[25]
     budgets = Budgets(latency_ms=1e3, energy_mj=limit)
     result = search(SMALL, DATA, MacCost(), budgets, replace(TINY, method=method), seed=1)
     assert result.feasible, result.reason

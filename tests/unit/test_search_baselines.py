@@ -24,7 +24,7 @@ from pipeline.search.evolution import mutate_one
 from pipeline.search.hypervolume import family as pareto_family
 from pipeline.search.hypervolume import front, hypervolume, interval
 from pipeline.search.methods import Task
-from pipeline.search.mobilenet import family
+from pipeline.search.mobilenet import STAGES, depths, family, largest, widenings
 from pipeline.search.ranking import FEWEST
 from pipeline.search.selection import Selection
 from pipeline.search.standalone import Standalone
@@ -128,24 +128,110 @@ def test_evolution_ends_where_the_space_is_exhausted():
     assert {c.architecture.blocks[0].op for c in result.candidates} == {"dw3", "dw5"}
 
 
-def test_mobilenet_family_widens_and_keeps_one_expansion():
-    space = SearchSpace.for_input((28, 28, 1), 10)
+def described(space: SearchSpace) -> list[str]:
     judge = Judge(build_tables(space, MacCost()), MacCost(), Budgets())
     members = [judge.architecture(path) for path in family(judge)]
-    assert len(members) > 30
+    assert all(space.contains(member) for member in members)
+    return [" ".join(member.describe().split(" | ")[2:-1]) for member in members]
+
+
+def test_mobilenet_keeps_one_expansion_but_in_its_first_block():
+    members = [text.split() for text in described(SearchSpace.for_input((28, 28, 1), 10))]
+    assert len(members) == len(set(map(tuple, members))) < 1000
+    kinds = set()
     for member in members:
-        assert len({b.op for b in member.blocks}) == 1 and member.blocks[0].op.startswith("ir")
-        widths = [b.channels for b in member.blocks]
+        first, *rest = [block.split("-")[0] for block in member if "skip" not in block]
+        assert len(set(rest)) <= 1
+        kinds.add((first, *rest[:1], 1 + len(rest)))
+        widths = [int(block.split("-")[1].split("/")[0]) for block in member if "skip" not in block]
         assert widths == sorted(widths)
-    assert {tuple(b.channels for b in m.blocks) for m in members} >= {(16,) * 7, (64,) * 7}
+    expanded = {(first, op, n) for op in ("ir2", "ir4", "ir6") for first in (op, "dw3") for n in range(2, 8)}
+    assert kinds == expanded | {(op, 1) for op in ("dw3", "ir2", "ir4", "ir6")}
 
 
-def test_mobilenet_without_room_or_blocks():
+def test_mobilenet_depths_by_hand():
+    # Stages of two and five blocks; multipliers 1, 4/5, 3/5, 1/2, 2/5, 1/5, then one stage less.
+    assert depths((2, 1, 2, 1, 1, 1, 1)) == [
+        (0, 1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4), (0, 2, 3, 4), (0, 2, 3), (0, 2), (2,),
+    ]  # fmt: skip
+    assert depths((2, 2, 1)) == [(0, 1, 2), (0, 1), (1,)]
+    assert depths((1, 1)) == [(0, 1), (0,)]
+    assert depths((1,)) == [(0,)]
+
+
+def test_mobilenet_widths_by_hand():
+    # Stages of 16, 64 and 320 channels pass 20 at the multipliers 1.25, 0.3125 and 0.0625, 28 at 1.75, 0.4375, 0.0875.
+    narrow_to_wide = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 2), (0, 2, 2), (1, 2, 2), (2, 2, 2)]
+    assert widenings(3, (16, 24, 32)) == narrow_to_wide
+    assert widenings(1, (8, 16)) == [(0,), (1,)]
+    assert widenings(2, (8,)) == [(0, 0)]
+    # At 0.5 these ask for 8, 32 and 160 channels, nearest to 4, 36 and 170.
+    assert (0, 1, 3) in widenings(3, (4, 36, 100, 170))
+
+
+@pytest.mark.parametrize("channels", [(16, 24, 32, 48, 64), (8, 40, 200), (12,)])
+@pytest.mark.parametrize("blocks", [3, 7, 9])
+def test_mobilenet_has_every_width_multiplier(blocks, channels):
+    """Against the nearest channels at a great many multipliers."""
+    stages = {3: (16, 64, 320), 7: STAGES, 9: (16, 24, 32, 32, 64, 96, 96, 160, 320)}[blocks]
+    ratios = np.geomspace(0.001, 20, 20_000)
+    nearest = np.abs(np.multiply.outer(ratios, stages)[..., None] - np.array(channels)).argmin(-1)
+    assert {tuple(map(int, row)) for row in nearest} == set(widenings(blocks, channels))
+
+
+def test_mobilenet_members_by_hand():
+    shallow = ["skip dw3-8/2 skip", "skip ir2-8/2 skip"]
+    deep = ["ir2-8 ir2-8/2 skip", "dw3-8 ir2-8/2 skip", "ir2-8 ir2-8/2 ir2-8", "dw3-8 ir2-8/2 ir2-8"]
+    space = replace(SMALL, ops=("dw3", "ir2", "se4", "skip"), channels=(8,))
+    assert sorted(described(space)) == sorted(deep + shallow)
+    # Without skips every block stays, without depthwise-separable blocks each expands.
+    assert sorted(described(replace(space, ops=("dw3", "ir2")))) == sorted(deep[2:])
+    assert sorted(described(replace(space, ops=("ir2", "skip")))) == sorted([deep[0], deep[2], shallow[1]])
+
+
+def test_mobilenet_meets_what_only_a_shallow_member_does():
+    """Parameters: stem 80, head 36; on 8 channels dw3-8 80 + 72, ir2-8 144 + 160 + 136."""
     config = replace(TINY, method="mobilenetv2")
-    small = Judge(build_tables(SMALL, MacCost()), MacCost(), Budgets())
-    least = min(small.exact(p).parameters for p in family(small))
-    result = search(SMALL, DATA, MacCost(), Budgets(parameters=least - 1), config, seed=0)
-    assert not result.feasible and "MobileNetV2 family" in result.reason and "parameters" in result.reason
+    result = search(SMALL, DATA, MacCost(), Budgets(parameters=300), config, seed=0)
+    assert result.feasible and len(result.candidates) == 1
+    assert result.architecture == SMALL.build([("skip", 0), ("dw3", 8), ("skip", 0)])
+    assert result.cost.parameters == 80 + 36 + 80 + 72
+    # One less: only the space has something, three skips, and the reason is the family's.
+    result = search(SMALL, DATA, MacCost(), Budgets(parameters=267), config, seed=0)
+    assert not result.feasible
+    assert result.reason.startswith("MobileNetV2 family: ") and "parameters 268 of 267" in result.reason
+
+
+def test_mobilenet_takes_the_widest_of_each_shape_first():
+    space = replace(SMALL, ops=("ir2", "skip"))
+    judge = Judge(build_tables(space, MacCost()), MacCost(), Budgets())
+    told = [
+        judge.architecture(path).describe().split(" | ")[2:-1] for path in largest(judge, family(judge), 5)
+    ]
+    # Three shapes; the next widest are narrower in the first of their blocks.
+    assert [" ".join(blocks) for blocks in told] == [
+        "ir2-16 ir2-16/2 ir2-16", "ir2-16 ir2-16/2 skip", "skip ir2-16/2 skip",
+        "ir2-8 ir2-16/2 ir2-16", "ir2-8 ir2-8/2 ir2-16",
+    ]  # fmt: skip
+    # Stem 80, ir2-16 on 8 channels 144 + 160 + 272, head 68: no two blocks have as few but ir2-8 twice, with 996.
+    one = Judge(judge.tables, MacCost(), Budgets(parameters=80 + 144 + 160 + 272 + 68))
+    widest, narrow = largest(one, family(one), 5)
+    assert one.architecture(widest) == space.build([("skip", 0), ("ir2", 16), ("skip", 0)])
+    assert one.architecture(narrow) == space.build([("skip", 0), ("ir2", 8), ("skip", 0)])
+
+
+def test_mobilenet_without_skips():
+    config, space = replace(TINY, method="mobilenetv2"), replace(SMALL, ops=("ir2", "se4"))
+    least = 80 + 36 + 3 * (144 + 160 + 136)
+    result = search(space, DATA, MacCost(), Budgets(parameters=least), config, seed=0)
+    assert result.architecture == space.build([("ir2", 8)] * 3)
+    result = search(space, DATA, MacCost(), Budgets(parameters=least - 1), config, seed=0)
+    assert not result.feasible
+    assert result.reason.startswith("MobileNetV2 family: ") and "parameters 1,436 of 1,435" in result.reason
+
+
+def test_mobilenet_needs_inverted_residuals():
+    config = replace(TINY, method="mobilenetv2")
     with pytest.raises(ConfigError, match="inverted residuals"):
         search(replace(SMALL, ops=("dw3", "skip")), DATA, MacCost(), Budgets(), config, seed=0)
 

@@ -33,7 +33,7 @@ class Picky(MacCost):
         return replace(MacCost.evaluate(self, graph, parameters), vetoed=vetoed)
 
 
-@pytest.mark.parametrize("method", [name for name in names() if name != "mobilenetv2"])
+@pytest.mark.parametrize("method", names())
 @pytest.mark.parametrize(
     "vetoes", [Vetoes(operators=("mul",)), Vetoes(weights_bytes=260), Vetoes(channel_multiple=16)]
 )
