@@ -78,8 +78,7 @@ proxy_steps = 4
 threads = 1
 device = "cpu"
 
-[search.hyper]
-family = 4
+{hyper}
 
 [train]
 float_epochs = 1
@@ -92,6 +91,10 @@ calibration_batches = 2
 
 [validate]
 images = 2
+"""
+HYPER = """\
+[search.hyper]
+family = 4
 """
 PRUNE = """\
 [train.prune]
@@ -146,6 +149,7 @@ def run_file(number: int) -> tuple[str, Budgets, tuple[int, ...]]:
         name=f"run{number}", board=board, seed=number, data=rng.choice(["digits", "fashion_mnist"]),
         budgets="\n".join(lines), strides=list(STRIDES), ops=json.dumps(OPS), channels=list(CHANNELS),
         exits=f"exits = {list(exits)}" if exits else "", method=method, prune=PRUNE if kind == "prune" else "",
+        hyper=HYPER if method == "hypernetwork" else "",  # refused with any other
     )  # fmt: skip
     return text, budgets, exits
 
