@@ -97,7 +97,7 @@ def check_table(
     targets: Targets | None = None, space: SearchSpace | None = None,
 ) -> list[CheckedModel]:  # fmt: skip
     """`count` random architectures (`drawn`) of `space`, or of `DEFAULT`; those in `folder`'s journal are not run
-    again.
+    again, unless the table predicts something else of them by now.
 
     A real board has to be flashed with each model in turn, so `targets` are emulators or boards that start
     what they are given. Raises as `ModelRunner.check` does.
@@ -105,11 +105,11 @@ def check_table(
     targets = targets or Targets()
     wanted = list(enumerate(drawn(space or DEFAULT, count, seed)))
     journal = folder / f"models-{lut.key}-{seed}.jsonl"
-    done = _read(journal)
-    waiting = [(n, a) for n, a in wanted if (n, a.describe()) not in done]
-    found = [done[n, a.describe()] for n, a in wanted if (n, a.describe()) in done]
+    cost, done = CostModel(board, lut), _read(journal)
+    known = {n: done.get((n, a.describe())) for n, a in wanted}
+    found = [m for n, a in wanted if (m := known[n]) is not None and _predicted_so(m, cost, a)]
+    waiting = [(n, a) for n, a in wanted if n not in {m.number for m in found}]
     folder.mkdir(parents=True, exist_ok=True)
-    cost = CostModel(board, lut)
 
     def factory(index: int) -> Callable[[], ModelRunner]:
         return partial(ModelRunner, board, cost, folder / f"build-{index}", targets.each[index])
@@ -129,6 +129,13 @@ def check_table(
                 found.append(model)
                 bar.update(len(found), "models")
     return sorted(found, key=lambda model: model.number)
+
+
+def _predicted_so(model: CheckedModel, cost: CostModel, architecture: Architecture) -> bool:
+    """Whether `cost` still predicts what `model` was journalled with: a table's key tells conditions, not rows."""
+    prediction = cost.predict(lower(architecture))
+    expected = (prediction.total_cycles, *prediction.sums)
+    return bool(np.allclose((model.predicted, model.low, model.high), expected, rtol=1e-9, atol=0.0))
 
 
 def drawn(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
