@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,23 @@ def test_library_is_compiled_once_and_needs_a_compiler(
     with pytest.raises(ToolError, match="compiler") as caught:
         plugin_library()
     assert "apt" in caught.value.hint
+
+
+def test_library_is_compiled_by_several_threads_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        found = {future.result() for future in [pool.submit(plugin_library) for _ in range(4)]}
+    assert found == set((tmp_path / "edgenas").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ToolError, match="cannot be kept in") as caught:
+        plugin_library()
+    assert "XDG_CACHE_HOME" in caught.value.hint
 
 
 def test_source_compiles_without_warnings(tmp_path: Path) -> None:
