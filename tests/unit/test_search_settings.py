@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -183,3 +184,20 @@ def test_what_has_no_effect_repeats_no_search(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "runs" / "tiny" / "search.json").stat().st_mtime_ns == found
     assert len(list((tmp_path / "runs" / "tiny" / "checkpoints").glob("search-*"))) == 1
     assert opened(before + "\nfreedom = 0.5")._search_key() != opened(before)._search_key()
+
+
+def test_the_benchmark_of_random_budgets_sets_only_what_its_methods_read(tmp_path: Path) -> None:
+    """Its run files are made at random; a setting that is refused would fail a whole method's runs."""
+    script = LUTS.parent / "benchmarks" / "random_budgets.py"
+    spec = importlib.util.spec_from_file_location("random_budgets", script)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    seen = set()
+    for number in range(0, 24, 4):  # one board, method by method
+        file = tmp_path / f"{number}.toml"
+        file.write_text(benchmark.run_file(number)[0], encoding="utf-8")
+        loaded = load_runfile(file)
+        check_settings(loaded.search, [loaded.search.method])
+        seen.add(loaded.search.method)
+    assert seen == set(benchmark.METHODS)
