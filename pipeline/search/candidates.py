@@ -5,7 +5,7 @@ Everything here walks over paths: one (operator index, width index) per block, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class Judge:
     _known: dict[ExactPath, Cost] = field(default_factory=dict)
     _macs: dict[ExactPath, int] = field(default_factory=dict)
 
+    def within(self, budgets: Budgets) -> Judge:
+        """A judge by other budgets that shares what is known of costs."""
+        return replace(self, budgets=budgets)
+
     def architecture(self, path: ExactPath) -> Architecture:
         space = self.tables.space
         return space.build([(space.ops[op], space.channels[width]) for op, width in path])
@@ -103,6 +107,9 @@ class Judge:
         if latency is not None and self.tables.path_latency_ms(path) > slack * latency:
             return False
         return weights is None or self.tables.path_parameters(path) <= slack * weights
+
+    def grown(self, path: ExactPath, rng: np.random.Generator) -> ExactPath:
+        return grow(self, path, rng)
 
     def neighbours(self, path: ExactPath) -> list[ExactPath]:
         """Every path that differs in one block."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.search.candidates import Judge, cheapest_paths
-from pipeline.space.budgets import Budgets
+from pipeline.space.budgets import Budgets, Cost
 
 CONDITIONED = ("latency_ms", "sram_bytes", "flash_bytes")
 
@@ -40,13 +41,18 @@ class Ranges:
         drawn = [judge.exact(judge.path(judge.tables.space.random(rng))) for _ in range(samples)]
         everything = Judge(judge.tables, judge.cost, Budgets(1.0, 1, 1, 1))
         least = [judge.exact(path) for path in cheapest_paths(everything).values()]
+        return cls.between(judge.budgets, least, drawn)
+
+    @classmethod
+    def between(cls, budgets: Budgets, least: Sequence[Cost], seen: Sequence[Cost]) -> Ranges:
+        """From the least of `least` to the most of `seen`, or to the budget where that is less."""
         low, high = [], []
         for name in CONDITIONED:
-            limit = getattr(judge.budgets, name)
-            most = max(float(getattr(c, name)) for c in drawn)
+            limit = getattr(budgets, name)
+            most = max(float(getattr(c, name)) for c in seen)
             low.append(min(float(getattr(c, name)) for c in least))
             high.append(max(low[-1], most if limit is None else min(most, float(limit))))
-        return cls(judge.budgets, tuple(low), tuple(high))
+        return cls(budgets, tuple(low), tuple(high))
 
     def at(self, shares: tuple[float, ...]) -> Budgets:
         """Budgets at these shares (0: least, 1: most) of the ranges, on a logarithmic scale."""

@@ -103,17 +103,21 @@ class CostTables:
         return sum(entries) + float(head[state])
 
 
-def working_set_bytes(nodes: Sequence[Node], input_bytes: int) -> int:
-    """Largest sum of tensors alive at once in a chain of operators whose input is tensor 0."""
+def live_bytes(nodes: Sequence[Node], input_bytes: int) -> list[int]:
+    """Per operator the sum of the tensors alive while it runs, of operators whose input is tensor 0."""
     sizes = {0: input_bytes} | {node.output: node.op.out_bytes for node in nodes}
     last = {number: len(nodes) if number == len(nodes) else -1 for number in sizes}
     for step, node in enumerate(nodes):
         last.update({number: max(step, last[number]) for number in node.inputs})
-    peak = input_bytes
-    for step, node in enumerate(nodes):
-        alive = [n for n in sizes if n <= node.output and last[n] >= step]
-        peak = max(peak, sum(sizes[n] for n in alive))
-    return peak
+    return [
+        sum(size for n, size in sizes.items() if n <= node.output and last[n] >= step)
+        for step, node in enumerate(nodes)
+    ]
+
+
+def working_set_bytes(nodes: Sequence[Node], input_bytes: int) -> int:
+    """Largest sum of tensors alive at once in a chain of operators whose input is tensor 0."""
+    return max(input_bytes, *live_bytes(nodes, input_bytes), 0)
 
 
 def operator_price(cost: CostModel, examples: Sequence[OpGraph]) -> Callable[[OpSpec], float]:
@@ -176,7 +180,7 @@ def build_tables(space: SearchSpace, cost: CostModel, *, seed: int = 0, samples:
         working,
         float(stem_working),
         float(np.median(beyond)),
-        _line([parameters(a) for a in drawn], [e.flash_bytes for e in exact]),
+        fitted_line([parameters(a) for a in drawn], [e.flash_bytes for e in exact]),
         front_end_ms=getattr(cost, "front_end_ms", 0.0),
     )
 
@@ -186,7 +190,7 @@ def _graph_working_set(architecture: Architecture) -> int:
     return working_set_bytes(graph.nodes, graph.tensor_bytes[0])
 
 
-def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+def fitted_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Least-squares (intercept, slope); slope 1 byte a parameter where x does not vary."""
     if np.ptp(x) == 0:
         return float(np.mean(y)) - float(np.mean(x)), 1.0

@@ -1,49 +1,95 @@
-"""From a trained hypernetwork to the families of its boards: sweeps over conditions, exact checks, fronts."""
+"""From a trained hypernetwork to the families of its boards: conditions, sweeps, exact checks, fronts. No torch here
+but to switch gradients off: spaces of blocks and of cells differ in their judge and in what emits paths.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from pipeline.search.candidates import ExactPath, Judge, grow, repair
-from pipeline.search.conditions import CONDITIONED, Condition, Ranges, leaning
+from pipeline.search.candidates import Judge
+from pipeline.search.conditions import CONDITIONED, Condition, Ranges, draw_complexity, leaning
 from pipeline.search.costs import CostTables, Floats
 from pipeline.search.energy import with_energy
-from pipeline.search.hypernetwork import Conditioned
 from pipeline.search.hypervolume import family
 from pipeline.search.result import Candidate, Front
-from pipeline.search.selection import Selection
 from pipeline.search.targets import Target, board_features
-from pipeline.space.budgets import Budgets
+from pipeline.space.architecture import Architecture
+from pipeline.space.budgets import Budgets, Cost
 
 # Attempts per wanted member before a sweep takes what it has.
 _ATTEMPTS = 4
 
+P = TypeVar("P", bound=Hashable)
+
+
+class FamilyJudge(Protocol):
+    """Exact costs of a space's paths against budgets; paths are what the space makes them."""
+
+    @property
+    def tables(self) -> Any:
+        """With `space` (which has `ops`) and `latency_ms`."""
+
+    def within(self, budgets: Budgets) -> Any: ...
+    def architecture(self, path: Any) -> Architecture: ...
+    def exact(self, path: Any) -> Cost: ...
+    def violation(self, path: Any) -> float: ...
+    def feasible(self, path: Any) -> bool: ...
+    def grown(self, path: Any, rng: np.random.Generator) -> Any:
+        """With more work, as far as the budgets allow."""
+
+
+J = TypeVar("J", bound=FamilyJudge)
+
+
+class Emitter(Protocol):
+    """A hypernetwork with what makes paths of its logits."""
+
+    def ask(self, condition: Condition) -> None: ...
+    def add_board(self, tables: Any, ranges: Ranges, features: Floats) -> int: ...
+    def repaired(self, judge: Any, rng: np.random.Generator | None) -> Any:
+        """The most probable path, or with `rng` a sample, repaired to the budgets of `judge` if it can be."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ServedBoard:
+class ServedBoard(Generic[J]):
     """A target as the search sees it: its judge, the ranges of its conditions, its features."""
 
     target: Target
-    judge: Judge
+    judge: J
     ranges: Ranges
     features: Floats
 
-    @classmethod
-    def of(cls, target: Target, tables: CostTables, seed: int) -> ServedBoard:
-        target = replace(target, budgets=with_energy(target.budgets, target.cost, tables.space))
-        judge = Judge(tables, target.cost, target.budgets)
-        return cls(target, judge, Ranges.of(judge, seed), board_features(tables, target.clock_hz))
 
-    def within(self, budgets: Budgets) -> Judge:
-        """A judge by other budgets that shares what is known of costs."""
-        return Judge(self.judge.tables, self.target.cost, budgets, self.judge._known)
+def serve(target: Target, tables: CostTables, seed: int) -> ServedBoard[Judge]:
+    """A board for a space of blocks."""
+    target = replace(target, budgets=with_energy(target.budgets, target.cost, tables.space))
+    judge = Judge(tables, target.cost, target.budgets)
+    return ServedBoard(target, judge, Ranges.of(judge, seed), board_features(tables, target.clock_hz))
 
 
-def conditions(board: ServedBoard, place: int, count: int) -> list[Condition]:
+def draw_condition(boards: Sequence[ServedBoard[J]], rng: np.random.Generator) -> Condition:
+    """Any board, S uniform on the simplex, budgets from that board's ranges."""
+    complexity = draw_complexity(len(boards[0].judge.tables.space.ops), rng)
+    board = int(rng.integers(len(boards)))
+    return Condition(complexity, boards[board].ranges.draw(rng), board)
+
+
+def digest(boards: Sequence[ServedBoard[J]]) -> str:
+    """Changes with whatever of the boards beside the run's changes the outcome."""
+    found = hashlib.sha256()
+    for board in boards[1:]:
+        found.update(repr((board.target.name, asdict(board.target.budgets), board.ranges)).encode())
+        found.update(board.features.tobytes() + board.judge.tables.latency_ms.tobytes())
+    return found.hexdigest()
+
+
+def conditions(board: ServedBoard[J], place: int, count: int) -> list[Condition]:
     """Latencies from the board's budget down, with S uniform, then leaning to one operator after another."""
     ops, own = len(board.judge.tables.space.ops), board.target.budgets
     out = []
@@ -57,30 +103,29 @@ def conditions(board: ServedBoard, place: int, count: int) -> list[Condition]:
 
 
 def sweep(
-    relaxation: Conditioned,
-    board: ServedBoard,
+    emitter: Emitter,
+    board: ServedBoard[J],
     asked: Sequence[Condition],
     wanted: int,
     rng: np.random.Generator,
-) -> tuple[list[ExactPath], ExactPath]:
+) -> tuple[list[Any], Any]:
     """Up to `wanted` feasible paths over the conditions, and the least infeasible one seen.
 
     For each condition the most probable path, later samples; repaired to the condition's budgets, every
     second one grown into them. Whatever breaks a budget of its condition or of the board is dropped.
     """
-    found: dict[ExactPath, None] = {}
-    nearest: ExactPath | None = None
+    found: dict[Any, None] = {}
+    nearest: Any = None
     for attempt in range(_ATTEMPTS * max(wanted, len(asked))):
         if len(found) >= wanted:
             break
         condition = asked[attempt % len(asked)]
+        judge = board.judge.within(condition.budgets)
         with torch.no_grad():
-            relaxation.ask(condition)
-            drawn = relaxation.argmax() if attempt < len(asked) else relaxation.sample(1.0, rng)[0]
-        judge = board.within(condition.budgets)
-        path = repair(judge, judge.canonical(drawn), *relaxation.log_probabilities())
+            emitter.ask(condition)
+            path = emitter.repaired(judge, rng if attempt >= len(asked) else None)
         if attempt % 2 and judge.feasible(path):
-            path = grow(judge, path, rng)
+            path = judge.grown(path, rng)
         if judge.feasible(path) and board.judge.feasible(path):
             found[path] = None
         elif nearest is None or board.judge.violation(path) < board.judge.violation(nearest):
@@ -88,32 +133,32 @@ def sweep(
     return list(found), nearest if nearest is not None else next(iter(found))
 
 
-def spread(scored: dict[ExactPath, float], judge: Judge, count: int) -> list[ExactPath]:
+def spread(scored: Mapping[P, float], judge: FamilyJudge, count: int) -> list[P]:
     """The most accurate of each of `count` equal groups by latency, slowest group first."""
-    ordered = sorted(scored, key=lambda p: (judge.exact(p).latency_ms, p), reverse=True)
+    ordered: list[P] = sorted(scored, key=lambda p: (judge.exact(p).latency_ms, p), reverse=True)
     if not ordered:
         return []
     groups = np.array_split(np.arange(len(ordered)), min(count, len(ordered)))
     return [max((ordered[int(i)] for i in group), key=lambda p: scored[p]) for group in groups]
 
 
-def members(board: ServedBoard, selection: Selection, steps: int) -> list[Candidate]:
-    """Every scored path that this board can run, best first; `steps` is how long the proxied ones trained."""
-    out = []
-    for path in selection.ranked():
-        if board.judge.feasible(path):
-            own = selection.proxied.get(path)
-            out.append(
-                Candidate(
-                    board.judge.architecture(path),
-                    board.judge.exact(path),
-                    selection.scored[path],
-                    own,
-                    steps if own is not None else 0,
-                    board=board.target.name,
-                )
-            )
-    return out
+def members(
+    board: ServedBoard[J], scored: Mapping[P, float], own: Mapping[P, float], steps: int
+) -> list[Candidate]:
+    """Every path that this board can run, best first: by accuracies after `steps` alone, then by shared ones."""
+    ranked = sorted(scored, key=lambda p: (own.get(p, -1.0), scored[p]), reverse=True)
+    return [
+        Candidate(
+            board.judge.architecture(path),
+            board.judge.exact(path),
+            scored[path],
+            own.get(path),
+            steps if path in own else 0,
+            board=board.target.name,
+        )
+        for path in ranked
+        if board.judge.feasible(path)
+    ]
 
 
 def front_of(board: str, candidates: Sequence[Candidate], reason: str = "") -> Front:

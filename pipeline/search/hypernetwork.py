@@ -7,14 +7,18 @@ the simplex over operators, gamma ~ Gumbel-Softmax(alpha, t). Beyond the paper H
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.search.candidates import ExactPath, Judge, repair
 from pipeline.search.conditions import CONDITIONED, Condition, Ranges
 from pipeline.search.costs import CostTables, Floats
 from pipeline.search.relaxation import IndexPath, Relaxation
+
+Tables = TypeVar("Tables")
 
 # Below this a feature does not tell the trained boards apart, and a new board's is not blown up by it.
 _LEAST_DEVIATION = 0.05
@@ -68,7 +72,41 @@ class BoardScale(nn.Module):
         return scaled.clamp(-_FARTHEST, _FARTHEST)
 
 
-class Conditioned(Relaxation):
+class Conditional(nn.Module, Generic[Tables]):
+    """A hypernetwork and the boards it is asked for: from a condition to the costs and the logits of its decisions."""
+
+    def _learn_for(
+        self,
+        boards: Sequence[tuple[Tables, Ranges, Floats]],
+        operators: int,
+        choices: Sequence[int],
+        *,
+        hidden: int,
+        seed: int,
+    ) -> None:
+        """A network for these boards; `choices` as in HyperNetwork, `operators` is the length of S."""
+        self._boards = list(boards)
+        features = [each for _, _, each in boards]
+        self.scale = BoardScale(features)
+        inputs = operators + len(CONDITIONED) + len(features[0])
+        self.hyper = HyperNetwork(inputs, choices, hidden=hidden, seed=seed)
+
+    def add_board(self, tables: Tables, ranges: Ranges, features: Floats) -> int:
+        """A board that was not trained for; returns its place for Condition.board."""
+        self._boards.append((tables, ranges, features))
+        return len(self._boards) - 1
+
+    def _answer(self, condition: Condition) -> tuple[Tables, tuple[Tensor, ...]]:
+        """The costs of the condition's board and, differentiable in the weights, each decision's logits."""
+        tables, ranges, features = self._boards[condition.board]
+        # Both around 0: what all conditions have in common is left to the biases.
+        simplex = [value * len(condition.complexity) - 1 for value in condition.complexity]
+        limits = [2 * share - 1 for share in ranges.normalize(condition.budgets)]
+        asked = torch.tensor([*simplex, *limits], dtype=torch.float32)
+        return tables, self.hyper(torch.cat([asked, self.scale(features)]))
+
+
+class Conditioned(Conditional[CostTables], Relaxation):
     """The relaxation whose logits come from a hypernetwork; `ask` sets the condition.
 
     Costs are those of the condition's board. Hard samples follow softmax(logits) at every temperature; the
@@ -84,31 +122,18 @@ class Conditioned(Relaxation):
         hidden: int,
         seed: int,
     ) -> None:
-        super().__init__(tables[0])
+        Relaxation.__init__(self, tables[0])
         del self.ops, self.widths
         space = tables[0].space
-        self._sizes = (len(space.strides), len(space.ops), len(space.channels))
-        blocks, ops, channels = self._sizes
-        self._boards = list(zip(tables, ranges, features, strict=True))
-        self.scale = BoardScale(features)
-        inputs = ops + len(CONDITIONED) + len(features[0])
-        self.hyper = HyperNetwork(inputs, [ops, channels] * blocks, hidden=hidden, seed=seed)
+        blocks, ops, channels = len(space.strides), len(space.ops), len(space.channels)
+        boards = list(zip(tables, ranges, features, strict=True))
+        self._learn_for(boards, ops, [ops, channels] * blocks, hidden=hidden, seed=seed)
         self.ask(Condition((1.0 / ops,) * ops, ranges[0].at((1.0, 1.0, 1.0))))
-
-    def add_board(self, tables: CostTables, ranges: Ranges, features: Floats) -> int:
-        """A board that was not trained for; returns its place for Condition.board."""
-        self._boards.append((tables, ranges, features))
-        return len(self._boards) - 1
 
     def ask(self, condition: Condition) -> None:
         """Set costs and logits, differentiable in the hypernetwork's weights, to those for `condition`."""
-        tables, ranges, features = self._boards[condition.board]
+        tables, rows = self._answer(condition)
         self.use(tables)
-        # Both around 0: what all conditions have in common is left to the biases.
-        simplex = [value * len(condition.complexity) - 1 for value in condition.complexity]
-        limits = [2 * share - 1 for share in ranges.normalize(condition.budgets)]
-        asked = torch.tensor([*simplex, *limits], dtype=torch.float32)
-        rows = self.hyper(torch.cat([asked, self.scale(features)]))
         self.ops = torch.stack(rows[0::2])
         self.widths = torch.stack(rows[1::2])
 
@@ -121,11 +146,11 @@ class Conditioned(Relaxation):
         return super().log_probability(path, 1.0, blocks)
 
     def undecided(self) -> Tensor:
-        """Sum of the choices' entropies (nats), differentiable."""
+        """Mean over the blocks of their choices' entropies (nats), differentiable."""
         total = torch.zeros(())
         for chances in self.probabilities(1.0):
             total = total - (chances * chances.clamp_min(1e-9).log()).sum()
-        return total
+        return total / len(self.ops)
 
     def shares(self) -> Tensor:
         """Mean chance of each operator over the blocks, differentiable; they sum to 1."""
@@ -147,6 +172,11 @@ class Conditioned(Relaxation):
             gates.append(one_hot + soft - soft.detach())
             hard.append([int(i) for i in index])
         return list(zip(hard[0], hard[1], strict=True)), (gates[0], gates[1])
+
+    def repaired(self, judge: Judge, rng: np.random.Generator | None) -> ExactPath:
+        """The most probable path, or with `rng` a sample, repaired to the budgets of `judge` if it can be."""
+        drawn = self.argmax() if rng is None else self.sample(1.0, rng)[0]
+        return repair(judge, judge.canonical(drawn), *self.log_probabilities())
 
     def log_probabilities(self) -> tuple[Floats, Floats]:
         """Of every choice under the present condition."""

@@ -14,8 +14,9 @@ from pipeline.search.candidates import Judge
 from pipeline.search.conditions import Condition, Ranges, draw_complexity, leaning
 from pipeline.search.costs import build_tables
 from pipeline.search.hyperfamily import conditions, spread, sweep
+from pipeline.search.hyperloss import excess_over, unused_latency
 from pipeline.search.hypernetwork import Conditioned, HyperNetwork
-from pipeline.search.hypersearch import HyperSearch, excess_over, unused_latency
+from pipeline.search.hypersearch import HyperSearch
 from pipeline.search.hypervolume import family
 from pipeline.search.methods import Task
 from pipeline.search.ranking import spearman
