@@ -130,7 +130,7 @@ class Run(RunInputs):
         """Architectures for another board, limit or S; writes family/BOARD.json. Trains no hypernetwork."""
         checkpoint = self._checkpoint("search", self._search_key())
         result = stages.ask_family(
-            self.settings, self.block_space, self.data, self._targets(), request, checkpoint, self.reporter
+            self.settings, self.space, self.data, self._targets(), request, checkpoint, self.reporter
         )
         folder = self.folder / "family"
         folder.mkdir(exist_ok=True)

@@ -54,9 +54,7 @@ class RunInputs:
     def block_space(self) -> SearchSpace:
         """Raises ConfigError for a space of cells, which not everything can work with."""
         if isinstance(self.space, CellSpace):
-            raise ConfigError(
-                "a space of cells has no latency predictor and no family", hint='kind = "blocks"'
-            )
+            raise ConfigError("a space of cells has no latency predictor", hint='kind = "blocks"')
         return self.space
 
     @functools.cached_property

@@ -141,7 +141,7 @@ def search_architecture(
 
 def ask_family(
     run: RunFile,
-    space: SearchSpace,
+    space: SearchSpace | CellSpace,
     data: DataSet,
     targets: Sequence[Target],
     request: Request,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
-from pipeline.search.energy import with_energy
 from pipeline.search.methods import OnStep, Task, find, names
 from pipeline.search.request import Request, complexity_of
 from pipeline.search.result import Candidate, Front, SearchResult
@@ -69,15 +69,15 @@ def search_for(
     operator of the space. An impossible budget is no error: the result says which (`feasible` false, `reason`).
     """
     if isinstance(space, CellSpace):
-        check_settings(config, [config.method], cells=True)
-        return _search_cells(space, data, targets[0], config, seed, checkpoint, on_step)
+        with _cells(space, data, targets, config, seed, checkpoint, on_step) as cells:
+            return cells.run()
     method = find(config.method)
     with _prepared(space, data, targets, config, seed, checkpoint, on_step) as task:
         return method(task)
 
 
 def ask_family(
-    space: SearchSpace,
+    space: SearchSpace | CellSpace,
     data: SearchData,
     targets: Sequence[Target],
     config: SearchConfig,
@@ -93,31 +93,38 @@ def ask_family(
     ConfigError for another method, where there is none or the search is not finished, and as `search_for` does.
     """
     check_yields_family(config)
+    if isinstance(space, CellSpace):
+        with _cells(space, data, targets, config, seed, checkpoint, on_step) as cells:
+            return cells.ask(request)
     from pipeline.search.hypersearch import HyperSearch
 
     with _prepared(space, data, targets, config, seed, checkpoint, on_step) as task:
         return HyperSearch(task).ask(request)
 
 
-def _search_cells(
+@contextmanager
+def _cells(
     space: CellSpace,
     data: SearchData,
-    target: Target,
+    targets: Sequence[Target],
     config: SearchConfig,
     seed: int,
     checkpoint: Path | None,
     on_step: OnStep | None,
-) -> SearchResult:
+) -> Iterator[Any]:
+    """A search of cells, with the threads that `config` asks for while it is worked on."""
     import torch
 
+    from pipeline.search.cell_hypersearch import CellHyperSearch
     from pipeline.search.cell_search import CellSearch
 
+    check_settings(config, [config.method], cells=True)
     check_data(data, space)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        budgets = with_energy(target.budgets, target.cost, space)
-        return CellSearch(space, data, target.cost, budgets, config, seed, checkpoint, on_step).run()
+        method = CellHyperSearch if config.method == "hypernetwork" else CellSearch
+        yield method(space, data, tuple(targets), config, seed, checkpoint, on_step)
     finally:
         torch.set_num_threads(threads)
 

@@ -5,24 +5,29 @@ A path is an operator's index per edge, cell after cell (see pipeline.space.cell
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.search.candidates import describe_excess, own_budgets
-from pipeline.search.costs import CostModel, Floats, exact_cost, operator_price
+from pipeline.search.candidates import VETOED, describe_excess, own_budgets
+from pipeline.search.costs import CostModel, Floats, exact_cost, fitted_line, live_bytes, operator_price
 from pipeline.space.architecture import operator_parameters
 from pipeline.space.budgets import Budgets, Cost
-from pipeline.space.cells import CellArchitecture, CellSpace
+from pipeline.space.cells import CellArchitecture, CellSpace, edges
 
 EdgePath = tuple[int, ...]
+
+_ROUNDING = 1e-6  # between the tables' sums and the exact ones
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellTables:
     """Latency and parameters of every choice, [edge of all cells, operator], and of what is not chosen.
 
-    Both are exact: what is not on an edge is the same in every architecture.
+    Both are exact: what is not on an edge is the same in every architecture. `working_set` are the bytes alive
+    while an edge's operator runs, where no other edge is an identity (0: nothing runs), `working_fixed` the most while
+    anything else does. `sram = sram_offset + largest working set` and `flash = flash_fit[0] + flash_fit[1] *
+    parameters` are fitted to exact evaluations.
     """
 
     space: CellSpace
@@ -30,9 +35,14 @@ class CellTables:
     latency_fixed: float
     weights: Floats
     weights_fixed: float
+    working_set: Floats
+    working_fixed: float
+    sram_offset: float
+    flash_fit: tuple[float, float]
 
     @classmethod
-    def of(cls, space: CellSpace, cost: CostModel) -> CellTables:
+    def of(cls, space: CellSpace, cost: CostModel, *, seed: int = 0, samples: int = 12) -> CellTables:
+        """Every choice is looked up once; `samples` random architectures fit the SRAM and flash lines."""
         per_cell = list(space.edge_operators())
         graph = space.build((0,) * space.positions).lower()
         price = operator_price(cost, [graph])
@@ -44,13 +54,45 @@ class CellTables:
         )
         whole = sum(price(n.op) for n in graph.nodes) + cost.overhead_ms
         counted = sum(operator_parameters(n.op) for n in graph.nodes)
+        working, fixed = _working_sets(space)
+        rng, rows = np.random.default_rng([seed, 0xCE11]), np.arange(space.positions)
+        drawn = [space.random_path(rng) for _ in range(samples)]
+        drawn += [(op,) * space.positions for op in range(len(space.ops))]
+        exact = [exact_cost(cost, space.build(path)) for path in drawn]
+        beyond = [
+            e.sram_bytes - max(fixed, working[rows, p].max()) for p, e in zip(drawn, exact, strict=True)
+        ]
         return cls(
             space, tables[0], whole - float(tables[0][:, 0].sum()),
             tables[1], counted - float(tables[1][:, 0].sum()),
+            working, fixed, float(np.median(beyond)),
+            fitted_line([e.parameters for e in exact], [e.flash_bytes for e in exact]),
         )  # fmt: skip
 
     def path_latency_ms(self, path: EdgePath) -> float:
         return self.latency_fixed + float(self.latency_ms[np.arange(len(path)), path].sum())
+
+
+def _working_sets(space: CellSpace) -> tuple[Floats, float]:
+    """Bytes alive while the operator of an edge runs, [edge of all cells, operator], and the most while others do."""
+    base = next((i for i, op in enumerate(space.ops) if op != "identity"), 0)
+    found, fixed = np.zeros((space.positions, len(space.ops))), 0.0
+    names = [
+        f"cell{cell}/node{node}/edge{source}/"
+        for cell in range(len(space.channels))
+        for node, source in edges(space.nodes)
+    ]
+    for edge, name in enumerate(names):
+        for op in range(len(space.ops)):
+            path = tuple(op if e == edge else base for e in range(space.positions))
+            graph = space.build(path).lower()
+            alive = live_bytes(graph.nodes, graph.tensor_bytes[0])
+            here = [n.name.startswith(name) for n in graph.nodes]
+            found[edge, op] = max((size for size, own in zip(alive, here, strict=True) if own), default=0)
+            if (edge, op) == (0, base):
+                outside = [not n.name.startswith(tuple(names)) for n in graph.nodes]
+                fixed = float(max(size for size, own in zip(alive, outside, strict=True) if own))
+    return found, fixed
 
 
 @dataclass(slots=True)
@@ -61,6 +103,10 @@ class CellJudge:
     cost: CostModel
     budgets: Budgets
     _known: dict[EdgePath, Cost] = field(default_factory=dict)
+
+    def within(self, budgets: Budgets) -> CellJudge:
+        """A judge by other budgets that shares what is known of costs."""
+        return replace(self, budgets=budgets)
 
     def architecture(self, path: EdgePath) -> CellArchitecture:
         return self.tables.space.build(path)
@@ -119,6 +165,22 @@ class CellJudge:
             path = max(ranked)[1]
         return path
 
+    def grown(self, path: EdgePath, rng: np.random.Generator, attempts: int = 40) -> EdgePath:
+        """Spend what the budgets leave: accept random changes of one edge that add weights, or as many weights and
+        latency, and fit."""
+        size = self._size(path)
+        for _ in range(attempts):
+            edge, op = int(rng.integers(len(path))), int(rng.integers(len(self.tables.space.ops)))
+            other = (*path[:edge], op, *path[edge + 1 :])
+            # The tables first: the exact planner takes a hundred times as long.
+            if self._size(other) > size and self._relieved(other) <= _ROUNDING and self.feasible(other):
+                path, size = other, self._size(other)
+        return path
+
+    def _size(self, path: EdgePath) -> tuple[float, float]:
+        rows = np.arange(len(path))
+        return float(self.tables.weights[rows, path].sum()), self.tables.path_latency_ms(path)
+
     def _relieved(self, path: EdgePath) -> float:
         """Excess of latency and parameters by the tables."""
         total, rows = 0.0, np.arange(len(path))
@@ -155,3 +217,14 @@ class CellJudge:
                 excess[name] = value / limit - 1.0
         told = "; ".join(parts[name] for name in own_budgets(excess))
         return f"no architecture of the search space meets the budgets: {told}" if told else ""
+
+    def explain(self, nearest: EdgePath) -> str:
+        """Why nothing feasible was found: the nearest miss, and the budget that it breaks most."""
+        cost = self.exact(nearest)
+        violations = self.budgets.violations(cost)
+        where = self.architecture(nearest).describe()
+        if violations.pop("vetoed", 0):
+            return f"{VETOED}; the nearest: {where}: {'; '.join(self.vetoes(nearest))}"
+        name = max(own_budgets(violations), key=lambda n: violations[n])
+        excess = describe_excess(name, getattr(cost, name), getattr(self.budgets, name))
+        return f"nothing found that meets every budget together; tightest: {excess} for the nearest, {where}"

@@ -1,4 +1,4 @@
-"""The supernet of a cell space and the hypernetwork that emits its edges' logits."""
+"""The supernet of a cell space."""
 
 from __future__ import annotations
 
@@ -109,26 +109,4 @@ class CellSupernet(nn.Module):
         y = F.conv2d(x, self.depthwise[edge], padding=1, groups=x.shape[1])
         y = F.relu6(self.depthwise_norm[edge](y, 0))
         out: Tensor = F.relu6(self.pointwise_norm[edge](F.conv2d(y, self.pointwise[edge]), 0))
-        return out
-
-
-class EdgeHypernetwork(nn.Module):
-    """alpha = H_a(S): S (ops,) on the simplex to logits (edges of all cells, ops)."""
-
-    def __init__(self, space: CellSpace, hidden: int, seed: int) -> None:
-        super().__init__()
-        self.shape = (space.positions, len(space.ops))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            last = nn.Linear(hidden, space.positions * len(space.ops))
-            self.layers = nn.Sequential(
-                nn.Linear(len(space.ops), hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last
-            )
-        # Every S starts undecided.
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def forward(self, complexity: tuple[float, ...]) -> Tensor:
-        scaled = torch.tensor([value * len(complexity) for value in complexity], dtype=torch.float32)
-        out: Tensor = self.layers(scaled).reshape(self.shape)
         return out

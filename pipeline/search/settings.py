@@ -38,11 +38,6 @@ _BLOCKS = 'leave it out, or take [space] kind = "blocks"'
 _PATHS = "whose steps train all operators of an edge together"
 # Field of SearchConfig, or a key in one, that no method reads in a space of cells: why, and what to do.
 _NOT_IN_CELLS = {
-    "hyper.boards": ("whose hypernetwork serves one board", "one run file per board, without this key"),
-    "hyper.condition_weight": ("whose hypernetwork is not asked for budgets", _BLOCKS),
-    "hyper.spend_weight": ("whose hypernetwork is not asked for budgets", _BLOCKS),
-    "hyper.entropy_weight": ("whose loss has no such term", _BLOCKS),
-    "hyper.conditions": ("whose steps see one S each", _BLOCKS),
     "device": ("which are searched on the CPU", "device = 'cpu' or 'auto'; training has a device of its own"),
     "workers": ("whose contests run one after the other", "leave it out: threads serve one training"),
     "proxies": ("which no proxy chooses from", _BLOCKS),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.search.cell_costs import CellTables
 from pipeline.search.costs import CostModel, CostTables, Floats
 from pipeline.space.budgets import Budgets
 
@@ -36,8 +37,21 @@ def board_features(tables: CostTables, clock_hz: float) -> Floats:
     entries = tables.latency_ms  # [block, width in, operator, width out], 0 where unreachable
     reachable = entries.any((2, 3))
     chosen = entries[reachable]  # [case, operator, width out]
-    small = 1e-3 * float(chosen.mean())  # a skip may cost nothing
-    by_operator = np.log(chosen.mean((0, 2)) + small)
-    slope = np.log(chosen[:, :, -1].mean(0) + small) - np.log(chosen[:, :, 0].mean(0) + small)
-    head = [math.log(clock_hz / 1e8) if clock_hz > 0 else 0.0, math.log(float(chosen.mean()))]
+    return _features(clock_hz, chosen.mean((0, 2)), chosen[:, :, 0].mean(0), chosen[:, :, -1].mean(0))
+
+
+def cell_features(tables: CellTables, clock_hz: float) -> Floats:
+    """`board_features` of a space of cells: latencies in the last cell over the first one's instead of wide over
+    narrow."""
+    entries = tables.latency_ms  # [edge of all cells, operator]
+    each = tables.space.edges
+    return _features(clock_hz, entries.mean(0), entries[:each].mean(0), entries[-each:].mean(0))
+
+
+def _features(clock_hz: float, mean: Floats, first: Floats, last: Floats) -> Floats:
+    """From latencies (ms) by operator."""
+    small = 1e-3 * float(mean.mean())  # a skip may cost nothing
+    by_operator = np.log(mean + small)
+    slope = np.log(last + small) - np.log(first + small)
+    head = [math.log(clock_hz / 1e8) if clock_hz > 0 else 0.0, math.log(float(mean.mean()))]
     return np.concatenate([head, by_operator - by_operator.mean(), slope - slope.mean()])
