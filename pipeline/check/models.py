@@ -162,7 +162,7 @@ def _read(journal: Path) -> dict[tuple[int, str], CheckedModel]:
     """What an earlier call wrote; a last line that was cut off is left out."""
     found = {}
     if journal.is_file():
-        for line in journal.read_text(encoding="utf-8").splitlines():
+        for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 model = CheckedModel(**json.loads(line))
             except (ValueError, TypeError):

@@ -43,12 +43,14 @@ def lut() -> Lut:
 def test_predictions_hold_on_whole_models_and_a_check_resumes(lut: Lut, tmp_path: Path) -> None:
     first = check_table(BOARD, lut, 3, tmp_path, QUIET)
     (journal,) = tmp_path.glob("*.jsonl")
-    journal.write_text(journal.read_text() + '{"number": 3, "archit')  # cut off in the middle
+    journal.write_bytes(
+        journal.read_bytes() + b'\xff\x00\n{"number": 3, "archit'
+    )  # damaged, cut off in the middle
     models = check_table(BOARD, lut, 6, tmp_path, QUIET, targets=Targets(count=2))
     assert models[:3] == first and [m.number for m in models] == list(range(6))
-    assert len(journal.read_text().splitlines()) == 7
+    assert journal.read_bytes().count(b"\n") == 8
     summary = summarize(models, BOARD.clock_hz, lut.interval)
-    assert summary["table"]["mape"] < 0.01 and summary["table"]["spearman"] == 1.0
+    assert summary["table"]["mape"] < 1e-5 and summary["table"]["spearman"] == 1.0
     assert summary["macs"]["mape"] > summary["table"]["mape"]
     assert summary["sram_worst_bytes"] == 0 and summary["flash_worst"] < 0.01
 

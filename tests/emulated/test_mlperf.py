@@ -62,7 +62,7 @@ def test_validate(name: str, tmp_path: Path) -> None:
     assert document["feasible"]
     figures = {key: {k: v["value"] for k, v in document[key].items()} for key in
                ("latency_ms", "sram_bytes", "flash_bytes", "arena_bytes")}  # fmt: skip
-    assert figures["latency_ms"]["predicted"] == pytest.approx(figures["latency_ms"]["emulated"], rel=0.05)
+    assert figures["latency_ms"]["predicted"] == pytest.approx(figures["latency_ms"]["emulated"], rel=1e-4)
     assert figures["sram_bytes"]["predicted"] == figures["sram_bytes"]["emulated"]
     assert figures["arena_bytes"]["predicted"] == figures["arena_bytes"]["emulated"]
     assert figures["flash_bytes"]["predicted"] == pytest.approx(figures["flash_bytes"]["emulated"], rel=0.01)
