@@ -165,21 +165,17 @@ class CellJudge:
             path = max(ranked)[1]
         return path
 
-    def grown(self, path: EdgePath, rng: np.random.Generator, attempts: int = 40) -> EdgePath:
-        """Spend what the budgets leave: accept random changes of one edge that add weights, or as many weights and
-        latency, and fit."""
-        size = self._size(path)
-        for _ in range(attempts):
-            edge, op = int(rng.integers(len(path))), int(rng.integers(len(self.tables.space.ops)))
+    def grown(self, path: EdgePath, rng: np.random.Generator) -> EdgePath:
+        """Spend what the budgets leave: accept random changes of one edge that add weights and fit."""
+        weights, ops = self.tables.weights, len(self.tables.space.ops)
+        for _ in range(4 * len(path)):
+            edge, op = int(rng.integers(len(path))), int(rng.integers(ops))
             other = (*path[:edge], op, *path[edge + 1 :])
             # The tables first: the exact planner takes a hundred times as long.
-            if self._size(other) > size and self._relieved(other) <= _ROUNDING and self.feasible(other):
-                path, size = other, self._size(other)
+            more = weights[edge, op] > weights[edge, path[edge]]
+            if more and self._relieved(other) <= _ROUNDING and self.feasible(other):
+                path = other
         return path
-
-    def _size(self, path: EdgePath) -> tuple[float, float]:
-        rows = np.arange(len(path))
-        return float(self.tables.weights[rows, path].sum()), self.tables.path_latency_ms(path)
 
     def _relieved(self, path: EdgePath) -> float:
         """Excess of latency and parameters by the tables."""
