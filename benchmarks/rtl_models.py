@@ -1,6 +1,7 @@
 """Whole models on open RTL cores, cycle by cycle, against the timing models: random architectures and MLPerf Tiny.
 
     python benchmarks/rtl_models.py --count 50 > benchmarks/results/rtl_models.md
+    python benchmarks/rtl_models.py --count 5 --waits 1,0 --waits 2,0 --waits 0,1  # flash, SRAM: random ones only
 
 Each model is built twice: for the RTL board, where `mcycle` counts one inference, and for `qemu-rv32`, whose executed
 blocks the core's timing model turns into cycles. The MLPerf Tiny models are taken from ../shared/models; those that are
@@ -10,13 +11,14 @@ not there, or that fit no RTL board, are left out and named.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.boards import load_board
+from pipeline.boards import Board, load_board
 from pipeline.check import drawn
 from pipeline.engine import emit_c, load
 from pipeline.errors import EdgeNasError
@@ -31,19 +33,83 @@ BOARDS = {"rtl-ibex": "ibex", "rtl-cv32e40p": "cv32e40p"}
 MODELS = Path(__file__).resolve().parents[2] / "shared" / "models"
 
 
+def waiting(board: Board, flash: int, sram: int) -> Board:
+    """`board` with other wait states."""
+    memory = board.memory
+    return replace(
+        board,
+        memory=replace(
+            memory,
+            flash=replace(memory.flash, wait_states=flash),
+            sram=replace(memory.sram, wait_states=sram),
+        ),
+    )
+
+
+def built(content: bytes, name: str, timing: str, folder: Path) -> tuple[tuple[Board, Path], ...]:
+    """The RTL board and the emulated one, each with its program."""
+    model = load(content)
+    emulated = load_board("qemu-rv32")
+    boards = (load_board(name), replace(emulated, core=replace(emulated.core, timing=timing)))
+    return tuple(
+        (board, build(render_app(emit_c(model), board, Budgets(), folder / board.name, 1.0), board).elf)
+        for board in boards
+    )
+
+
+def inference(target: tuple[Board, Path], x: bytes, waits: tuple[int, int] = (0, 0)) -> tuple[float, bytes]:
+    """Cycles of all layers of one inference, and its output; `waits` of flash and SRAM."""
+    board, elf = target
+    found = emulated_inference(waiting(board, *waits), elf, x)
+    return sum(layer.cycles for layer in found.layers), found.output
+
+
+def an_input(content: bytes, seed: int) -> bytes:
+    return np.random.default_rng(seed).integers(-128, 128, load(content).input_bytes, dtype=np.int8).tobytes()
+
+
 def cycles(content: bytes, name: str, timing: str, folder: Path, seed: int) -> tuple[float, float]:
     """(counted by the RTL, modelled): cycles of all layers of one inference."""
-    model = load(content)
-    x = np.random.default_rng(seed).integers(-128, 128, model.input_bytes, dtype=np.int8).tobytes()
-    found, outputs = [], []
-    emulated = load_board("qemu-rv32")
-    for board in (load_board(name), replace(emulated, core=replace(emulated.core, timing=timing))):
-        sources = render_app(emit_c(model), board, Budgets(), folder / board.name, 1.0)
-        inference = emulated_inference(board, build(sources, board).elf, x)
-        found.append(sum(layer.cycles for layer in inference.layers))
-        outputs.append(inference.output)
-    assert outputs[0] == outputs[1]
-    return found[0], found[1]
+    x = an_input(content, seed)
+    found = [inference(target, x) for target in built(content, name, timing, folder)]
+    assert found[0][1] == found[1][1]
+    return found[0][0], found[1][0]
+
+
+def with_wait_states(
+    models: list[tuple[str, bytes]], boards: list[str], waits: list[tuple[int, int]], args: argparse.Namespace
+) -> None:
+    """Prints the section of random models behind memories with wait states."""
+    command = " ".join(f"--waits {flash},{sram}" for flash, sram in waits)
+    print(
+        f"## Memories with wait states\n\n`python benchmarks/rtl_models.py --count {args.count} --shape "
+        f"{args.shape} {command}`. Counted and modelled as above; both with the same wait states of flash (code, "
+        "weights) and SRAM, on a bus with one access of a port at a time (firmware/emulator/rtl/soc_bus.sv). Without: "
+        "what the model would say that knows no wait states.\n\n| core | flash, SRAM | models | million cycles "
+        "| mean difference | worst | without |\n|---|--:|--:|--:|--:|--:|--:|",
+        flush=True,
+    )
+    rows: dict[tuple[str, int, int], list[tuple[float, float, float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
+        for name in boards:
+            for seed, (label, content) in enumerate(models):
+                x = an_input(content, seed)
+                rtl, emulated = built(content, name, BOARDS[name], Path(folder) / name)
+                plain = inference(emulated, x)[0]
+                for flash, sram in waits:
+                    counted, modelled = (inference(target, x, (flash, sram)) for target in (rtl, emulated))
+                    assert counted[1] == modelled[1]
+                    row = (counted[0], modelled[0], plain)
+                    rows.setdefault((name, flash, sram), []).append(row)
+                    print(f"{label} on {name}, {flash}, {sram}: {row}", file=sys.stderr, flush=True)
+    for (name, flash, sram), found in rows.items():
+        counts, models_, without = np.array(found).T
+        errors = np.abs(models_ / counts - 1)
+        span = f"{counts.min() / 1e6:.1f} to {counts.max() / 1e6:.1f}"
+        print(
+            f"| {name} | {flash}, {sram} | {len(found)} | {span} | {100 * errors.mean():.4f} % "
+            f"| {100 * errors.max():.4f} % | {100 * (without / counts - 1).mean():.1f} % |"
+        )
 
 
 def main() -> None:
@@ -52,12 +118,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shape", type=int, default=14, help="height and width of the random models' images")
     parser.add_argument("--board", choices=BOARDS, action="append")
+    parser.add_argument(
+        "--waits", type=lambda text: tuple(map(int, text.split(","))), action="append", metavar="FLASH,SRAM"
+    )
     args = parser.parse_args()
     space = SearchSpace.for_input((args.shape, args.shape, 1), 10, blocks=7)
     random = [
         (f"random {number}", sample_network(lower(architecture), seed=number))
         for number, architecture in enumerate(drawn(space, args.count, args.seed))
     ]
+    if args.waits:
+        with_wait_states(random, args.board or list(BOARDS), args.waits, args)
+        return
     tiny = [(path.stem, path.read_bytes()) for path in sorted(MODELS.glob("*.tflite"))]
     print(
         f"# Whole models: cycles of RTL cores against the timing models\n\n`python benchmarks/rtl_models.py --count "

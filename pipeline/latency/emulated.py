@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pipeline.boards import Board
 from pipeline.errors import LinkError
-from pipeline.latency.timing import timing_model
+from pipeline.latency.modelled import ModelledRegions
 from pipeline.links import open_link
-from pipeline.links.blockcount import RegionReader, plugin_args
 from pipeline.links.memorysim import Simulated, Waits
 from pipeline.wire.client import Client
 
@@ -81,26 +80,26 @@ def emulated_inference(
 def _from_blocks(
     board: Board, elf: Path, x: bytes, layers: int | None, system: Simulated | None
 ) -> EmulatedInference:
-    model = timing_model(board.core.timing)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-        out = Path(folder) / "regions.bin"
-        plugins = plugin_args(out) + (system.plugin_args(board, Path(folder)) if system is not None else [])
+        modelled = ModelledRegions(board, Path(folder))
+        plugins = [*modelled.plugin_args]
+        if system is not None:
+            plugins += system.plugin_args(board, Path(folder))
         with open_link(board, elf, plugin_args=plugins) as link:
             client = Client(link)
             client.hello()
             expected = client.describe().layers if layers is None else layers
             result = client.invoke(x)
-            reader = RegionReader(out)
-            regions = [reader.next(_REGION_TIMEOUT_S) for _ in range(expected)]
-            surplus = len(reader.read_all())
+            regions = [modelled.next(_REGION_TIMEOUT_S) for _ in range(expected)]
+            surplus = modelled.surplus()
         waits = system.read(Path(folder)) if system is not None else [()] * expected
         if surplus:
             raise LinkError(f"{elf.name} has {expected} layers but {expected + surplus} marked regions")
     if len(waits) != expected:
         raise LinkError(f"{elf.name} has {expected} layers but {len(waits)} regions with waits")
     counts = tuple(
-        LayerCount(model.region_cycles(region), region.instructions, waited)
-        for region, waited in zip(regions, waits, strict=True)
+        LayerCount(cycles, region.instructions, waited)
+        for (region, cycles), waited in zip(regions, waits, strict=True)
     )
     return EmulatedInference(counts, result.output, result.ticks)
 
@@ -118,13 +117,12 @@ def emulated_features(board: Board, elf: Path, sound: bytes, *, port: str | None
         cycles = made.ticks * board.clock_hz / board.counter.hz
         return EmulatedFeatures(cycles, 0, made.features, made.ticks)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-        out = Path(folder) / "regions.bin"
-        with open_link(board, elf, plugin_args=plugin_args(out)) as link:
+        modelled = ModelledRegions(board, Path(folder))
+        with open_link(board, elf, plugin_args=modelled.plugin_args) as link:
             client = Client(link)
             client.hello()
             made = client.features(sound)
-            region = RegionReader(out).next(_REGION_TIMEOUT_S)
-    cycles = timing_model(board.core.timing).region_cycles(region)
+            region, cycles = modelled.next(_REGION_TIMEOUT_S)
     return EmulatedFeatures(cycles, region.instructions, made.features, made.ticks)
 
 

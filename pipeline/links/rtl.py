@@ -42,6 +42,8 @@ _STEP_TIMEOUT_S = 900.0
 def open_rtl(board: Board, elf: Path) -> ProcessLink:
     """Starts `elf` on the simulated core, whose simulator is compiled first where that has not been done yet.
 
+    Its memories have the wait states of the board file.
+
     Raises ToolError: no Verilator, C++ compiler or make; the core's sources are not installed; the build fails; no
     such ELF.
     """
@@ -49,8 +51,11 @@ def open_rtl(board: Board, elf: Path) -> ProcessLink:
         raise ToolError(f"board {board.name} is not simulated as RTL")
     if not elf.is_file():
         raise ToolError(f"no firmware at {elf}", hint="build it first: edgenas deploy, or edgenas flash")
+    waits = [str(region.wait_states) for region in (board.memory.flash, board.memory.sram)]
     program = simulator(board.emulator.machine)
-    link = ProcessLink(lambda fd: [str(program), str(elf), str(fd)], name=f"RTL simulation ({board.name})")
+    link = ProcessLink(
+        lambda fd: [str(program), str(elf), str(fd), *waits], name=f"RTL simulation ({board.name})"
+    )
     link.slowness = SLOWNESS
     return link
 

@@ -13,9 +13,8 @@ from pipeline.errors import LinkError
 from pipeline.firmware.bench import render_bench
 from pipeline.firmware.build import build
 from pipeline.firmware.symbolize import fault_explainer
-from pipeline.latency.timing import timing_model
+from pipeline.latency.modelled import ModelledRegions
 from pipeline.links import INSTRUCTION_NS, Link, open_link
-from pipeline.links.blockcount import RegionReader, plugin_args
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
 from pipeline.wire.client import Client, RefusedError, RestartedError, WrongFirmwareError
@@ -55,7 +54,7 @@ class BenchSession:
         self._scratch = tempfile.TemporaryDirectory(prefix="edgenas-")
         self._link: Link | None = None
         self._client: Client | None = None
-        self._reader: RegionReader | None = None
+        self._reader: ModelledRegions | None = None
         self._starts = 0
         self._answered = False
 
@@ -99,11 +98,10 @@ class BenchSession:
             ticks = self._ticks(client, op, reply.ticks)
             cycles = ticks * self._board.clock_hz / self._board.counter.hz
             return Measurement(op, cycles, 0, round(ticks), reply.output_crc)
-        region = self._reader.next(_REGION_TIMEOUT_S)
-        if self._reader.read_all():
+        region, cycles = self._reader.next(_REGION_TIMEOUT_S)
+        if self._reader.surplus():
             raise LinkError(f"more than one marked region for {op.key}", hint="build the benchmark again")
         self._compare(op, reply.ticks, region.instructions)
-        cycles = float(timing_model(self._board.core.timing).region_cycles(region))
         return Measurement(op, cycles, region.instructions, reply.ticks, reply.output_crc)
 
     def _ticks(self, client: Client, op: OpSpec, once: int) -> float:
@@ -125,14 +123,15 @@ class BenchSession:
     def _start(self) -> Client:
         if self._client is None:
             self._starts += 1
-            regions = Path(self._scratch.name) / f"regions-{self._starts}.bin"
-            counting = self._board.counts_instructions
-            plugins = plugin_args(regions) if counting else None
+            reader = None
+            if self._board.counts_instructions:
+                reader = ModelledRegions(self._board, Path(self._scratch.name), f"regions-{self._starts}")
+            plugins = reader.plugin_args if reader is not None else None
             self._link = open_link(self._board, self._built.elf, port=self._port, plugin_args=plugins)
             client = Client(self._link, explain=fault_explainer(self._built.elf, self._board))
             client.hello(kind=Kind.BENCH, build_id=self._built.build_id)
             self._answered = True
-            self._client, self._reader = client, RegionReader(regions) if counting else None
+            self._client, self._reader = client, reader
         return self._client
 
     def _stop(self) -> None:

@@ -13,7 +13,8 @@ from pipeline.errors import ToolError
 from pipeline.firmware.build import require_tool
 from pipeline.firmware.render import COMPILE_FLAGS, engine_sources, port_sources
 from pipeline.latency.lut import Identity
-from pipeline.latency.timing import timing_model
+from pipeline.latency.modelled import wait_states
+from pipeline.latency.timing import timing_model, waiting_model
 
 ENGINE = "edgenas"
 _EMULATORS = {"qemu": "emulator", "verilator": "emulator/rtl"}  # folders of firmware/ that count
@@ -54,10 +55,14 @@ def placement(board: Board, data: str = "data") -> str:
 
 
 def timing_name(board: Board) -> str:
-    """What turns the device's count into cycles; raises ConfigError: no such timing model."""
+    """What turns the device's count into cycles.
+
+    Raises ConfigError: no such timing model, or none that knows the board's wait states.
+    """
     if board.counts_instructions:
         model = timing_model(board.core.timing)
-        return f"{model.NAME} {model.VERSION}"
+        name = f"{model.NAME} {model.VERSION}"
+        return name if wait_states(board) is None else f"{name}, waits {waiting_model(model.NAME).VERSION}"
     return "RTL simulation" if board.latency_provenance == "cycle-accurate" else "device counter"
 
 
@@ -66,6 +71,8 @@ def _measuring(board: Board) -> dict[str, str]:
     root = asset_dir("firmware")
     emulator = _EMULATORS.get(board.emulator.kind if board.emulator else "")
     folders = [root / "bench", *([root / emulator] if emulator else [])]
+    if board.counts_instructions and wait_states(board) is not None:
+        folders.append(root / "emulator" / "accesses")
     files = [path for folder in folders for path in folder.glob("*.*") if path.suffix in _SOURCE_SUFFIXES]
     texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files}
     if not board.counts_instructions:  # clocks, caches and wait states are the port's to set up

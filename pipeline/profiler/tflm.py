@@ -18,6 +18,7 @@ from pipeline.boards import Board
 from pipeline.errors import LinkError, ModelError
 from pipeline.firmware.render import port_sources
 from pipeline.latency.lut import Identity, Overhead
+from pipeline.latency.modelled import check_no_waits
 from pipeline.latency.timing import timing_model
 from pipeline.links import INSTRUCTION_NS
 from pipeline.links.blockcount import Region, RegionReader, plugin_args
@@ -44,6 +45,7 @@ class TflmSession:
     """
 
     def __init__(self, board: Board, folder: Path, engine: str, *, port: str | None = None) -> None:
+        check_no_waits(board)
         self._board, self._port = board, port
         self._target = Target.build(board, engine, folder)
         self._timing = timing_model(board.core.timing) if board.counts_instructions else None

@@ -16,6 +16,7 @@ from pipeline.boards import Board
 from pipeline.errors import ModelError
 from pipeline.export.reference import TflmReference
 from pipeline.figures import Figure, Provenance
+from pipeline.latency.modelled import check_no_waits
 from pipeline.latency.timing import timing_model
 from pipeline.links import INSTRUCTION_NS
 from pipeline.links.blockcount import RegionReader, plugin_args
@@ -100,6 +101,7 @@ def validate_tflm(
     `folder` keeps the firmware's build. Raises ToolError (TFLM_ROOT, compiler, emulator), LinkError (the
     target), ModelError for a model that the interpreter refuses.
     """
+    check_no_waits(board)
     reference = TflmReference(tflite)
     if reference.outputs > 1:
         raise ModelError(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.boards import load_board
+from pipeline.boards import Board, load_board
 from pipeline.firmware import Build, build, render_bench
+from pipeline.latency.modelled import ModelledRegions
 from pipeline.latency.timing import riscv_blocks, timing_model
 from pipeline.links import open_link
 from pipeline.links.blockcount import Region, RegionReader, plugin_args
@@ -111,3 +112,36 @@ def test_modelled_cycles_are_those_of_the_rtl(core: str, tmp_path: Path) -> None
         # loops and jump targets begin on words, so it hardly matters where the linker puts a function
         assert model.region_cycles(region) == pytest.approx(cycles, rel=near, abs=2), op
     assert exact > len(OPS) / 3
+
+
+def waiting(board: Board, flash: int, sram: int) -> Board:
+    """`board` with other wait states."""
+    memory = dataclasses.replace(
+        board.memory,
+        flash=dataclasses.replace(board.memory.flash, wait_states=flash),
+        sram=dataclasses.replace(board.memory.sram, wait_states=sram),
+    )
+    return dataclasses.replace(board, memory=memory)
+
+
+@pytest.mark.parametrize("core", ["ibex"])
+def test_wait_states_are_those_of_the_rtl(core: str, tmp_path: Path) -> None:
+    importlib.import_module("pipeline.links.rtl")
+    rtl, qemu = load_board(f"rtl-{core}"), load_board("qemu-rv32")
+    qemu = dataclasses.replace(qemu, core=dataclasses.replace(qemu.core, timing=core))
+    on_rtl, on_qemu = (build(render_bench(board, tmp_path / board.name), board) for board in (rtl, qemu))
+    ops = OPS[::4]
+    for flash, sram in ((0, 0), (1, 0), (0, 1), (3, 2)):
+        with open_link(waiting(rtl, flash, sram), on_rtl.elf) as link:
+            client = Client(link)
+            client.hello()
+            measured = [client.run_op(op).ticks for op in ops]
+        modelled = ModelledRegions(waiting(qemu, flash, sram), tmp_path, f"waits-{flash}-{sram}")
+        with open_link(qemu, on_qemu.elf, plugin_args=modelled.plugin_args) as link:
+            client = Client(link)
+            client.hello()
+            for op, cycles in zip(ops, measured, strict=True):
+                client.run_op(op)
+                # a call and a return are not in both builds alike: some cycles, which wait states multiply
+                near = pytest.approx(cycles, rel=0.003, abs=2 + 4 * (flash + sram))
+                assert modelled.next(10)[1] == near, (op, flash, sram)

@@ -3,7 +3,7 @@ module soc (
     input logic clk_i,
     input logic rst_ni
 );
-  logic instr_req, instr_rvalid, data_req, data_rvalid, data_we, data_err;
+  logic instr_req, instr_gnt, instr_rvalid, data_req, data_gnt, data_rvalid, data_we, data_err;
   logic [ 3:0] data_be;
   logic [31:0] instr_addr, instr_rdata, data_addr, data_wdata, data_rdata;
 
@@ -14,6 +14,7 @@ module soc (
       .rst_ni,
       .instr_req_i   (instr_req),
       .instr_addr_i  (instr_addr),
+      .instr_gnt_o   (instr_gnt),
       .instr_rvalid_o(instr_rvalid),
       .instr_rdata_o (instr_rdata),
       .instr_err_o   (),
@@ -22,6 +23,7 @@ module soc (
       .data_be_i     (data_be),
       .data_addr_i   (data_addr),
       .data_wdata_i  (data_wdata),
+      .data_gnt_o    (data_gnt),
       .data_rvalid_o (data_rvalid),
       .data_rdata_o  (data_rdata),
       .data_err_o    (data_err)
@@ -30,7 +32,7 @@ module soc (
   // The core knows no bus errors; a watchdog on the bus restarts it.
   logic [31:0] last_data_addr;
   always_ff @(posedge clk_i) begin
-    if (data_req) last_data_addr <= data_addr;
+    if (data_req && data_gnt) last_data_addr <= data_addr;
     if (rst_ni && data_rvalid && data_err) harness_bus_error(last_data_addr);
   end
 
@@ -51,12 +53,12 @@ module soc (
       .hart_id_i          (32'h0),
       .dm_exception_addr_i(32'h0),
       .instr_req_o        (instr_req),
-      .instr_gnt_i        (1'b1),
+      .instr_gnt_i        (instr_gnt),
       .instr_rvalid_i     (instr_rvalid),
       .instr_addr_o       (instr_addr),
       .instr_rdata_i      (instr_rdata),
       .data_req_o         (data_req),
-      .data_gnt_i         (1'b1),
+      .data_gnt_i         (data_gnt),
       .data_rvalid_i      (data_rvalid),
       .data_we_o          (data_we),
       .data_be_o          (data_be),

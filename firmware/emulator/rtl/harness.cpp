@@ -1,5 +1,7 @@
-/* Runs a simulated core with a program in its flash: harness PROGRAM.elf FD
+/* Runs a simulated core with a program in its flash: harness PROGRAM.elf FD [FLASH_WAITS SRAM_WAITS]
  * Without arguments it runs a program of its own for a moment, to show the compiler which paths are taken.
+ *
+ * The memories answer after that many wait states, 0 where they are not named.
  *
  * The device's UART is the socket FD; the simulation ends when its other end closes. While the firmware waits
  * for a byte, simulated time stands still and this process sleeps.
@@ -110,9 +112,14 @@ class Wire {
 
 static std::unique_ptr<Wire> wire;
 static std::vector<uint32_t> flash(FLASH_BYTES / 4, 0xFFFFFFFFu);
+static unsigned int flash_waits, sram_waits; /* wait states */
 static bool reset_wanted;
 
 extern "C" unsigned int harness_flash_word(unsigned int index) { return flash.at(index); }
+
+extern "C" unsigned int harness_flash_waits() { return flash_waits; }
+
+extern "C" unsigned int harness_sram_waits() { return sram_waits; }
 
 extern "C" unsigned int harness_read(unsigned int offset) {
     switch (offset & ~3u) {
@@ -139,6 +146,16 @@ extern "C" void harness_write(unsigned int offset, unsigned int value) {
 extern "C" void harness_bus_error(unsigned int address) {
     fprintf(stderr, "restarted: access to 0x%08x, where nothing is (or to write to flash)\n", address);
     reset_wanted = true;
+}
+
+/* As many as soc_bus.sv can count. */
+static unsigned int wait_states(const char *text) {
+    char *end;
+    const long count = strtol(text, &end, 10);
+    if (*text == '\0' || *end != '\0' || count < 0 || count > 255) {
+        fail(std::string(text) + " are no wait states: 0 to 255");
+    }
+    return static_cast<unsigned int>(count);
 }
 
 /* ---- the program
@@ -220,14 +237,18 @@ static const long TRAINING_CYCLES = 200000;
 
 int main(int argc, char **argv) {
     const bool training = argc == 1;
-    if (!training && argc != 3) {
-        fail(std::string("usage: ") + argv[0] + " PROGRAM.elf FD");
+    if (!training && argc != 3 && argc != 5) {
+        fail(std::string("usage: ") + argv[0] + " PROGRAM.elf FD [FLASH_WAITS SRAM_WAITS]");
     }
     if (training) {
         memcpy(flash.data(), TRAINING_PROGRAM, sizeof TRAINING_PROGRAM);
     } else {
         load(argv[1]);
         wire = std::make_unique<Wire>(atoi(argv[2]));
+        if (argc == 5) {
+            flash_waits = wait_states(argv[3]);
+            sram_waits = wait_states(argv[4]);
+        }
     }
 
     VerilatedContext context;

@@ -5,7 +5,7 @@ module soc (
     input logic clk_i,
     input logic rst_ni
 );
-  logic instr_req, instr_rvalid, instr_err, data_req, data_rvalid, data_we, data_err;
+  logic instr_req, instr_gnt, instr_rvalid, instr_err, data_req, data_gnt, data_rvalid, data_we, data_err;
   logic [ 3:0] data_be;
   logic [31:0] instr_addr, instr_rdata, data_addr, data_wdata, data_rdata;
 
@@ -14,6 +14,7 @@ module soc (
       .rst_ni,
       .instr_req_i   (instr_req),
       .instr_addr_i  (instr_addr),
+      .instr_gnt_o   (instr_gnt),
       .instr_rvalid_o(instr_rvalid),
       .instr_rdata_o (instr_rdata),
       .instr_err_o   (instr_err),
@@ -22,6 +23,7 @@ module soc (
       .data_be_i     (data_be),
       .data_addr_i   (data_addr),
       .data_wdata_i  (data_wdata),
+      .data_gnt_o    (data_gnt),
       .data_rvalid_o (data_rvalid),
       .data_rdata_o  (data_rdata),
       .data_err_o    (data_err)
@@ -46,14 +48,14 @@ module soc (
       .hart_id_i             (32'h0),
       .boot_addr_i           (32'hFFFF_FF00),
       .instr_req_o           (instr_req),
-      .instr_gnt_i           (1'b1),
+      .instr_gnt_i           (instr_gnt),
       .instr_rvalid_i        (instr_rvalid),
       .instr_addr_o          (instr_addr),
       .instr_rdata_i         (instr_rdata),
       .instr_rdata_intg_i    (7'h0),
       .instr_err_i           (instr_err),
       .data_req_o            (data_req),
-      .data_gnt_i            (1'b1),
+      .data_gnt_i            (data_gnt),
       .data_rvalid_i         (data_rvalid),
       .data_we_o             (data_we),
       .data_be_o             (data_be),

@@ -25,7 +25,8 @@ LOAD_USE_CYCLES = 1  # RTL: the loaded value is in the register file a cycle aft
 SPLIT_TARGET_CYCLES = 1  # a 32-bit target at an odd halfword takes two fetches
 
 
-def _base_cycles(name: str) -> int:
+def base_cycles(name: str) -> int:
+    """Of one instruction by its uncompressed name; a branch as if not taken."""
     if name in rv.HIGH_MULTIPLIES:
         return HIGH_MULTIPLY_CYCLES
     if name in rv.DIVIDES:
@@ -46,7 +47,7 @@ def block_cost(code: bytes, address: int) -> BlockCost:
     last = ""
     for instruction in rv.decode(code, address, NAME):
         last = instruction.name
-        cycles += _base_cycles(last) + (LOAD_USE_CYCLES if loaded & instruction.reads else 0)
+        cycles += base_cycles(last) + (LOAD_USE_CYCLES if loaded & instruction.reads else 0)
         loaded = instruction.writes if last in rv.LOADS else frozenset()
     return rv.cost(cycles, last, TAKEN_BRANCH_CYCLES)
 

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pipeline.links.accesses import Regional
 from pipeline.links.blockcount import BlockCount, Region
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStates:
+    """Of fetches and data accesses: the answer comes 1 + that many cycles after the grant."""
+
+    flash: int
+    sram: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,16 @@ class TimingModel(Protocol):
 
     def region_cycles(self, region: Region) -> float:
         """Modelled cycles of all that ran in `region`."""
+
+
+class WaitingModel(Protocol):
+    """The same for a core whose memories have wait states."""
+
+    NAME: str
+    VERSION: int
+
+    def region_cycles(self, region: Region, accesses: Regional, waits: WaitStates) -> float:
+        """Modelled cycles of all that ran in `region`; `accesses`: which memory its loads and stores reached."""
 
 
 def whole_blocks(region: Region, leaves: Callable[[BlockCount], bool]) -> Region:

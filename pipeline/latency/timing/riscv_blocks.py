@@ -73,6 +73,8 @@ class Instruction:
     size: int  # bytes
     reads: frozenset[int]
     writes: frozenset[int]
+    address: int = 0
+    target: int | None = None  # of a branch or JAL
 
 
 _DECODER = Decoder(capstone.CS_ARCH_RISCV, capstone.CS_MODE_RISCV32 | capstone.CS_MODE_RISCVC)
@@ -144,8 +146,12 @@ def decode(code: bytes, address: int, model: str) -> tuple[Instruction, ...]:
         word = int.from_bytes(item.bytes, "little")
         registers = _compressed_registers if item.size == 2 else _uncompressed_registers
         reads, writes = registers(name, word)
+        simple = _STANDS_FOR[name]
+        target = item.address + item.operands[-1].imm if simple in BRANCHES or simple == "jal" else None
         found.append(
-            Instruction(_STANDS_FOR[name], item.size, frozenset(reads - {0}), frozenset(writes - {0}))
+            Instruction(
+                simple, item.size, frozenset(reads - {0}), frozenset(writes - {0}), item.address, target
+            )
         )
     done = sum(instruction.size for instruction in found)
     if done != len(code):
