@@ -124,7 +124,7 @@ def waiting(board: Board, flash: int, sram: int) -> Board:
     return dataclasses.replace(board, memory=memory)
 
 
-@pytest.mark.parametrize("core", ["ibex"])
+@pytest.mark.parametrize("core", ["ibex", "cv32e40p"])
 def test_wait_states_are_those_of_the_rtl(core: str, tmp_path: Path) -> None:
     importlib.import_module("pipeline.links.rtl")
     rtl, qemu = load_board(f"rtl-{core}"), load_board("qemu-rv32")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 from pipeline.errors import ConfigError
-from pipeline.latency.timing import cortex_a53, cortex_m4, cortex_m7, cv32e40p, ibex, ibex_waits
+from pipeline.latency.timing import (
+    cortex_a53,
+    cortex_m4,
+    cortex_m7,
+    cv32e40p,
+    cv32e40p_waits,
+    ibex,
+    ibex_waits,
+)
 from pipeline.latency.timing.model import BlockCost, TimingModel, WaitingModel, WaitStates
 
 __all__ = ["BlockCost", "TimingModel", "WaitStates", "WaitingModel", "timing_model", "waiting_model"]
@@ -13,7 +21,7 @@ __all__ = ["BlockCost", "TimingModel", "WaitStates", "WaitingModel", "timing_mod
 _MODELS = {
     model.NAME: cast(TimingModel, model) for model in (cortex_a53, cortex_m4, cortex_m7, cv32e40p, ibex)
 }
-_WAITING = {model.NAME: cast(WaitingModel, model) for model in (ibex_waits,)}
+_WAITING = {model.NAME: cast(WaitingModel, model) for model in (cv32e40p_waits, ibex_waits)}
 
 
 def timing_model(name: str) -> TimingModel:

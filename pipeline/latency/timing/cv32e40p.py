@@ -26,7 +26,8 @@ JUMP_REGISTER_CYCLES = 1  # JALR after the instruction that computes its registe
 JUMP_LOADED_CYCLES = 2  # JALR after the load of its register; one less with an instruction between
 
 
-def _base_cycles(name: str) -> int:
+def base_cycles(name: str) -> int:
+    """Of one instruction by its uncompressed name; a branch as if not taken."""
     if name in rv.HIGH_MULTIPLIES:
         return HIGH_MULTIPLY_CYCLES
     if name in rv.DIVIDES:
@@ -60,7 +61,7 @@ def block_cost(code: bytes, address: int) -> BlockCost:
     second: rv.Instruction | None = None
     for instruction in rv.decode(code, address, NAME):
         earlier = second is not None and second.name in rv.LOADS and bool(second.writes & instruction.reads)
-        cycles += _base_cycles(instruction.name) + _hazard_cycles(instruction, before, earlier)
+        cycles += base_cycles(instruction.name) + _hazard_cycles(instruction, before, earlier)
         second, before = before, instruction
     return rv.cost(cycles, before.name if before is not None else "", TAKEN_BRANCH_CYCLES)
 
