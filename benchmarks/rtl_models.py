@@ -1,7 +1,6 @@
 """Whole models on open RTL cores, cycle by cycle, against the timing models: random architectures and MLPerf Tiny.
 
     python benchmarks/rtl_models.py --count 50 > benchmarks/results/rtl_models.md
-    python benchmarks/rtl_models.py --count 5 --waits 1,0 --waits 2,0 --waits 0,1  # flash, SRAM: random ones only
 
 Each model is built twice: for the RTL board, where `mcycle` counts one inference, and for `qemu-rv32`, whose executed
 blocks the core's timing model turns into cycles. The MLPerf Tiny models are taken from ../shared/models; those that are
@@ -11,7 +10,6 @@ not there, or that fit no RTL board, are left out and named.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,19 +31,6 @@ BOARDS = {"rtl-ibex": "ibex", "rtl-cv32e40p": "cv32e40p"}
 MODELS = Path(__file__).resolve().parents[2] / "shared" / "models"
 
 
-def waiting(board: Board, flash: int, sram: int) -> Board:
-    """`board` with other wait states."""
-    memory = board.memory
-    return replace(
-        board,
-        memory=replace(
-            memory,
-            flash=replace(memory.flash, wait_states=flash),
-            sram=replace(memory.sram, wait_states=sram),
-        ),
-    )
-
-
 def built(content: bytes, name: str, timing: str, folder: Path) -> tuple[tuple[Board, Path], ...]:
     """The RTL board and the emulated one, each with its program."""
     model = load(content)
@@ -57,10 +42,9 @@ def built(content: bytes, name: str, timing: str, folder: Path) -> tuple[tuple[B
     )
 
 
-def inference(target: tuple[Board, Path], x: bytes, waits: tuple[int, int] = (0, 0)) -> tuple[float, bytes]:
-    """Cycles of all layers of one inference, and its output; `waits` of flash and SRAM."""
-    board, elf = target
-    found = emulated_inference(waiting(board, *waits), elf, x)
+def inference(target: tuple[Board, Path], x: bytes) -> tuple[float, bytes]:
+    """Cycles of all layers of one inference, and its output."""
+    found = emulated_inference(*target, x)
     return sum(layer.cycles for layer in found.layers), found.output
 
 
@@ -76,60 +60,18 @@ def cycles(content: bytes, name: str, timing: str, folder: Path, seed: int) -> t
     return found[0][0], found[1][0]
 
 
-def with_wait_states(
-    models: list[tuple[str, bytes]], boards: list[str], waits: list[tuple[int, int]], args: argparse.Namespace
-) -> None:
-    """Prints the section of random models behind memories with wait states."""
-    command = " ".join(f"--waits {flash},{sram}" for flash, sram in waits)
-    print(
-        f"## Memories with wait states\n\n`python benchmarks/rtl_models.py --count {args.count} --shape "
-        f"{args.shape} {command}`. Counted and modelled as above; both with the same wait states of flash (code, "
-        "weights) and SRAM, on a bus with one access of a port at a time (firmware/emulator/rtl/soc_bus.sv). Without: "
-        "what the model would say that knows no wait states.\n\n| core | flash, SRAM | models | million cycles "
-        "| mean difference | worst | without |\n|---|--:|--:|--:|--:|--:|--:|",
-        flush=True,
-    )
-    rows: dict[tuple[str, int, int], list[tuple[float, float, float]]] = {}
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-        for name in boards:
-            for seed, (label, content) in enumerate(models):
-                x = an_input(content, seed)
-                rtl, emulated = built(content, name, BOARDS[name], Path(folder) / name)
-                plain = inference(emulated, x)[0]
-                for flash, sram in waits:
-                    counted, modelled = (inference(target, x, (flash, sram)) for target in (rtl, emulated))
-                    assert counted[1] == modelled[1]
-                    row = (counted[0], modelled[0], plain)
-                    rows.setdefault((name, flash, sram), []).append(row)
-                    print(f"{label} on {name}, {flash}, {sram}: {row}", file=sys.stderr, flush=True)
-    for (name, flash, sram), found in rows.items():
-        counts, models_, without = np.array(found).T
-        errors = np.abs(models_ / counts - 1)
-        span = f"{counts.min() / 1e6:.1f} to {counts.max() / 1e6:.1f}"
-        print(
-            f"| {name} | {flash}, {sram} | {len(found)} | {span} | {100 * errors.mean():.4f} % "
-            f"| {100 * errors.max():.4f} % | {100 * (without / counts - 1).mean():.1f} % |"
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shape", type=int, default=14, help="height and width of the random models' images")
     parser.add_argument("--board", choices=BOARDS, action="append")
-    parser.add_argument(
-        "--waits", type=lambda text: tuple(map(int, text.split(","))), action="append", metavar="FLASH,SRAM"
-    )
     args = parser.parse_args()
     space = SearchSpace.for_input((args.shape, args.shape, 1), 10, blocks=7)
     random = [
         (f"random {number}", sample_network(lower(architecture), seed=number))
         for number, architecture in enumerate(drawn(space, args.count, args.seed))
     ]
-    if args.waits:
-        with_wait_states(random, args.board or list(BOARDS), args.waits, args)
-        return
     tiny = [(path.stem, path.read_bytes()) for path in sorted(MODELS.glob("*.tflite"))]
     print(
         f"# Whole models: cycles of RTL cores against the timing models\n\n`python benchmarks/rtl_models.py --count "
