@@ -74,7 +74,7 @@ def main() -> None:
     limits = " | ".join(f"asked, expected: {name}" for name in BOARDS)
     print(f"| weights | {limits} | {shares} | entropy | CPU s |\n|---|{'---|' * (ops + len(BOARDS) + 2)}")
     for weights in WEIGHTS:
-        hyper = replace(HyperConfig(boards=BOARDS[1:]), **weights)  # type: ignore[arg-type]
+        hyper = replace(HyperConfig(boards=BOARDS[1:]), **weights)
         config = SearchConfig(
             method="hypernetwork", warmup_steps=args.warmup, steps=args.steps, batch_size=args.batch, threads=1,
             device="cpu", hyper=hyper,

@@ -47,9 +47,8 @@ class ModelledRegions:
         region = self._reader.next(timeout)
         if self._waiting is None or self._waits is None:
             return region, float(self._timing.region_cycles(region))
-        regions = read_accesses(
-            self._accesses
-        )  # each plugin writes at the end marker, before the device answers
+        # each plugin writes at the end marker, before the device answers
+        regions = read_accesses(self._accesses)
         if len(regions) <= self._read:
             raise LinkError("QEMU's plugins recorded different regions", hint="is QEMU still alive?")
         accesses = regions[self._read]

@@ -280,8 +280,7 @@ LUTS = Path(__file__).parents[2] / "luts"
 
 def test_the_command_answers_for_a_cell_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's board and one that it was not trained for, with tighter limits than the search had."""
-    tables = lambda board, *_: Lut.load(LUTS / board.name / "edgenas")  # noqa: E731
-    monkeypatch.setattr(stages, "obtain_lut", tables)
+    monkeypatch.setattr(stages, "obtain_lut", lambda board, *_: Lut.load(LUTS / board.name / "edgenas"))
     file, runs = tmp_path / "run.toml", tmp_path / "runs"
     file.write_text(RUNFILE)
 
