@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline.search import SearchConfig
-from pipeline.search.costs import working_set_bytes
+from pipeline.search import SearchConfig, SearchResult, Target
+from pipeline.search.costs import exact_cost, working_set_bytes
 from pipeline.space import Cost, OpGraph, OpSpec
 from pipeline.space.search_space import SearchSpace
 
@@ -58,3 +58,12 @@ def images(seed: int = 0, shape=(8, 8, 1), classes: int = 4) -> SimpleNamespace:
 
 
 DATA = images()
+
+
+def assert_exact(result: SearchResult, target: Target) -> None:
+    """Members of a family have the exact cost on their board, and none breaks its budgets."""
+    own = [c for c in result.candidates if c.board == target.name]
+    assert own
+    for c in own:
+        assert c.cost == exact_cost(target.cost, c.architecture)
+        assert not target.budgets.violations(c.cost)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_standins import DATA, TINY, MacCost
+from search_standins import DATA, TINY, MacCost, assert_exact
 from typer.testing import CliRunner
 
 from pipeline import stages
@@ -61,14 +61,6 @@ def run(path: Path | None = None, config: SearchConfig = CONFIG, **more) -> Sear
 
 def ask(path: Path, request: Request) -> SearchResult:
     return ask_family(SPACE, DATA, (SLOW, POOLS), CONFIG, request, seed=1, checkpoint=path)
-
-
-def assert_exact(result: SearchResult, target: Target) -> None:
-    own = [c for c in result.candidates if c.board == target.name]
-    assert own
-    for c in own:
-        assert c.cost == exact_cost(target.cost, c.architecture)
-        assert not target.budgets.violations(c.cost)
 
 
 @pytest.fixture(scope="module")

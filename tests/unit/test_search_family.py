@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_standins import DATA, SMALL, TINY, MacCost
+from search_standins import DATA, SMALL, TINY, MacCost, assert_exact
 
 from pipeline.cli.family import _table
 from pipeline.errors import ConfigError
 from pipeline.search import Request, SearchResult, Target, ask_family, complexity_of, search_for
-from pipeline.search.costs import build_tables, exact_cost
+from pipeline.search.costs import build_tables
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.hypernetwork import BoardScale
 from pipeline.search.targets import board_features
@@ -53,14 +53,6 @@ def run(path: Path | None = None, config=CONFIG, **more) -> SearchResult:
 
 def ask(path: Path, request: Request, config=CONFIG) -> SearchResult:
     return ask_family(SMALL, DATA, (SLOW, FAST), config, request, seed=1, checkpoint=path)
-
-
-def assert_exact(result: SearchResult, target: Target) -> None:
-    own = [c for c in result.candidates if c.board == target.name]
-    assert own
-    for c in own:
-        assert c.cost == exact_cost(target.cost, c.architecture)
-        assert not target.budgets.violations(c.cost)
 
 
 @pytest.fixture(scope="module")
