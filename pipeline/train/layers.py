@@ -123,6 +123,14 @@ def requantize(y: Tensor, unit: Tensor, output_scale: Tensor, divisor: int = 1) 
     return (twice * output_scale.double()).float()
 
 
+def _slow_in_bfloat16(op: OpSpec) -> bool:
+    """Depthwise convolutions whose gradients a CPU computes several times slower in bfloat16 than in float32.
+
+    With stride 2 those of the input, with large kernels those of the weights (docs/training.md).
+    """
+    return op.kind == "depthwise_conv2d" and (max(op.stride_h, op.stride_w) > 1 or op.kernel_h > 3)
+
+
 def same_pad(x: Tensor, op: OpSpec) -> tuple[Tensor, tuple[int, int]]:
     """The input with TFLite's padding, as (explicitly padded input, what is left for the convolution).
 
@@ -209,8 +217,12 @@ class Weighted(nn.Module):
         if op.kind == "fully_connected":
             return F.linear(x.flatten(1), weight, bias)[:, :, None, None]
         groups = op.in_c if op.kind == "depthwise_conv2d" else 1
+        stride = op.stride_h, op.stride_w
         x, padding = same_pad(x, op)
-        return F.conv2d(x, weight, bias, (op.stride_h, op.stride_w), padding, groups=groups)
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and _slow_in_bfloat16(op):
+            with torch.autocast("cpu", enabled=False):
+                return F.conv2d(x.float(), weight, bias, stride, padding, groups=groups).bfloat16()
+        return F.conv2d(x, weight, bias, stride, padding, groups=groups)
 
     @property
     def output_quantization(self) -> tuple[Tensor, Tensor] | None:

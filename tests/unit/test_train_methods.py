@@ -13,9 +13,12 @@ from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
 from pipeline.space.cells import CellSpace
+from pipeline.space.opspec import OpSpec, same_padding
 from pipeline.train import Progress, TrainConfig, train_qat
 from pipeline.train.averaging import Average, recalibrate_norms
 from pipeline.train.batches import Batches, to_input
+from pipeline.train.device import precision
+from pipeline.train.layers import Weighted
 from pipeline.train.network import QatNetwork
 from pipeline.train.teacher import Teacher, distillation_loss, widened
 from pipeline.train.teacherconfig import TeacherConfig
@@ -157,6 +160,30 @@ def test_a_training_that_diverges_names_the_layer_and_keeps_its_checkpoint(tmp_p
 def test_mixed_precision_trains_on_the_cpu_too() -> None:
     result = train_qat(ARCHITECTURE, data_set(), replace(CONFIG, mixed_precision=True), seed=1)
     assert result.fake_quant_accuracy > 0.9
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 1)])
+def test_depthwise_convolutions_that_are_slow_in_bfloat16_stay_in_float32(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    out, first, last = same_padding(8, kernel, stride)
+    layer = Weighted(
+        OpSpec(
+            "depthwise_conv2d", 8, 8, 6, out, out, 6, kernel_h=kernel, kernel_w=kernel, stride_h=stride,
+            stride_w=stride, pad_top=first, pad_bottom=last, pad_left=first, pad_right=last,
+        ),
+        normalize=False, gate=False,
+    )  # fmt: skip
+    x = torch.randn(2, 6, 8, 8).bfloat16().requires_grad_()
+    with precision(torch.device("cpu"), True):
+        y = layer(x)
+    exact = layer(x.float())
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, exact.bfloat16())  # whole weights, where bfloat16 would round them
+    gradient = torch.randint(-3, 4, y.shape).float()
+    found = torch.autograd.grad(y, [x, layer.weight], gradient.bfloat16())
+    expected = torch.autograd.grad(exact, [x, layer.weight], gradient)
+    assert found[1].dtype == torch.float32
+    assert all(torch.equal(own, reference) for own, reference in zip(found, expected, strict=True))
 
 
 def test_settings_that_cannot_work() -> None:
