@@ -21,8 +21,13 @@ def register(app: typer.Typer) -> None:
         runfile: RunFile,
         seeds: Annotated[str, typer.Option("--seeds", help="For instance 0-4 or 0,3,7.")] = "0-4",
         methods: Annotated[
-            str, typer.Option("--methods", help="Search methods, separated by commas.")
-        ] = "edgenas,random,evolution",
+            str,
+            typer.Option(
+                "--methods",
+                help="Search methods, separated by commas; default: edgenas,random,evolution, for cells "
+                "hypernetwork,random.",
+            ),
+        ] = "",
         latency_ms: Annotated[
             str, typer.Option("--latency-ms", help="Limits, separated by commas; default: the run file's.")
         ] = "",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.search.cell_costs import CellJudge, CellTables, EdgePath
 from pipeline.search.cell_hypernetwork import ConditionedCells
-from pipeline.search.cell_search import SAMPLES, CellSearch, clip, weight_optimizer
+from pipeline.search.cell_search import SAMPLES, CellSearch, clip
 from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.conditions import Condition, Ranges
 from pipeline.search.energy import with_energy
@@ -26,7 +26,7 @@ from pipeline.search.hyperloss import regularizer
 from pipeline.search.request import not_trained
 from pipeline.search.result import SearchResult
 from pipeline.search.targets import Target, cell_features
-from pipeline.search.trainer import cosine, diverged, draw_batch
+from pipeline.search.trainer import cosine, diverged, draw_batch, weight_optimizer
 
 # Random streams: of a step, and of conditions: this, and those after it for further draws of a step.
 _STEP, _CONDITION = 200, 220

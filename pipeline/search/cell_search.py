@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pipeline.search.cell_costs import CellJudge, CellTables, EdgePath
 from pipeline.search.cell_supernet import CellSupernet
@@ -21,15 +20,7 @@ from pipeline.search.effort import affordable_cell_trainings
 from pipeline.search.energy import with_energy
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.targets import Target
-from pipeline.search.trainer import (
-    GRADIENT_NORM,
-    MOMENTUM,
-    WEIGHT_DECAY,
-    cosine,
-    diverged,
-    draw_batch,
-    tensors,
-)
+from pipeline.search.trainer import GRADIENT_NORM, Validation, diverged, train_path
 from pipeline.space.cells import CellSpace
 
 # Random streams; the hypernetwork's search has others.
@@ -97,33 +88,15 @@ class CellSearch:
     def _alone(self, net: CellSupernet, path: EdgePath, steps: int, before: int, total: int) -> float:
         """Validation accuracy after `steps` along one path, from `net`'s weights, which stay."""
         config, own = self.config, copy.deepcopy(net)
-        optimizer = weight_optimizer(own, config.weight_lr)
-        rng = np.random.default_rng([self.seed, OWN])
-        for step in range(steps):
-            x, y = draw_batch(self.data.x_train, self.data.y_train, config.batch_size, rng)
-            for group in optimizer.param_groups:
-                group["lr"] = cosine(config.weight_lr, step, steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(own(x, path), y)
-            if not torch.isfinite(loss):
-                raise diverged(own, path, x, f"the loss is {loss.item()}")
-            loss.backward()
-            clip(own, path, x)
-            optimizer.step()
-            self._report("own training", before + step + 1, total, {})
+        train_path(
+            own, path, self.data, steps=steps, batch_size=config.batch_size, lr=config.weight_lr,
+            rng=np.random.default_rng([self.seed, OWN]),
+            on_step=lambda done: self._report("own training", before + done, total, {}),
+        )  # fmt: skip
         return self._accuracy(own, path, len(self.data.x_val))
 
     def _accuracy(self, net: CellSupernet, path: EdgePath, images: int) -> float:
-        index = np.random.default_rng([self.seed, 0x7A1]).permutation(len(self.data.x_val))[:images]
-        correct = 0
-        with torch.inference_mode():
-            for part in np.array_split(index, max(1, len(index) // 500)):
-                x, y = tensors(self.data.x_val[part], self.data.y_val[part])
-                logits = net(x, path)
-                if not torch.isfinite(logits).all():  # the last step's weights have seen no loss yet
-                    raise diverged(net, path, x, "validation gives no numbers")
-                correct += int((logits.argmax(1) == y).sum())
-        return correct / len(index)
+        return Validation.of(self.data, images, self.seed).accuracy(net, path)
 
     # -- results -------------------------------------------------------------------------------------------
 
@@ -167,9 +140,3 @@ def clip(net: CellSupernet, choice: EdgePath | torch.Tensor, images: torch.Tenso
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
     if not torch.isfinite(norm):
         raise diverged(net, choice, images, f"the gradient's norm is {norm.item()}")
-
-
-def weight_optimizer(net: CellSupernet, lr: float) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        net.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
-    )

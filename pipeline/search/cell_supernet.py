@@ -75,6 +75,10 @@ class CellSupernet(nn.Module):
             x = seen(f"cell {cell + 1}, its sum", torch.stack(nodes[1:]).sum(0))
         return seen("the classifier", F.linear(x.mean((2, 3)), self.classifier, self.classifier_bias))
 
+    def paths_of(self, choice: EdgePath | Tensor, watch: object = None) -> int:
+        """How many paths' work a pass is: gates run every operator of every edge."""
+        return len(self.space.ops) if isinstance(choice, Tensor) else 1
+
     def first_nonfinite(self, x: Tensor, path: EdgePath | Tensor) -> str:
         """Where the first value that is not a number appears on the way of `x`; empty where there is none."""
         if not torch.isfinite(x).all():

@@ -16,8 +16,9 @@ from pipeline.search.effort import TRAINING
 class Meter:
     """Counts images through networks while it is entered; a pass that will be differentiated counts thrice.
 
-    Only the outermost module of a call counts, and only where it takes images (n, c, h, w). `passes` may
-    start from what was counted before an interruption.
+    Only the outermost module of a call counts, and only where it takes images (n, c, h, w). A module that runs
+    several architectures at once says how many (`paths_of` of what it is called with besides the images).
+    `passes` may start from what was counted before an interruption.
     """
 
     def __init__(self, passes: int = 0) -> None:
@@ -47,5 +48,6 @@ class Meter:
         images = given[0] if given else None
         if self._calls.depth == 0 and isinstance(images, torch.Tensor) and images.ndim == 4:
             trained = isinstance(out, torch.Tensor) and out.requires_grad
+            paths = module.paths_of(*given[1:]) if hasattr(module, "paths_of") else 1
             with self._lock:
-                self.passes += len(images) * (TRAINING if trained else 1)
+                self.passes += len(images) * paths * (TRAINING if trained else 1)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.data import SearchData
 from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, train_path
+from pipeline.search.trainer import AnyPath, Net, Validation, train_path
 from pipeline.space.architecture import Architecture
+from pipeline.space.cells import CellArchitecture, CellSpace
 from pipeline.space.search_space import SearchSpace
 
 _BATCH, _RATE = 96, 0.2
@@ -19,7 +21,13 @@ _STREAM = 77
 
 
 def held_out_accuracy(
-    space: SearchSpace, data: Any, architecture: Architecture, *, steps: int, seed: int, threads: int
+    space: SearchSpace | CellSpace,
+    data: Any,
+    architecture: Architecture,
+    *,
+    steps: int,
+    seed: int,
+    threads: int,
 ) -> float:
     """Fraction of the test split that `architecture` classifies correctly after `steps` from scratch.
 
@@ -29,7 +37,7 @@ def held_out_accuracy(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        net, path = Supernet(space, 1000 + seed), path_of(space, architecture)
+        net, path = _untrained(space, architecture, 1000 + seed)
         train_path(
             net, path, data, steps=steps, batch_size=_BATCH, lr=_RATE,
             rng=np.random.default_rng([seed, _STREAM]), on_step=lambda _: None,
@@ -40,6 +48,14 @@ def held_out_accuracy(
         return Validation.of(held_out, len(data.x_test), seed).accuracy(net, path)
     finally:
         torch.set_num_threads(before)
+
+
+def _untrained(space: SearchSpace | CellSpace, architecture: Architecture, seed: int) -> tuple[Net, AnyPath]:
+    """A supernet with first weights, of which only what `architecture` needs is used, and its path."""
+    if isinstance(space, CellSpace):
+        assert isinstance(architecture, CellArchitecture)
+        return CellSupernet(space, seed), space.path(architecture)
+    return Supernet(space, seed), path_of(space, architecture)
 
 
 def path_of(space: SearchSpace, architecture: Architecture) -> list[tuple[int, int]]:

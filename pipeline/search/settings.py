@@ -17,7 +17,7 @@ _METHODS = (
     "evolution",
     "mobilenetv2",
 )  # that the tables know
-_CELL_METHODS = ("hypernetwork", "random")
+CELL_METHODS = ("hypernetwork", "random")
 
 # Field of SearchConfig: who reads it, and why nobody else does. Fields that are not here are read by every method: the
 # baselines too, whose effort is what these settings make EdgeNAS cost.
@@ -74,9 +74,9 @@ def check_settings(config: SearchConfig, methods: Sequence[str], *, cells: bool 
 
 def refused_for_cells(config: SearchConfig) -> Refusal | None:
     """The first setting that differs from its default and would be ignored, or a method of blocks alone."""
-    if config.method not in _CELL_METHODS:
+    if config.method not in CELL_METHODS:
         return Refusal(
-            "method", f"'{config.method}' does not know cell spaces", f"known: {', '.join(_CELL_METHODS)}"
+            "method", f"'{config.method}' does not know cell spaces", f"known: {', '.join(CELL_METHODS)}"
         )
     for key, (why, hint) in _NOT_IN_CELLS.items():
         value = _value(config, key)

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.search.cell_costs import EdgePath
+from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.data import SearchData
 from pipeline.search.supernet import Path, Supernet
 
 Images: TypeAlias = NDArray[np.uint8] | Tensor
 Labels: TypeAlias = NDArray[np.int64] | Tensor
+Net: TypeAlias = Supernet | CellSupernet  # `AnyPath` is one of its own
+AnyPath: TypeAlias = Path | EdgePath
 
 
 class Diagnosable(Protocol):
@@ -45,16 +49,16 @@ def draw_batch(x: Images, y: Labels, size: int, rng: np.random.Generator) -> tup
     return tensors(x[index], y[index])
 
 
-def weight_optimizer(net: Supernet, lr: float) -> torch.optim.SGD:
+def weight_optimizer(net: Net, lr: float) -> torch.optim.SGD:
     return torch.optim.SGD(
         net.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
     )
 
 
 def weight_step(
-    net: Supernet,
+    net: Net,
     optimizer: torch.optim.SGD,
-    path: Path,
+    path: AnyPath,
     batch: tuple[Tensor, Tensor],
     lr: float,
     rate_name: str = RATE,
@@ -64,9 +68,9 @@ def weight_step(
 
 
 def shared_step(
-    net: Supernet,
+    net: Net,
     optimizer: torch.optim.SGD,
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     batch: tuple[Tensor, Tensor],
     lr: float,
     distill: float = 0.0,
@@ -132,7 +136,7 @@ class Validation:
         parts = np.array_split(index, max(1, len(index) // batch))
         return cls(tuple(tensors(data.x_val[p], data.y_val[p]) for p in parts))
 
-    def accuracy(self, net: Supernet, path: Path, rate_name: str = RATE) -> float:
+    def accuracy(self, net: Net, path: AnyPath, rate_name: str = RATE) -> float:
         """Fraction of the images that `path` classifies correctly.
 
         Raises ConfigError where its outputs are no numbers: the last step's weights have seen no loss yet.
@@ -149,8 +153,8 @@ class Validation:
 
 
 def train_path(
-    net: Supernet,
-    path: Path,
+    net: Net,
+    path: AnyPath,
     data: SearchData,
     *,
     steps: int,

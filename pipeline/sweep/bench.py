@@ -18,6 +18,7 @@ from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.costs import CostModel
 from pipeline.search.settings import read_by
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
 from pipeline.train.config import INCIDENTAL, TrainConfig
@@ -61,7 +62,7 @@ class Bench:
     with the program.
     """
 
-    space: SearchSpace
+    space: SearchSpace | CellSpace
     data: Any
     cost: CostModel
     cost_identity: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import stages
@@ -10,13 +11,15 @@ from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
-from pipeline.search.settings import check_settings
+from pipeline.search.settings import CELL_METHODS, check_settings, read_by
 from pipeline.space.budgets import Budgets
-from pipeline.space.cells import CellSpace
+from pipeline.space.search_space import SearchSpace
 from pipeline.storage import usable_folder
 from pipeline.sweep.bench import Bench
 from pipeline.sweep.grid import grid, method_list, numbers, seed_list
 from pipeline.sweep.sweep import Sweep
+
+METHODS = ("edgenas", "random", "evolution")  # compared where none are named
 
 
 def open_sweep(
@@ -24,14 +27,15 @@ def open_sweep(
     folder: Path,
     reporter: Reporter,
     *,
-    methods: str,
+    methods: str = "",
     seeds: str,
     latency_ms: str = "",
     data: Path | None = None,
     judge_steps: int = 1000,
     train: bool = False,
 ) -> Sweep:
-    """`methods`, `seeds` and `latency_ms` as on the command line; without the last the run file's limit.
+    """`methods`, `seeds` and `latency_ms` as on the command line; without the last the run file's limit, without the
+    first those of METHODS or, in a space of cells, CELL_METHODS.
 
     Loads the data set (with the run file's seed, the same for all) and gets the latency table ready. Raises
     ConfigError for an option that has no meaning, and what loading and profiling raise.
@@ -39,9 +43,12 @@ def open_sweep(
     limits = numbers(latency_ms, "--latency-ms") if latency_ms else [settings.budgets.latency_ms or 0.0]
     if not limits[0]:
         raise ConfigError("the run file has no latency limit", hint="give --latency-ms")
-    chosen = method_list(methods)
+    cells = settings.space.kind == "cells"
+    chosen = method_list(methods) if methods else list(CELL_METHODS if cells else METHODS)
     limits = [_held(settings, limit, reporter) for limit in limits]
     jobs = grid(chosen, seed_list(seeds), limits)
+    if cells:
+        _check_for_cells(settings, chosen)
     check_settings(settings.search, chosen)
     if settings.search.hyper.boards:
         raise ConfigError(
@@ -53,20 +60,15 @@ def open_sweep(
     for warning in arrays.warnings:
         reporter.warn(warning)
     space = settings.space.build(arrays.input_shape, arrays.classes)
-    if isinstance(space, CellSpace):
-        raise ConfigError("a sweep needs a space of blocks", hint='[space] kind = "blocks"')
     lut = stages.obtain_lut(settings.board, space.operators(), folder / "lut", reporter)
     sound = stages.obtain_sound(settings.board, arrays.front_end, folder / "lut", reporter)
     cost, guide = CostModel(settings.board, lut, settings.vetoes, sound), ""
     if sound is not None:
         guide = f", front end {sound.high:.0f} cycles"
     if settings.search.latency == "predictor":
+        assert isinstance(space, SearchSpace)  # spaces of cells were refused with it
         cost.predictor = obtain_predictor(
-            space,
-            cost,
-            settings.search.predictor,
-            folder / "predictor",
-            reporter,
+            space, cost, settings.search.predictor, folder / "predictor", reporter
         )
         guide += f", predictor {cost.predictor.digest[:8]}"
     bench = Bench(
@@ -81,6 +83,16 @@ def open_sweep(
         latency_provenance=lut.provenance,
     )
     return Sweep(bench, jobs, folder, reporter)
+
+
+def _check_for_cells(settings: RunFile, methods: Sequence[str]) -> None:
+    """Raises ConfigError for a method or a setting that means nothing in a space of cells."""
+    for method in methods:
+        if method not in CELL_METHODS:
+            raise ConfigError(
+                f"--methods: '{method}' does not know cell spaces", hint=f"known: {', '.join(CELL_METHODS)}"
+            )
+        check_settings(read_by(settings.search, method), [method], cells=True)
 
 
 def _held(settings: RunFile, limit_ms: float, reporter: Reporter) -> float:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import __version__
-from pipeline.search.effort import edgenas_passes
+from pipeline.search.effort import cell_passes, edgenas_passes
 from pipeline.search.hypervolume import front, hypervolume, interval
 from pipeline.search.result import SearchResult
-from pipeline.space.architecture import Architecture
+from pipeline.space.cells import CellSpace
 from pipeline.sweep.bench import Job
 from pipeline.sweep.sweep import Sweep
 
@@ -70,7 +70,7 @@ def summarize(sweep: Sweep, name: str, board: str) -> dict[str, Any]:
             "differences": {m: _difference(volumes[m], volumes[methods[0]]) for m in methods[1:]},
         },
         "best": [_best(limit, methods, known) for limit in limits],
-        "effort": {"edgenas_planned_passes": _planned(sweep), "methods": effort},
+        "effort": {"planned_for": _planned_for(sweep), "planned_passes": _planned(sweep), "methods": effort},
         "failures": failures,
         "settings": asdict(bench.config),
     }
@@ -90,6 +90,7 @@ def _point(job: Job, entry: dict[str, Any]) -> dict[str, Any]:
         "accuracy": accuracy,
         "search_accuracy": own,
         "architecture": result.architecture.to_json(),
+        "described": result.architecture.describe(),
         **{name: entry[name] for name in ("passes", "cpu_seconds", "seconds", "threads", "host")},
     }
 
@@ -143,14 +144,22 @@ def _best(limit: float, methods: Sequence[str], points: Sequence[dict[str, Any]]
         rows[method] = {"n": len(own), **(asdict(interval(own)) if own else {})}
     best = max(there, key=lambda p: p["accuracy"], default=None)
     if best is not None:
-        text = Architecture.from_json(best["architecture"]).describe()
+        text = best["described"]
         kept = ("method", "seed", "latency_ms", "sram_bytes", "flash_bytes", "parameters", "accuracy")
         best = {**{k: best[k] for k in kept}, "architecture": text}
     return {"limit_ms": limit, "methods": rows, "best": best}
 
 
 def _planned(sweep: Sweep) -> int:
-    return edgenas_passes(sweep.bench.config, len(sweep.bench.data.x_val))
+    """Passes of the search that sets what all may cost."""
+    bench, images = sweep.bench, len(sweep.bench.data.x_val)
+    if isinstance(bench.space, CellSpace):
+        return cell_passes(bench.config, len(bench.space.ops), images)
+    return edgenas_passes(bench.config, images)
+
+
+def _planned_for(sweep: Sweep) -> str:
+    return "hypernetwork" if isinstance(sweep.bench.space, CellSpace) else "EdgeNAS"
 
 
 def _effort(sweep: Sweep, methods: Sequence[str]) -> dict[str, Any]:

@@ -27,14 +27,17 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Reporter
 from pipeline.report import read_sweep, render_sweep, write_sweep
 from pipeline.search import search
-from pipeline.search.effort import affordable_trainings, edgenas_passes, training_passes
+from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.effort import affordable_trainings, cell_passes, edgenas_passes, training_passes
 from pipeline.search.meter import Meter
 from pipeline.space import Budgets, Cost, OpGraph
+from pipeline.space.cells import CellSpace
 from pipeline.sweep import Bench, Job, Sweep, grid, summarize
 from pipeline.sweep.bench import perform
 from pipeline.sweep.grid import method_list, numbers, seed_list
 from pipeline.sweep.workers import LocalWorkers
 
+CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 ARRAYS = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
 BENCH = Bench(SMALL, ARRAYS, MacCost(), "stand-in", Budgets(), TINY, judge_steps=3)
 QUIET = Reporter(quiet=True)
@@ -106,6 +109,30 @@ def test_every_job_is_the_search_it_stands_for_and_is_done_once(tmp_path: Path) 
     assert not list((tmp_path / "jobs").iterdir())
     Sweep(BENCH, jobs, tmp_path, QUIET).run(2, 1)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_cells_are_swept_at_equal_cost(tmp_path: Path) -> None:
+    config = replace(TINY, method="hypernetwork", proxy_steps=4)
+    bench = replace(BENCH, space=CELLS, config=config)
+    jobs = grid(["hypernetwork", "random"], [0], [0.001, 2.0])
+    sweep = Sweep(bench, jobs, tmp_path, QUIET)
+    for job in jobs:
+        entry = perform(bench, job, sweep._keys[job], tmp_path / "jobs" / job.name, 1)
+        sweep.folder.joinpath("results").mkdir(exist_ok=True)
+        sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
+    document = summarize(sweep, "cells", "stand-in")
+    assert [(p["method"], p["limit_ms"]) for p in document["points"]] == [
+        ("hypernetwork", 2.0),
+        ("random", 2.0),
+    ]
+    assert all(p["latency_ms"] <= 2.0 and 0 < p["accuracy"] <= 1 for p in document["points"])
+    effort = document["effort"]
+    assert (effort["planned_for"], effort["planned_passes"]) == (
+        "hypernetwork", cell_passes(config, len(CELLS.ops), len(DATA.x_val)),
+    )  # fmt: skip
+    assert all(0.8 < m["share_of_planned"] <= 1 for m in effort["methods"].values())
+    page = render_sweep(json.loads(json.dumps(document)))
+    assert "cell 8/2" in page and "of the hypernetwork search as planned" in page
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
@@ -377,3 +404,13 @@ def test_the_meter_counts_images_once_and_training_images_thrice() -> None:
         net[2](torch.zeros(3, 72))  # no images
     net(torch.zeros(13, 1, 8, 8))
     assert meter.passes == 5 + 3 * 7 + 11
+
+
+def test_the_meter_counts_gates_as_the_paths_that_they_run() -> None:
+    import torch
+
+    net, images = CellSupernet(CELLS, 0), torch.zeros(5, 1, 8, 8)
+    with Meter() as meter, torch.no_grad():
+        net(images, (0,) * CELLS.positions)
+        net(images, torch.full((CELLS.positions, 3), 1 / 3))
+    assert meter.passes == 5 + 3 * 5
