@@ -1,14 +1,15 @@
 """Runs with random budgets on four boards: whether what is exported and linked keeps each of them.
 
     python benchmarks/random_budgets.py --runs 100 --journal random_budgets.jsonl > random_budgets.txt
+    python benchmarks/random_budgets.py --space cells --runs 16 --journal cells.jsonl
 
 Each run is what `edgenas run` does, from a run file: search, training (one epoch, quantization-aware), export,
-firmware, and two images on the emulated board. Boards and methods take turns, some runs have early exits, some
-prune. The budgets are drawn at random, some below the smallest network. They are held here against what the linked
-program says (bytes in the ELF, told by the device too), the emulated latency and the exported file's parameters,
-not against predictions. Where a run says that nothing fits, every architecture of the space is costed to see
-whether that is so. "Headroom" is how far the observed figure lies below the predicted one: a limit that lies
-between them would be broken. Each run is a line of the journal and is not done again.
+firmware, and two images on the emulated board. Boards and methods take turns, some runs of blocks have early exits,
+some of either space prune. The budgets are drawn at random, some below the smallest network. They are held here
+against what the linked program says (bytes in the ELF, told by the device too), the emulated latency and the exported
+file's parameters, not against predictions. Where a run says that nothing fits, every architecture of the space is
+costed to see whether that is so. "Headroom" is how far the observed figure lies below the predicted one: a limit that
+lies between them would be broken. Each run is a line of the journal, one journal a space, and is not done again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import resource
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -32,16 +34,22 @@ from pipeline.boards import load_board
 from pipeline.errors import BudgetError, EdgeNasError
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
-from pipeline.profiler.profile import lut_path
+from pipeline.profiler.profile import lut_path, obtain
+from pipeline.progress import Reporter
 from pipeline.run import Run
 from pipeline.search.candidates import UNITS
 from pipeline.space import Budgets, Cost
-from pipeline.space.architecture import lower, parameters
+from pipeline.space.architecture import Architecture, lower, parameters
+from pipeline.space.cells import CELL_OPS, CellSpace
 from pipeline.space.search_space import SearchSpace
 
 BOARDS = ("qemu-cortex-m4", "qemu-cortex-m7", "qemu-rv32", "qemu-cortex-a53")
-METHODS = ("edgenas", "hypernetwork", "random", "evolution", "hwdarts", "mobilenetv2")
+METHODS = {
+    "blocks": ("edgenas", "hypernetwork", "random", "evolution", "hwdarts", "mobilenetv2"),
+    "cells": ("hypernetwork", "random"),
+}
 STRIDES, OPS, CHANNELS = (2, 2, 1), ("dw3", "ir2", "se4", "skip"), (16, 24, 32)
+NODES, CELL_STEM, CELL_CHANNELS, CELL_STRIDES = 2, 8, (8, 16), (2, 2)
 LIMITED = ("latency_ms", "sram_bytes", "flash_bytes", "parameters")
 
 RUNFILE = """\
@@ -57,10 +65,7 @@ limit = 200
 {budgets}
 
 [space]
-strides = {strides}
-ops = {ops}
-channels = {channels}
-{exits}
+{space}
 
 [search]
 method = "{method}"
@@ -92,10 +97,11 @@ calibration_batches = 2
 [validate]
 images = 2
 """
-HYPER = """\
-[search.hyper]
-family = 4
-"""
+HYPER = {
+    "blocks": "[search.hyper]\nfamily = 4",
+    # so that limits count beside S (docs/search.md, "Cell spaces")
+    "cells": "[search.hyper]\nfamily = 4\ncondition_weight = 10.0\nspend_weight = 3.0",
+}
 PRUNE = """\
 [train.prune]
 fraction = 0.3
@@ -106,15 +112,42 @@ epochs = 1
 """
 
 
+def space_of(kind: str, exits: tuple[int, ...]) -> SearchSpace | CellSpace:
+    if kind == "cells":
+        return CellSpace((28, 28, 1), 10, CELL_STEM, 1, CELL_CHANNELS, CELL_STRIDES, NODES)
+    return SearchSpace((28, 28, 1), 10, strides=STRIDES, ops=OPS, channels=CHANNELS, exits=exits)
+
+
+def space_lines(kind: str, exits: tuple[int, ...]) -> str:
+    """`space_of` as a run file says it."""
+    lines: dict[str, Any] = {"strides": STRIDES, "ops": OPS, "channels": CHANNELS}
+    if kind == "cells":
+        lines = {
+            "kind": "cells", "nodes": NODES, "stem_channels": CELL_STEM, "channels": CELL_CHANNELS,
+            "strides": CELL_STRIDES, "ops": CELL_OPS,
+        }  # fmt: skip
+    if exits:
+        lines["exits"] = exits
+    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in lines.items())
+
+
+def everything(space: SearchSpace | CellSpace) -> Iterator[Architecture]:
+    if isinstance(space, CellSpace):
+        return map(space.build, itertools.product(range(len(space.ops)), repeat=space.positions))
+    return (space.build(choices) for choices in itertools.product(space.options, repeat=len(STRIDES)))
+
+
 @functools.cache
-def space_costs(board: str, exits: tuple[int, ...], count: int = 0) -> tuple[Cost, ...]:
-    """The predicted cost of every architecture of the space, or of `count` random ones."""
-    space = SearchSpace((28, 28, 1), 10, strides=STRIDES, ops=OPS, channels=CHANNELS, exits=exits)
-    loaded = load_board(board)
-    model = CostModel(loaded, Lut.load(lut_path(loaded)))
-    every = (space.build(choices) for choices in itertools.product(space.options, repeat=len(STRIDES)))
+def space_costs(
+    board: str, kind: str, exits: tuple[int, ...], count: int = 0, tables: Path | None = None
+) -> tuple[Cost, ...]:
+    """The predicted cost of every architecture of the space, or of `count` random ones, by the board's table in
+    `tables` or the one that ships."""
+    space, loaded = space_of(kind, exits), load_board(board)
+    own = lut_path(loaded, tables) if tables else lut_path(loaded)
+    model = CostModel(loaded, Lut.load(own if own.is_file() else lut_path(loaded)))
     rng = np.random.default_rng(0)
-    chosen = (space.random(rng) for _ in range(count)) if count else every
+    chosen = (space.random(rng) for _ in range(count)) if count else everything(space)
     return tuple(model.evaluate(lower(a), parameters(a)) for a in chosen)
 
 
@@ -135,21 +168,24 @@ def draw_budgets(rng: np.random.Generator, costs: tuple[Cost, ...], board: str) 
     return Budgets(**limits)
 
 
-def run_file(number: int) -> tuple[str, Budgets, tuple[int, ...]]:
-    """Run `number`, complete: its text, budgets and exits."""
+def run_file(
+    number: int, space: str = "blocks", tables: Path | None = None
+) -> tuple[str, Budgets, tuple[int, ...]]:
+    """Run `number` in that kind of space, complete: its text, budgets and exits."""
     rng = np.random.default_rng([number, 0xB0D])
     board = BOARDS[number % len(BOARDS)]
     # a whole round of boards per method, so that the two do not go in step
-    method = METHODS[number // len(BOARDS) % len(METHODS)]
+    methods = METHODS[space]
+    method = methods[number // len(BOARDS) % len(methods)]
     kind = rng.choice(["plain", "exits", "prune"], p=[0.8, 0.1, 0.1])
-    exits = (1,) if kind == "exits" else ()
-    budgets = draw_budgets(rng, space_costs(board, exits, 100), board)
+    exits = (1,) if kind == "exits" and space == "blocks" else ()
+    budgets = draw_budgets(rng, space_costs(board, space, exits, 100, tables), board)
     lines = [f"{name} = {value}" for name, value in asdict(budgets).items() if value is not None]
     text = RUNFILE.format(
         name=f"run{number}", board=board, seed=number, data=rng.choice(["digits", "fashion_mnist"]),
-        budgets="\n".join(lines), strides=list(STRIDES), ops=json.dumps(OPS), channels=list(CHANNELS),
-        exits=f"exits = {list(exits)}" if exits else "", method=method, prune=PRUNE if kind == "prune" else "",
-        hyper=HYPER if method == "hypernetwork" else "",  # refused with any other
+        budgets="\n".join(lines), space=space_lines(space, exits), method=method,
+        prune=PRUNE if kind == "prune" else "",
+        hyper=HYPER[space] if method == "hypernetwork" else "",  # refused with any other
     )  # fmt: skip
     return text, budgets, exits
 
@@ -166,22 +202,28 @@ def observe(document: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def one(number: int, folder: Path) -> dict[str, Any]:
-    """One run as a record of the journal."""
-    text, budgets, exits = run_file(number)
+def one(number: int, space: str, folder: Path) -> dict[str, Any]:
+    """One run as a record of the journal. What the shipped table lacks is measured once a board."""
+    tables, board = folder / "tables", load_board(BOARDS[number % len(BOARDS)])
+    obtain(board, space_of(space, ()).operators(), folder=tables, reporter=Reporter(quiet=True))
+    text, budgets, exits = run_file(number, space, tables)
     path = folder / f"run{number}.toml"
     path.write_text(text, encoding="utf-8")
+    if tables.is_dir():
+        shutil.copytree(tables, folder / f"run{number}" / "lut")
     limits = {name: value for name, value in asdict(budgets).items() if value is not None}
     run = Run.open(path, runs=folder, quiet=True)
     settings = run.settings
     record: dict[str, Any] = {
-        "run": number, "board": settings.board.name, "method": settings.search.method, "data": settings.data.name,
-        "exits": bool(exits), "pruned": settings.train.prune.active, "budgets": limits,
+        "run": number, "space": space, "board": settings.board.name, "method": settings.search.method,
+        "data": settings.data.name, "exits": bool(exits), "pruned": settings.train.prune.active, "budgets": limits,
     }  # fmt: skip
     try:
         document = run.everything()
     except BudgetError as error:
-        return record | infeasible(str(error), budgets, space_costs(settings.board.name, exits))
+        return record | infeasible(
+            str(error), budgets, space_costs(settings.board.name, space, exits, tables=tables)
+        )
     finally:
         shutil.rmtree(folder / f"run{number}", ignore_errors=True)
     seen = observe(document)
@@ -224,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--space", choices=sorted(METHODS), default="blocks")
     parser.add_argument("--journal", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -235,17 +278,17 @@ def main() -> None:
                 continue
             started = cpu_s()
             try:
-                record = one(number, Path(folder))
+                record = one(number, args.space, Path(folder))
             except EdgeNasError as error:  # neither an answer nor a refusal for budgets
                 record = {"run": number, "outcome": "failed", "message": str(error)}
             done[number] = record | {"cpu_s": round(cpu_s() - started, 1)}
             with args.journal.open("a") as journal:
                 journal.write(json.dumps(done[number]) + "\n")
             print(f"run {number}: {record['outcome']}", file=sys.stderr, flush=True)
-    report([record for number, record in sorted(done.items())])
+    report([record for number, record in sorted(done.items())], METHODS[args.space])
 
 
-def report(records: list[dict[str, Any]]) -> None:
+def report(records: list[dict[str, Any]], methods: tuple[str, ...]) -> None:
     feasible = [r for r in records if r["outcome"] == "feasible"]
     none = [r for r in records if r["outcome"] == "infeasible"]
     failed = [r for r in records if r["outcome"] == "failed"]
@@ -265,7 +308,7 @@ def report(records: list[dict[str, Any]]) -> None:
     print(f"all ({', '.join(sorted({r['method'] for r in missed})) or 'none'}).")
     print(f"CPU seconds a run: {np.mean([r['cpu_s'] for r in records]):.1f}.\n")
     table("board", BOARDS, records)
-    table("method", METHODS, records)
+    table("method", methods, records)
     print("| headroom of the prediction, least and most | latency | SRAM | flash |\n|---|---|---|---|")
     for board in BOARDS:
         own = [r for r in feasible if r["board"] == board]

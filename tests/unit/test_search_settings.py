@@ -138,6 +138,17 @@ def test_sweep_refuses_what_none_of_its_searches_reads(tmp_path: Path) -> None:
         open_sweep(load_runfile(file), tmp_path / "out", quiet, methods="random,evolution", seeds="0")
 
 
+def test_sweep_of_cells_refuses_methods_of_blocks(tmp_path: Path) -> None:
+    file = write(tmp_path, "hypernetwork")
+    blocks = 'strides = [2, 2]\nops = ["dw3", "skip"]'
+    file.write_text(file.read_text().replace(blocks, 'kind = "cells"\nnodes = 1\nstrides = [2, 2]'))
+    with pytest.raises(ConfigError, match="--methods: 'evolution' does not know cell spaces") as error:
+        open_sweep(
+            load_runfile(file), tmp_path / "out", Reporter(quiet=True), methods="random,evolution", seeds="0"
+        )
+    assert error.value.hint == "known: hypernetwork, random"
+
+
 @pytest.mark.parametrize("method", ["edgenas", "hwdarts", "random"])
 def test_family_of_another_method_is_refused_before_anything_is_measured(method: str, tmp_path: Path) -> None:
     said = CliRunner().invoke(
@@ -193,11 +204,13 @@ def test_the_benchmark_of_random_budgets_sets_only_what_its_methods_read(tmp_pat
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    seen = set()
-    for number in range(0, 24, 4):  # one board, method by method
-        file = tmp_path / f"{number}.toml"
-        file.write_text(benchmark.run_file(number)[0], encoding="utf-8")
-        loaded = load_runfile(file)
-        check_settings(loaded.search, [loaded.search.method])
-        seen.add(loaded.search.method)
-    assert seen == set(benchmark.METHODS)
+    for space, methods in benchmark.METHODS.items():
+        seen = set()
+        for number in range(0, 4 * len(methods), 4):  # one board, method by method
+            file = tmp_path / f"{number}.toml"
+            file.write_text(benchmark.run_file(number, space)[0], encoding="utf-8")
+            loaded = load_runfile(file)
+            check_settings(loaded.search, [loaded.search.method], cells=space == "cells")
+            assert loaded.space.build((28, 28, 1), 10) == benchmark.space_of(space, loaded.space.exits)
+            seen.add(loaded.search.method)
+        assert seen == set(methods)
