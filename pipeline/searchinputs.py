@@ -74,8 +74,8 @@ class CloudRun:
         try:
             if raw["method"] != "edgenas":
                 raise ConfigError(
-                    f"adapt.cloud: {folder} was searched with method '{raw['method']}', which leaves no supernet",
-                    hint='the edge stage starts from a run with method = "edgenas"',
+                    f"adapt.cloud: {folder} was searched with method '{raw['method']}', not with EdgeNAS",
+                    hint='the edge stage goes on from the supernet of method = "edgenas", in a space of blocks',
                 )
             space = SearchSpace.from_json(raw["space"])
             checkpoint = folder / raw["checkpoint"]

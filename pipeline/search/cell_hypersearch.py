@@ -114,7 +114,8 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         norm = torch.nn.utils.clip_grad_norm_(relaxation.parameters(), float("inf"))  # only the norm
         if not torch.isfinite(norm):
             what = f"the norm of the hypernetwork's gradient is {norm.item()}"
-            raise diverged(self.net, gamma, x, what, "search.hyper.lr")
+            # it comes through the net: its weights may have grown too large without a value that is not finite
+            raise diverged(self.net, gamma, x, what, "search.hyper.lr or search.weight_lr")
         self.weights.step()
         if step >= config.warmup_steps:
             self.architecture.step()

@@ -30,7 +30,7 @@ from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.sandwich import sandwich
 from pipeline.search.selection import Selection, capacity_bonus, own_accuracy
 from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, cosine, draw_batch, shared_step, weight_optimizer
+from pipeline.search.trainer import Validation, cosine, diverged, draw_batch, shared_step, weight_optimizer
 
 # Random streams (see Task.rng); search/progressive.py has others.
 _WEIGHTS, _ARCHITECTURE, _STARTS, _MUTATION, _PROXY = range(5)
@@ -157,8 +157,7 @@ class EdgeNas:
             surrogate, loss, accuracy = self._score_gradient(temperature, rng, batch)
         else:
             surrogate, loss, accuracy = self._straight_through(temperature, rng, batch)
-        (surrogate + self.penalty.loss(expected)).backward()
-        self.architecture.step()
+        self._follow(surrogate + self.penalty.loss(expected), batch[0], "search.architecture_lr")
         self.penalty.update(expected)
         return {
             "val_loss": loss,
@@ -171,6 +170,25 @@ class EdgeNas:
             "temperature": temperature,
             "entropy": self.relaxation.entropy(temperature),
         }
+
+    def _follow(self, loss: Tensor, images: Tensor, rate: str) -> None:
+        """A step of what chooses along the gradient of `loss`.
+
+        Raises ConfigError where that is not finite, before the step: the supernet's first layer that is to blame on
+        `images`, or the choices and `rate`, the setting of their learning rate.
+        """
+        loss.backward()
+        parameters = [p for group in self.architecture.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf"))  # only the norm
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.architecture.step()
+            return
+        what = (
+            f"the loss is {loss.item()}"
+            if not torch.isfinite(loss)
+            else f"its gradient's norm is {norm.item()}"
+        )
+        raise diverged(self.net, self._centre(), images, what, choices=rate)
 
     def _score_gradient(
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]

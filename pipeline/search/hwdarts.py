@@ -102,8 +102,8 @@ class HwDarts(EdgeNas):
         gradient = self._score_gradient if config.gradient == "score" else self._straight_through
         surrogate, loss, accuracy = gradient(temperature, rng, batch)
         expected = self.relaxation.expected(temperature)
-        (surrogate + weight / self.unit_ms * expected.latency_ms).backward()
-        self.architecture.step()
+        asked = weight / self.unit_ms * expected.latency_ms
+        self._follow(surrogate + asked, batch[0], "search.architecture_lr")
         return {
             "step": len(self.history),
             "lambda": weight,

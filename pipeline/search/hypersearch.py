@@ -113,8 +113,7 @@ class HyperSearch(FamilySearch[Judge], EdgeNas):
             other = self.condition(draw)
             relaxation.ask(other)
             asked_for = asked_for + self._regularizer(other, temperature)
-        (surrogate + asked_for / hyper.conditions).backward()
-        self.architecture.step()
+        self._follow(surrogate + asked_for / hyper.conditions, batch[0], "search.hyper.lr")
         return {
             "path_loss": loss,
             "path_accuracy": accuracy,

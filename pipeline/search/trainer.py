@@ -107,12 +107,18 @@ def shared_step(
     return total
 
 
-def diverged(net: Diagnosable, path: Any, images: Tensor, what: str, rate: str = RATE) -> ConfigError:
+def diverged(
+    net: Diagnosable, path: Any, images: Tensor, what: str, rate: str = RATE, *, choices: str = ""
+) -> ConfigError:
     """The error of a step that cannot be taken, with the first layer that is to blame; `path` is one of `net`'s.
 
-    `rate` is the setting that the hint names.
+    `rate` is the setting that the hint names; of a step of what chooses among paths `choices`, where no layer of the
+    net is to blame.
     """
-    where = net.first_nonfinite(images, path) or "the backward pass"
+    where = net.first_nonfinite(images, path)
+    if choices and not where:
+        where, rate = "what chooses among the operators", choices
+    where = where or "the backward pass"
     return ConfigError(
         f"the search diverged: {what}; first in {where}",
         hint=f"lower {rate}; the last good checkpoint is kept",

@@ -12,8 +12,14 @@ import pytest
 import torch
 from search_standins import DATA, SMALL, TINY, MacCost
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.boards import load_board
+from pipeline.errors import ConfigError, DataError, LutError
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
+from pipeline.profiler.profile import lut_path
 from pipeline.search import SearchResult, names, search
+from pipeline.search.hwdartsconfig import HwDartsConfig
+from pipeline.search.hyperconfig import HyperConfig
 from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
@@ -155,6 +161,47 @@ def test_a_contest_whose_last_step_diverges_is_no_result(method: str):
     with pytest.raises(ConfigError, match="validation gives no numbers; first in") as error:
         search(SMALL, DATA, MacCost(), Budgets(), wild, seed=0)
     assert "lower search.weight_lr" in error.value.hint
+
+
+@pytest.mark.parametrize("gradient", ["score", "straight-through"])
+@pytest.mark.parametrize(
+    ("method", "rate"),
+    [("edgenas", "architecture_lr"), ("hwdarts", "architecture_lr"), ("hypernetwork", "hyper.lr")],
+)
+def test_choices_that_diverge_are_told_from_weights(method, rate, gradient, tmp_path):
+    wild = {"hyper": HyperConfig(lr=1e38)} if rate == "hyper.lr" else {rate: 1e38}
+    wild |= {"hwdarts": HwDartsConfig(lambdas=(0.1,))} if method == "hwdarts" else {}  # several steps of one
+    config = replace(TINY, method=method, gradient=gradient, checkpoint_seconds=1e-9, **wild)
+    path = tmp_path / "search.pt"
+    with pytest.raises(ConfigError, match=r"diverged: .* first in what chooses among the operators") as error:
+        search(SMALL, DATA, MacCost(), Budgets(latency_ms=3.0), config, seed=0, checkpoint=path)
+    assert f"lower search.{rate};" in error.value.hint
+    kept = torch.load(path, weights_only=True)["state"]["relaxation"]
+    assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("space", "method", "kind"),
+    [(SMALL, "edgenas", "mul"), (SMALL, "random", "max_pool"), (CELLS, "hypernetwork", "add")],
+)
+def test_a_table_that_lacks_an_operator_of_the_space_is_told_before_training(space, method, kind):
+    board = load_board("qemu-cortex-m4")
+    lut = Lut.load(lut_path(board))
+    rest = replace(lut, rows={key: row for key, row in lut.rows.items() if row.op.kind != kind})
+    steps = []
+    with pytest.raises(
+        LutError, match=f"table of qemu-cortex-m4 has no operator .*needed by {kind}:"
+    ) as error:
+        search(
+            space,
+            DATA,
+            CostModel(board, rest),
+            Budgets(),
+            replace(TINY, method=method),
+            seed=0,
+            on_step=steps.append,
+        )
+    assert "edgenas profile --board qemu-cortex-m4" in error.value.hint and not steps
 
 
 def test_a_class_that_one_split_lacks_is_named():
