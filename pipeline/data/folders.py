@@ -16,7 +16,8 @@ from pipeline.errors import DataError
 
 TEST_FRACTION = 0.2
 _SPLIT_SEED = 2012  # of the test images where no folder names them: the same in every run
-_SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+TRAIN_FOLDERS = ("train", "training")
+_SPLITS = {"train": TRAIN_FOLDERS, "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,17 @@ def image_folder(path: Path | None, options: ImageOptions) -> Arrays:
 def read_splits(
     splits: dict[str, Listing], class_names: Sequence[str], options: ImageOptions, source: str
 ) -> Arrays:
-    """The images of listed files. A split `test` is made where there is none."""
+    """The images of listed files. A split `test` is made where there is none. Raises DataError."""
     warnings: tuple[str, ...] = ()
     splits = dict(splits)
     if "test" not in splits:
         train, test = stratified_split(splits["train"].labels, TEST_FRACTION, _SPLIT_SEED)
+        if not len(test):
+            raise DataError(
+                f"{source} has no test split, and its {len(train)} images are too few to hold out {TEST_FRACTION:.0%} "
+                "of each class",
+                hint="add images, or a test folder",
+            )
         splits["test"], splits["train"] = splits["train"].part(test), splits["train"].part(train)
         warnings = (f"{source} has no test split: a fixed {TEST_FRACTION:.0%} of each class is used.",)
     val = splits.get("val")

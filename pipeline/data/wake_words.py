@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.dataset import Arrays
-from pipeline.data.folders import Listing, list_splits, read_splits
+from pipeline.data.folders import TRAIN_FOLDERS, Listing, list_splits, read_splits
 from pipeline.data.images import SUFFIXES
 from pipeline.data.options import WakeWordOptions
 from pipeline.data.places import usual_places
@@ -25,11 +25,12 @@ _YEARS = ("2014", "2017")
 def visual_wake_words(path: Path | None, options: WakeWordOptions) -> Arrays:
     """Two classes, non_CATEGORY (0) and CATEGORY (1), the category being `person` if nothing else is asked.
 
-    path: a folder with `person/` and `non_person/` (or these under train/, val/, test/), or a COCO folder:
-    `annotations/instances_train2014.json` beside `train2014/`, the same for val (its images are the test
+    path: a folder with `person/` and `non_person/` (or these under train/, val/, test/), or the one above that, or a
+    COCO folder: `annotations/instances_train2014.json` beside `train2014/`, the same for val (its images are the test
     split), or 2017. Without a path the usual places are searched for `vw_coco2014_96`. Raises DataError.
     """
-    folder = path or next((p / MLPERF_FOLDER for p in usual_places() if (p / MLPERF_FOLDER).is_dir()), None)
+    places = [path] if path is not None else usual_places()
+    folder = next((p / MLPERF_FOLDER for p in places if (p / MLPERF_FOLDER).is_dir()), path)
     if folder is None:
         raise DataError(
             "Visual Wake Words was not found",
@@ -38,6 +39,7 @@ def visual_wake_words(path: Path | None, options: WakeWordOptions) -> Arrays:
     classes = (f"non_{options.category}", options.category)
     year = next((y for y in _YEARS if (folder / "annotations" / f"instances_train{y}.json").is_file()), None)
     if year is None:
+        _check_layout(folder, classes)
         _, splits = list_splits(folder, SUFFIXES, classes)
     else:
         splits = {}
@@ -46,6 +48,17 @@ def visual_wake_words(path: Path | None, options: WakeWordOptions) -> Arrays:
             if split == "train" or file.is_file():
                 splits[split] = read_annotations(file, folder / coco, options.category, options.min_area)
     return read_splits(splits, classes, options, str(folder))
+
+
+def _check_layout(folder: Path, classes: tuple[str, str]) -> None:
+    """Raises DataError for a folder that has neither layout."""
+    inside = [folder, *(folder / name for name in TRAIN_FOLDERS)]
+    if folder.is_dir() and not any((place / name).is_dir() for place in inside for name in classes):
+        train = " or ".join(f"annotations/instances_train{year}.json" for year in _YEARS)
+        raise DataError(
+            f"{folder} holds no Visual Wake Words: neither {classes[1]}/ and {classes[0]}/ nor {train}",
+            hint=f"give MLPerf Tiny's folder {MLPERF_FOLDER}, or a COCO folder with its annotations",
+        )
 
 
 def read_annotations(file: Path, images: Path, category: str, min_area: float) -> Listing:

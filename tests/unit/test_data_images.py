@@ -294,6 +294,11 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder train"):
         load("image_folder", path=tmp_path / "a")
     colours(tmp_path / "a" / "train")
+    for label in ("red", "blue"):
+        picture(tmp_path / "single" / label, "x.png", (0, 200, 0))
+    with pytest.raises(DataError, match="no test split, and its 2 images are too few") as error:
+        load("image_folder", path=tmp_path / "single")
+    assert error.value.hint
     picture(tmp_path / "a" / "test" / "green", "x.png", (0, 200, 0))
     with pytest.raises(DataError, match="class green, which the training files lack"):
         load("image_folder", path=tmp_path / "a", options=SMALL)
@@ -336,6 +341,8 @@ def test_mlperf_tiny_folders(nowhere: None, tmp_path: Path, monkeypatch: pytest.
         load("visual_wake_words")
     monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path))
     data = load("visual_wake_words", validation=0.2)
+    above = load("visual_wake_words", path=tmp_path, validation=0.2)
+    np.testing.assert_array_equal(above.x_train, data.x_train)
     assert data.class_names == ("non_person", "person") and data.input_shape == (96, 96, 3)
     assert (data.x_train[data.y_train == 1] > 200).all() and (data.x_test[data.y_test == 0] < 60).all()
     (tmp_path / "vw_coco2014_96" / "person").rename(tmp_path / "vw_coco2014_96" / "people")
@@ -389,6 +396,18 @@ def test_damaged_annotations(tmp_path: Path, change: dict[str, Any]) -> None:
     coco(tmp_path, "train2014", **change)
     with pytest.raises(DataError, match="not a COCO annotation file"):
         load("visual_wake_words", path=tmp_path, options=WAKE)
+
+
+def test_a_folder_of_neither_layout_is_told(tmp_path: Path) -> None:
+    coco(tmp_path, "val2014")
+    with pytest.raises(
+        DataError, match=r"holds no Visual Wake Words: neither person/ .*instances_train2014"
+    ) as error:
+        load("visual_wake_words", path=tmp_path)
+    assert "COCO folder" in error.value.hint
+    picture(tmp_path / "train" / "non_person", "x.png", (0, 200, 0))
+    with pytest.raises(DataError, match="person holds no files"):
+        load("visual_wake_words", path=tmp_path)
 
 
 def test_coco_without_images(tmp_path: Path) -> None:
