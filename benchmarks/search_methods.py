@@ -37,6 +37,8 @@ from pipeline.space.search_space import SearchSpace
 from pipeline.sweep import Bench, Sweep, grid, summarize
 from pipeline.sweep.grid import seed_list
 
+_SEARCHED = 4000  # training images that searches see
+
 
 @dataclass
 class Linear:
@@ -171,6 +173,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=7, help="of the space, with --board")
     parser.add_argument("--guide", default="table", choices=("table", "macs"))
     parser.add_argument("--judge-seeds", type=int, default=1, help="trainings of each winner")
+    parser.add_argument("--judge-images", type=int, default=4000, help="of the winners' training")
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--limits", type=float, nargs="+", default=[2.5, 6.0])
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every number of steps")
@@ -189,7 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    data = subset(args.data, 4000, 1000, args.test_images, args.shrink)
+    data = subset(args.data, max(_SEARCHED, args.judge_images), 1000, args.test_images, args.shrink)
     height, width, channels = map(int, data.x_train.shape[1:])
     shape = (height, width, channels)
     cost: Linear | CostModel
@@ -215,13 +218,15 @@ def main() -> None:
         config,
         judge_steps=steps(args.judge_steps),
         judge_seeds=args.judge_seeds,
+        search_images=_SEARCHED,
     )
     sweep = Sweep(bench, grid(args.methods, seed_list(args.seeds), args.limits), args.out, Reporter())
     sweep.run(args.workers, 1)
     document = summarize(sweep, f"{args.data}, {shape}", args.board or "stand-in at 168 MHz")
     write_sweep(args.out, document)
     print(
-        f"{args.data}, {shape}, {len(data.x_train):,} training images, {len(space.strides)} blocks ({space.count():,}"
+        f"{args.data}, {shape}, searches on {_SEARCHED:,} training images, {len(space.strides)} blocks"
+        f" ({space.count():,}"
     )
     print(f"architectures), latency by {identity}; {document['accuracy']['what']},")
     print(

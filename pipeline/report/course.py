@@ -24,7 +24,9 @@ _NAMES = {
     "mu": "μ (latency)", "nu": "ν (memory)", "nu_sram_bytes": "ν (SRAM)", "nu_flash_bytes": "ν (flash)",
     "nu_parameters": "ν (parameters)", "entropy": "entropy of the choices",
     "latency_ms": "expected", "asked_latency_ms": "asked for", "sram_bytes": "expected", "flash_bytes": "expected",
-    "parameters": "expected",
+    "parameters": "expected", "answer_latency_ms": "most probable choices",
+    "multiplier_latency_ms": "multiplier (latency)", "multiplier_sram_bytes": "multiplier (SRAM)",
+    "multiplier_flash_bytes": "multiplier (flash)", "multiplier_parameters": "multiplier (parameters)",
 }  # fmt: skip
 _COSTS = (
     ("latency_ms", "expected latency (ms)", 1.0),
@@ -65,7 +67,7 @@ def search_course(
     fields.pop("board", None)
     served = _by_board(history, budgets, boards)
     for name, title, divisor in _COSTS:
-        known = {each: None for each in (name, f"asked_{name}") if each in fields}
+        known = {each: None for each in (name, f"answer_{name}", f"asked_{name}") if each in fields}
         # what is stored does not depend on the board
         split = (
             [("", history, budgets)]

@@ -19,7 +19,7 @@ _SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class AblationConfig:
-    """`[search.ablation]`: EdgeNAS without its latency penalty, with coefficients that never grow, or guided by
+    """`[search.ablation]`: EdgeNAS without its latency penalty, with a fixed penalty, or guided by
     multiply-accumulates instead of the table (`guide = "macs"`). Budgets stay hard in any case: what comes out
     is checked, and repaired where need be, with the table. Raises ConfigError for another guide.
     """

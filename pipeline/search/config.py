@@ -29,8 +29,9 @@ class SearchConfig:
 
     `steps` counts alternations: one weight step on the training split, then one architecture step on the
     validation split; `warmup_steps` weight steps precede them. `mu`/`nu` are the initial penalty
-    coefficients of latency and memory; they grow by `penalty_growth` after a violating step up to
-    `penalty_cap`. `gradient` is the estimator of d(validation loss)/d(architecture parameters), see
+    coefficients of latency and memory; they grow by `penalty_growth` for each hundredth of `steps` that
+    breaks a budget, up to `penalty_cap` (search/penalty.py). `gradient` is the estimator of
+    d(validation loss)/d(architecture parameters), see
     docs/search.md. `candidates` feasible architectures are ranked with shared weights, `semifinalists` of
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is

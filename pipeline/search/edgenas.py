@@ -1,8 +1,9 @@
 """EdgeNAS: differentiable, hardware-aware search over a weight-sharing supernet, one path at a time.
 
 Weights learn on the training split, architecture parameters on the validation split, in alternation; the
-architecture's loss is CE + mu * max(0, LAT/Tmax - 1)^2 + nu * max(0, MEM/Mmax - 1)^2, with LAT and MEM
-expected under the current distribution. What follows chooses one architecture (search/progressive.py).
+architecture's loss is CE and an augmented Lagrangian of the budgets (search/penalty.py), with the answer's
+latency and memory and the gradients of their expectations. What follows chooses one architecture
+(search/progressive.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.search.costs import build_tables
 from pipeline.search.methods import Task, register
 from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
-from pipeline.search.progressive import FINAL, Progressive
+from pipeline.search.progressive import FINAL, SEMIFINAL, Progressive, shared_weights_count
 from pipeline.search.projection import project
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
@@ -149,24 +150,24 @@ class EdgeNas:
         batch = draw_batch(task.data.x_val, task.data.y_val, task.config.validation_batch_size, rng)
         self.architecture.zero_grad(set_to_none=True)
         expected = self.relaxation.expected(temperature)
-        coefficients = {
-            "mu" if name == "latency_ms" else f"nu_{name}": value
-            for name, value in self.penalty.coefficients.items()
-        }
+        # The budgets bind the answer, not the spread around it: its cost, with the expectation's gradient.
+        answer = self.relaxation.answer(expected)
+        schedule = self.penalty.record()
         if task.config.gradient == "score":
             surrogate, loss, accuracy = self._score_gradient(temperature, rng, batch)
         else:
             surrogate, loss, accuracy = self._straight_through(temperature, rng, batch)
-        self._follow(surrogate + self.penalty.loss(expected), batch[0], "search.architecture_lr")
-        self.penalty.update(expected)
+        self._follow(surrogate + self.penalty.loss(answer), batch[0], "search.architecture_lr")
+        self.penalty.update(answer)
         return {
             "val_loss": loss,
             "val_accuracy": accuracy,
             "latency_ms": expected.latency_ms.item(),
+            "answer_latency_ms": answer.latency_ms.item(),
             "sram_bytes": expected.sram_bytes.item(),
             "flash_bytes": expected.flash_bytes.item(),
             "parameters": expected.parameters.item(),
-            **coefficients,
+            **schedule,
             "temperature": temperature,
             "entropy": self.relaxation.entropy(temperature),
         }
@@ -246,11 +247,11 @@ class EdgeNas:
         """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest.
 
         The final starts from scratch, as the baselines and the full training do: a few steps from shared weights
-        favour what the supernet saw often.
+        favour what the supernet saw often. So does the semifinal of a search too short to have trained most of them.
         """
         task = self.task
         net = self.net
-        if phase == FINAL:
+        if phase == FINAL or (phase == SEMIFINAL and not shared_weights_count(task.config, task.space)):
             net = Supernet(task.space, task.seed).to(task.device)
         waiting = [path for path in paths if path not in accuracies]
         start = self.total - remaining - len(waiting) * steps
@@ -330,7 +331,7 @@ class EdgeNas:
             "weights": self.weights.state_dict(),
             "relaxation": self.relaxation.state_dict(),
             "architecture": self.architecture.state_dict(),
-            "coefficients": dict(self.penalty.coefficients),
+            "penalty": self.penalty.state_dict(),
             "history": self.history,
             "selection": self.selection.state(),
         }
@@ -341,7 +342,8 @@ class EdgeNas:
         self.weights.load_state_dict(state["weights"])
         self.relaxation.load_state_dict(state["relaxation"])
         self.architecture.load_state_dict(state["architecture"])
-        self.penalty.coefficients = dict(state["coefficients"])
+        # earlier versions had coefficients alone
+        self.penalty.load_state_dict(state.get("penalty", {"coefficients": state.get("coefficients", {})}))
         self.history = list(state["history"])
         self.selection = Selection.from_state(state["selection"])
 

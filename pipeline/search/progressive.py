@@ -1,7 +1,7 @@
 """Progressive evaluation: from a trained supernet and a distribution to one architecture, look by dearer look.
 
 Architectures within the budgets are drawn; cheap proxies cut them down, shared weights look at what is left, short
-trainings of their own follow in rounds, each round on mutations of the best so far, then longer ones decide.
+trainings of their own follow in rounds, each round on grown mutations of the best so far, then longer ones decide.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.search.candidates import ExactPath, Judge, grow
+from pipeline.search.config import SearchConfig
 from pipeline.search.methods import Task
 from pipeline.search.proxies import shortlist
 from pipeline.search.relaxation import Relaxation
@@ -26,11 +27,23 @@ from pipeline.search.selection import (
 )
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, draw_batch
+from pipeline.space.search_space import SearchSpace
 
 # Random streams (see Task.rng); those that have been there before keep their numbers.
 _STARTS, _MUTATION, _LOOK = 2, 3, 5
 
-FINAL = "final"  # phase of the last contest
+SEMIFINAL, FINAL = "semifinal", "final"  # phases of the contests
+
+
+def shared_weights_count(config: SearchConfig, space: SearchSpace) -> bool:
+    """Whether the supernet's steps have met every choice of a block once, on average, beside the centre's.
+
+    Where not, most of the weights that another architecture would inherit are as random as new ones, and what little
+    training there was favours the centre's neighbours.
+    """
+    drawn = (config.warmup_steps + config.steps) * max(1, config.sharing.sandwich)
+    return drawn * config.freedom >= len(space.options)
+
 
 # (phase, paths, where their accuracies go, steps of each, steps that follow, validation images)
 Contest = Callable[[str, list[ExactPath], dict[ExactPath, float], int, int, Validation], None]
@@ -74,7 +87,7 @@ class Progressive:
             entered = selection.rounds[number]
             self._look(entered, ranking, self.total - follows if number else 0)
             follows -= count * config.semifinal_steps
-            self.contest("semifinal", entered, selection.tried, config.semifinal_steps, follows, everything)
+            self.contest(SEMIFINAL, entered, selection.tried, config.semifinal_steps, follows, everything)
         best = [path for path in selection.ranked(bonus) if path in selection.tried][: config.finalists]
         self.contest(FINAL, best, selection.proxied, config.proxy_steps, 0, everything)
         return selection.ranked(bonus)[0], ""
@@ -122,7 +135,9 @@ class Progressive:
         """Who trains in this round of the semifinal."""
         task, selection = self.task, self.selection
         if number == 0:
-            return first_round(selection, selection.cut, count)
+            return first_round(
+                selection, selection.cut, count, shared=shared_weights_count(task.config, task.space)
+            )
         rng = task.rng(_MUTATION, number)
         drawn = children(selection, self.judge, count * task.config.selection.pool, bonus, rng)
         entered = self._shortlist(drawn, count)

@@ -177,13 +177,17 @@ def first_cut_size(config: SearchConfig) -> int:
     return max(1, places(config)[0], config.candidates - sum(places(config)[1:]))
 
 
-def first_round(selection: Selection, cut: Sequence[ExactPath], count: int) -> list[ExactPath]:
+def first_round(
+    selection: Selection, cut: Sequence[ExactPath], count: int, *, shared: bool = True
+) -> list[ExactPath]:
     """Who trains first: half of the places to the best of the first cut (`cut`, best first), half by shared weights.
+
+    Where these have no say (`shared` False) all places go by the first cut.
 
     After searches as short as these, shared weights say little of an architecture's own accuracy (Kendall 0.06 over
     30 of them), proxies more (benchmarks/rank_correlation.py).
     """
-    chosen = list(cut[: (count + 1) // 2])
+    chosen = list(cut[: (count + 1) // 2 if shared else count])
     for path in sorted(cut, key=lambda p: selection.scored[p], reverse=True):
         if len(chosen) >= count:
             break
@@ -199,7 +203,11 @@ def children(
     bonus: Callable[[ExactPath], float],
     rng: np.random.Generator,
 ) -> list[ExactPath]:
-    """Up to `count` new feasible mutations of the best so far by their own short training, repaired where need be."""
+    """Up to `count` new feasible mutations of the best so far by their own short training.
+
+    Repaired where need be; every second one is grown into what the budgets leave, as the first cut's pool is, since
+    repair gives up more than it must.
+    """
     tried, even = selection.tried, _even(judge)
     parents = sorted(tried, key=lambda p: tried[p] + bonus(p), reverse=True)[:PARENTS]
     found: dict[ExactPath, None] = {}
@@ -207,7 +215,11 @@ def children(
         if len(found) >= count or not parents:
             break
         path = repair(judge, mutate(judge, parents[int(rng.integers(len(parents)))], rng), *even)
-        if path not in selection.scored and judge.feasible(path):
+        if not judge.feasible(path):
+            continue
+        if len(found) % 2:
+            path = grow(judge, path, rng)
+        if path not in selection.scored:
             found[path] = None
     return list(found)
 

@@ -7,6 +7,7 @@ import platform
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,9 @@ class Bench:
 
     `data` has uint8 images and labels of three splits (x_train ... y_test). `judge_steps`: weight steps of the
     trainings from scratch by which winners are compared on the test split (0: none), `judge_seeds` of each. `train`:
-    the full training of every winner in their place. `cost_identity` changes with whatever changes `cost`, `code`
-    with the program.
+    the full training of every winner in their place. With `search_images` searches see only so many of the training
+    images, the first ones; what compares the winners sees all. `cost_identity` changes with whatever changes `cost`,
+    `code` with the program.
     """
 
     space: SearchSpace | CellSpace
@@ -70,12 +72,19 @@ class Bench:
     config: SearchConfig
     judge_steps: int = 1000
     judge_seeds: int = 1
+    search_images: int = 0
     train: TrainConfig | None = None
     latency_provenance: str = "modelled"
     code: str = field(default_factory=code_identity)
 
     def data_key(self) -> str:
         return fingerprint(*(np.ascontiguousarray(getattr(self.data, name)).tobytes() for name in _SPLITS))
+
+    def search_data(self) -> Any:
+        """What the searches see of `data`."""
+        images = self.search_images or len(self.data.x_train)
+        train = {name: getattr(self.data, name)[:images] for name in ("x_train", "y_train")}
+        return SimpleNamespace(**{name: getattr(self.data, name) for name in _SPLITS} | train)
 
     def data_bytes(self) -> int:
         return sum(int(getattr(self.data, name).nbytes) for name in _SPLITS)
@@ -86,7 +95,8 @@ class Bench:
         train = {k: v for k, v in asdict(self.train).items() if k not in INCIDENTAL} if self.train else None
         return fingerprint(
             self.code, data_key, self.cost_identity, self.space.to_json(), settings,
-            asdict(self.budgets_of(job)), job.seed, self.judge_steps, self.judge_seeds, train,
+            asdict(self.budgets_of(job)), job.seed, self.judge_steps, self.judge_seeds,
+            self.search_images, train,
         )  # fmt: skip
 
     def budgets_of(self, job: Job) -> Budgets:
@@ -117,7 +127,7 @@ def perform(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dic
             progress.update(int(step["done"]), int(step["total"]), str(step["phase"]), meter.passes)
 
         found = search(
-            bench.space, bench.data, bench.cost, bench.budgets_of(job), bench.config_of(job, threads),
+            bench.space, bench.search_data(), bench.cost, bench.budgets_of(job), bench.config_of(job, threads),
             seed=job.seed, checkpoint=folder / f"search-{key}.pt", on_step=on_step,
         )  # fmt: skip
     progress.searched(meter.passes)

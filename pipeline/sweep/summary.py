@@ -103,7 +103,9 @@ def _recipe(sweep: Sweep) -> dict[str, Any]:
         what, split = f"fully trained ({epochs}), fake-quantized", "test"
     elif bench.judge_steps:
         times = f", the mean of {bench.judge_seeds} trainings" if bench.judge_seeds > 1 else ""
-        what, split = f"trained from scratch for {bench.judge_steps} steps, the same for all{times}", "test"
+        more = f" of {len(bench.data.x_train):,} images" if bench.search_images else ""
+        what = f"trained from scratch for {bench.judge_steps} steps{more}, the same for all{times}"
+        split = "test"
     else:
         what, split = "as each search itself saw it: methods do not compare", "validation"
     images = len(bench.data.x_test if split == "test" else bench.data.x_val)

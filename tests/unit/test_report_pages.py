@@ -158,12 +158,14 @@ def test_a_skip_that_halves_is_a_box_of_its_own() -> None:
     [
         ({"train_loss": 1.0, "val_loss": 2.0, "mu": 0.1, "nu": 0.2, "latency_ms": 9.0, "entropy": 0.5},
          ("cross-entropy", "expected latency (ms)", "penalty multipliers", "how decided the search is")),
+        ({"latency_ms": 9.0, "answer_latency_ms": 8.0, "mu": 0.1, "multiplier_latency_ms": 0.0},
+         ("expected latency (ms)", "most probable choices", "penalty multipliers", "multiplier (latency)")),
         ({"path_loss": 1.0, "path_accuracy": 0.5, "latency_ms": 9.0, "asked_latency_ms": 8.0, "temperature": 1.0},
          ("cross-entropy", "accuracy on batches (%)", "asked for", "how decided the search is")),
         ({"w_loss": 1.0, "lambda_latency": 3.0, "gradient_norm": 2.0, "note": "text"},
          ("cross-entropy", "penalty multipliers", "gradient norm")),
     ],
-    ids=["edgenas", "hypernetwork", "another"],
+    ids=["edgenas", "the answer's", "hypernetwork", "another"],
 )  # fmt: skip
 def test_whatever_a_method_records_is_drawn(record: dict[str, Any], titles: tuple[str, ...]) -> None:
     history = [{"step": i, **record} for i in range(5)]

@@ -123,17 +123,68 @@ def expected(latency: float, sram: float) -> Expected:
 
 
 def test_penalty_formula_and_schedule():
-    config = SearchConfig(mu=0.2, nu=0.4, penalty_cap=1.0)
+    config = SearchConfig(mu=0.2, nu=0.4, penalty_cap=1.0, steps=100)
     penalty = Penalty.start(Budgets(latency_ms=10.0, sram_bytes=1000), config)
     assert penalty.loss(expected(12.0, 1500.0)).item() == pytest.approx(0.2 * 0.2**2 + 0.4 * 0.5**2)
     assert penalty.loss(expected(9.0, 1000.0)).item() == 0.0
     penalty.update(expected(9.0, 1500.0))
     assert penalty.coefficients == pytest.approx({"latency_ms": 0.2, "sram_bytes": 0.6})
-    penalty.update(expected(12.0, 900.0))
-    assert penalty.coefficients == pytest.approx({"latency_ms": 0.3, "sram_bytes": 0.6})
+    assert penalty.multipliers == pytest.approx({"latency_ms": 0.0, "sram_bytes": 2 * 0.4 * 0.5})
+    # Now SRAM counts beyond its limit by the square and, as long as l + 2 m g > 0, on either side by l g.
+    assert penalty.loss(expected(9.0, 1100.0)).item() == pytest.approx(0.6 * 0.1**2 + 0.4 * 0.1)
+    assert penalty.loss(expected(9.0, 900.0)).item() == pytest.approx(0.6 * 0.1**2 - 0.4 * 0.1)
     for _ in range(100):
         penalty.update(expected(12.0, 1500.0))
-    assert penalty.coefficients == {"latency_ms": 1.0, "sram_bytes": 1.0}
+    assert penalty.coefficients == penalty.multipliers == {"latency_ms": 1.0, "sram_bytes": 1.0}
+
+
+def test_a_multiplier_falls_while_its_budget_is_met():
+    penalty = Penalty.start(Budgets(latency_ms=10.0), SearchConfig(mu=0.5))
+    for _ in range(5):
+        penalty.update(expected(12.0, 0.0))
+    risen, seen = penalty.multipliers["latency_ms"], []
+    for _ in range(40):
+        penalty.update(expected(9.0, 0.0))
+        seen.append(penalty.multipliers["latency_ms"])
+    assert risen > 0.9 and seen == sorted(seen, reverse=True) and seen[0] < risen and seen[-1] == 0.0
+    assert penalty.loss(expected(9.9, 0.0)).item() == 0.0
+
+
+def test_the_multiplier_settles_where_the_budget_holds():
+    """Minimize (x - 14)^2 / 100 subject to x <= 10: the multiplier of x / 10 - 1 ends at 0.8."""
+    penalty = Penalty.start(Budgets(latency_ms=10.0), SearchConfig(steps=300))
+    x = torch.tensor(14.0, requires_grad=True)
+    optimizer = torch.optim.SGD([x], lr=2.0)
+    for _ in range(300):
+        cost = Expected(x, *(torch.tensor(0.0) for _ in range(3)))
+        optimizer.zero_grad()
+        ((x - 14) ** 2 / 100 + penalty.loss(cost)).backward()
+        optimizer.step()
+        penalty.update(cost)
+    assert x.item() == pytest.approx(10.0, abs=0.1)
+    assert penalty.multipliers["latency_ms"] == pytest.approx(0.8, abs=0.1)
+
+
+def test_the_coefficients_growth_depends_on_the_part_of_the_search_that_broke_a_budget():
+    ends = []
+    for steps in (20, 400):
+        penalty = Penalty.start(Budgets(latency_ms=10.0), SearchConfig(steps=steps, penalty_growth=1.2))
+        for _ in range(steps // 10):
+            penalty.update(expected(11.0, 0.0))
+        ends.append(penalty.coefficients["latency_ms"])
+    assert ends == pytest.approx([0.1 * 1.2**10] * 2)
+
+
+def test_the_answer_has_its_own_cost_and_the_expectations_gradient():
+    relaxation = Relaxation(build_tables(SMALL, MacCost()))
+    relaxation.prefer([(0, 0)] * 3, 0.2)
+    spread = relaxation.expected(1.0)
+    answer = relaxation.answer(spread)
+    exact = MacCost().evaluate(lower(architecture_of(SMALL, relaxation.argmax())), 0)
+    assert answer.latency_ms.item() == pytest.approx(exact.latency_ms, rel=1e-5)
+    assert spread.latency_ms.item() > 1.5 * answer.latency_ms.item()
+    ours = torch.autograd.grad(answer.latency_ms, relaxation.ops, retain_graph=True)[0]
+    assert torch.equal(ours, torch.autograd.grad(spread.latency_ms, relaxation.ops)[0])
 
 
 # -- supernet ----------------------------------------------------------------------------------------------

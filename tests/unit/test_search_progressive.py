@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,13 +14,15 @@ from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.errors import ConfigError
 from pipeline.report.searched import search_section
-from pipeline.search import SearchResult, progressive, search
+from pipeline.search import SearchResult, edgenas, progressive, search
+from pipeline.search import selection as selecting
 from pipeline.search.candidates import Judge, grow
 from pipeline.search.costs import build_tables
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.meter import Meter
 from pipeline.search.methods import Task
+from pipeline.search.progressive import shared_weights_count
 from pipeline.search.proxies import score
 from pipeline.search.ranking import FEWEST
 from pipeline.search.selection import (
@@ -33,7 +36,7 @@ from pipeline.search.selection import (
 from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.supernet import Supernet
 from pipeline.search.targets import one_board
-from pipeline.search.trainer import draw_batch
+from pipeline.search.trainer import Validation, draw_batch
 from pipeline.space import Budgets, lower
 
 BUDGETS = Budgets(latency_ms=3.0, parameters=3000)
@@ -128,6 +131,30 @@ def test_half_of_the_first_round_are_the_shared_weights_choice():
     selection = Selection({a: 0.1, b: 0.2, c: 0.3, d: 0.9, e: 0.8})
     assert first_round(selection, [a, b, c, d, e], 4) == [a, b, d, e]
     assert first_round(selection, [d, e, a], 3) == [d, e, a]
+    assert first_round(selection, [a, b, c, d, e], 4, shared=False) == [a, b, c, d]
+
+
+@pytest.mark.parametrize(("freedom", "trained"), [(0.3, False), (1.0, True)])
+def test_a_semifinal_inherits_only_weights_that_were_trained(freedom: float, trained: bool):
+    """SMALL has 17 choices a block: 20 steps meet each once if every block leaves the centre, not at 0.3."""
+    config = replace(CONFIG, warmup_steps=10, steps=10, freedom=freedom)
+    assert shared_weights_count(config, SMALL) is trained
+    method, seen = searched(config), []
+    path = method.selection.cut[0]
+
+    def note(net, *_args, **_kwargs):
+        seen.append(net)
+        return 0.5
+
+    with mock.patch.object(edgenas, "own_accuracy", note):
+        validation = Validation.of(DATA, 10, 0)
+        method._contest("semifinal", [path], {}, 1, 0, validation)
+        method._contest("final", [path], {}, 1, 0, validation)
+    fresh = Supernet(SMALL, method.task.seed).state_dict()
+    inherited = [
+        any(not torch.equal(value, fresh[name]) for name, value in net.state_dict().items()) for net in seen
+    ]
+    assert inherited == [trained, False]
 
 
 def test_children_are_new_and_come_from_the_best():
@@ -141,10 +168,27 @@ def test_children_are_new_and_come_from_the_best():
     def apart(p, q) -> int:
         return sum(x != y for x, y in zip(p, q, strict=True))
 
-    assert all(min(apart(child, parent) for parent in paths[-3:]) <= 2 for child in found)
+    assert all(min(apart(child, parent) for parent in paths[-3:]) <= 2 for child in found[::2])
     # A bonus can turn the order round.
     turned = children(selection, judge, 10, lambda p: -2 * selection.tried[p], rng)
-    assert all(min(apart(child, parent) for parent in paths[:3]) <= 2 for child in turned)
+    assert all(min(apart(child, parent) for parent in paths[:3]) <= 2 for child in turned[::2])
+
+
+def test_every_second_child_is_grown_into_its_budgets():
+    judge = Judge(build_tables(SMALL, MacCost()), MacCost(), BUDGETS)
+    paths = uniform_paths(judge, 4, np.random.default_rng(0))
+    selection, grown = Selection(dict.fromkeys(paths, 0.1), dict.fromkeys(paths, 0.5)), []
+
+    def note(judge, path, rng):
+        larger = grow(judge, path, rng)
+        grown.append((path, larger))
+        return larger
+
+    with mock.patch.object(selecting, "grow", note):
+        found = children(selection, judge, 10, lambda _: 0.0, np.random.default_rng(3))
+    assert len(found) == 10 and all(judge.feasible(p) for p in found)
+    assert set(found[1::2]) <= {larger for _, larger in grown}
+    assert sum(judge.macs(larger) > judge.macs(path) for path, larger in grown) > len(grown) / 2
 
 
 def test_each_round_starts_from_what_trained_before():

@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -140,6 +141,7 @@ def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     Sweep(BENCH, [job], tmp_path, QUIET).run(1, 1)
     changes = [
         {"judge_steps": 4},
+        {"search_images": 40},
         {"budgets": Budgets(parameters=5000)},
         {"config": replace(TINY, proxy_steps=4)},
         {"cost_identity": "another table"},
@@ -151,6 +153,26 @@ def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     # how it is run changes nothing
     same = replace(BENCH, config=replace(TINY, threads=2, checkpoint_seconds=1.0))
     assert Sweep(same, [job], tmp_path, QUIET).entry(job) is not None
+
+
+def test_searches_see_less_than_what_compares_their_winners(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def judge(_space, data, _architecture, **_how) -> float:
+        seen.append(len(data.x_train))
+        return 0.5
+
+    job = Job("random", 0, 2.0)
+    part = SimpleNamespace(**{**vars(ARRAYS), "x_train": DATA.x_train[:40], "y_train": DATA.y_train[:40]})
+    with mock.patch("pipeline.search.retrain.held_out_accuracy", judge):
+        whole, less, same = (
+            perform(bench, job, "key", tmp_path / str(number), 1)["result"]
+            for number, bench in enumerate(
+                (BENCH, replace(BENCH, search_images=40), replace(BENCH, data=part))
+            )
+        )
+    assert less == same != whole
+    assert seen == [160, 160, 40]
 
 
 @pytest.mark.slow
