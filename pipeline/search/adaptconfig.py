@@ -33,7 +33,7 @@ class AdaptConfig:
     candidates: int = 16
     contestants: int = 2
     focus: float = 0.8
-    learning_rate: float = 0.05
+    learning_rate: float = 0.2
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.latency_scale) and self.latency_scale >= 1):

@@ -95,6 +95,13 @@ class Judge:
             self._macs[path] = lower(self.architecture(path)).macs
         return self._macs[path]
 
+    def log_probability(self, path: ExactPath, log_ops: Floats, log_widths: Floats) -> float:
+        """Of `path`, by the logarithms of each block's chances; a skip has no width."""
+        skip = {i for i, op in enumerate(self.tables.space.ops) if op == "skip"}
+        return float(
+            sum(log_ops[b, o] + (0.0 if o in skip else log_widths[b, w]) for b, (o, w) in enumerate(path))
+        )
+
     def vetoes(self, path: ExactPath) -> list[str]:
         """Why it cannot be deployed, whatever the budgets."""
         veto = getattr(self.cost, "veto", lambda _: "")
@@ -206,24 +213,18 @@ def repair(judge: Judge, path: ExactPath, log_ops: Floats, log_widths: Floats) -
     Each step takes the change with the most relief per lost log-probability. The path that comes back may
     still be infeasible, when no single change helps.
     """
-
-    def log_probability(p: ExactPath) -> float:
-        skip = {i for i, op in enumerate(judge.tables.space.ops) if op == "skip"}
-        return float(
-            sum(log_ops[b, o] + (0.0 if o in skip else log_widths[b, w]) for b, (o, w) in enumerate(p))
-        )
-
     excess = _rough_violation(judge, path)
     # Tables and planner may disagree by a little, so the number of steps is bounded.
     for _ in range(8 * len(path)):
         if judge.feasible(path):
             break
-        here = log_probability(path)
+        here = judge.log_probability(path, log_ops, log_widths)
         ranked = []
         for other in judge.neighbours(path):
             relief = excess - _rough_violation(judge, other)
             if relief > 1e-9:
-                ranked.append((relief / (0.1 + max(0.0, here - log_probability(other))), other))
+                lost = here - judge.log_probability(other, log_ops, log_widths)
+                ranked.append((relief / (0.1 + max(0.0, lost)), other))
         if ranked:
             path = max(ranked)[1]
         else:

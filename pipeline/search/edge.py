@@ -2,8 +2,8 @@
 
 After Kan and Psounis' cloud-edge search: the cloud finds strong candidates, the device refines them with its own
 data under its present limits. What is taken from the cloud are the supernet's weights, the distribution and the
-candidates; what is done anew is short: candidates are repaired to the new budgets, the distribution is centred on
-them, the shared weights are tuned, the candidates scored, and the best few train alone.
+candidates; what is done anew is short: candidates are repaired to the new budgets and grown into them, the distribution
+is centred on them, the shared weights are tuned, the candidates scored, and the most promising few train alone.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.errors import ConfigError
 from pipeline.search.adaptconfig import AdaptConfig, Spending
-from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, repair
+from pipeline.search.candidates import ExactPath, Judge, impossible_budgets
 from pipeline.search.checkpoint import Checkpoint, fingerprint
+from pipeline.search.edgepool import centre, gathered, repaired
 from pipeline.search.inherit import LayerWeights, inherited
 from pipeline.search.methods import Task
 from pipeline.search.parallel import train_all
 from pipeline.search.relaxation import Relaxation
 from pipeline.search.result import SearchResult
-from pipeline.search.selection import Selection, explain_failure, starting_paths
+from pipeline.search.selection import Selection, capacity_bonus, explain_failure, first_round
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
 
@@ -36,7 +37,7 @@ METHOD = "edge stage"
 _PATHS, _STARTS, _CONTEST = 200, 201, 202
 _SLACK, _REDRAWS = 1.1, 8
 _RATE = "adapt.learning_rate"
-_DECAY = 0.85  # weight of a candidate in the new distribution, relative to the one ranked before it
+_FORMAT = "2"  # of what a checkpoint means: 2 has grown candidates, and contests that count size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +126,8 @@ class EdgeStage:
         self.optimizer = weight_optimizer(self.net, adapt.learning_rate)
         identity = fingerprint(task.tables, task.data, task.budgets, task.config, task.seed)
         options = {k: v for k, v in asdict(adapt).items() if k != "cloud"}
-        identity |= {"cloud search": cloud.identity, "[adapt]": repr(sorted(options.items()))}
+        identity |= {"edge stage": _FORMAT, "cloud search": cloud.identity}
+        identity |= {"[adapt]": repr(sorted(options.items()))}
         self.checkpoint = Checkpoint(task.checkpoint, identity, task.config.checkpoint_seconds)
 
     @property
@@ -141,6 +143,7 @@ class EdgeStage:
         if not pool:
             return self._outcome(None, explain_failure(self.judge, nearest))
         self._restore()
+        self.selection.cut = pool
         self._tune(pool)
         self._score(pool)
         self._contest()
@@ -149,61 +152,24 @@ class EdgeStage:
     # -- candidates ----------------------------------------------------------------------------------------
 
     def _recentre(self) -> tuple[list[ExactPath], ExactPath]:
-        """Candidates within the new budgets, the cloud's first; the distribution moves to those.
+        """Candidates within the new budgets, largest first; the distribution moves to what the cloud found.
 
         Also returns the least infeasible path seen, for the explanation where there are none.
         """
-        ranked = self.cloud.selection.ranked()
-        temperature = self.cloud.temperature
+        wanted = self.adapt.candidates
         with torch.no_grad():
-            ops, widths = self.relaxation.probabilities(temperature)
-        log_ops, log_widths = (p.double().clamp_min(1e-12).log().numpy() for p in (ops, widths))
-        found: dict[ExactPath, None] = {}
-        nearest = ranked[0]
-        for path in ranked[: 2 * self.adapt.candidates]:
-            mended = repair(self.judge, path, log_ops, log_widths)
-            if self.judge.feasible(mended):
-                found[mended] = None
-            elif self.judge.violation(mended) < self.judge.violation(nearest):
-                nearest = mended
-        self._centre_on(list(found), ops.numpy(), widths.numpy())
-        # Half of the places are for what the cloud found; the others for what the new limits may allow.
-        pool = dict.fromkeys(list(found)[: (self.adapt.candidates + 1) // 2])
-        drawn, missed = starting_paths(
-            self.judge, self.relaxation, 1.0, self.adapt.candidates, self.task.rng(_STARTS)
+            ops, widths = self.relaxation.probabilities(self.cloud.temperature)
+        logs = [p.double().clamp_min(1e-12).log().numpy() for p in (ops, widths)]
+        likelihood = partial(self.judge.log_probability, log_ops=logs[0], log_widths=logs[1])
+        ranked = self.cloud.selection.ranked(self._bonus)
+        mended, nearest = repaired(self.judge, ranked[: 2 * wanted], *logs)
+        centre(self.relaxation, mended, ops.numpy(), widths.numpy(), self.adapt.focus)
+        pool, missed = gathered(
+            self.judge, self.relaxation, mended, wanted, likelihood, self.task.rng(_STARTS)
         )
         if self.judge.violation(missed) < self.judge.violation(nearest):
             nearest = missed
-        for path in [*drawn, *found]:
-            if len(pool) >= self.adapt.candidates:
-                break
-            pool[path] = None
-        return list(pool), nearest
-
-    def _centre_on(
-        self, paths: list[ExactPath], ops: np.ndarray[Any, Any], widths: np.ndarray[Any, Any]
-    ) -> None:
-        """Move `focus` of the probability to the choices of `paths` (best first), keep the rest as it was.
-
-        The logits are of temperature 1.
-        """
-        near_ops, near_widths = np.zeros_like(ops), np.zeros_like(widths)
-        names = self.task.space.ops
-        for rank, path in enumerate(paths):
-            for block, (op, width) in enumerate(path):
-                near_ops[block, op] += _DECAY**rank
-                if names[op] != "skip":
-                    near_widths[block, width] += _DECAY**rank
-        with torch.no_grad():
-            for parameter, near, before in (
-                (self.relaxation.ops, near_ops, ops),
-                (self.relaxation.widths, near_widths, widths),
-            ):
-                mass = near.sum(1, keepdims=True)
-                # A block that every candidate skips says nothing about its width.
-                centre = np.where(mass > 0, near / np.maximum(mass, 1e-12), before)
-                mixed = self.adapt.focus * centre + (1 - self.adapt.focus) * before
-                parameter.copy_(torch.from_numpy(np.log(np.maximum(mixed, 1e-12))))
+        return pool, nearest
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -239,18 +205,20 @@ class EdgeStage:
             task.report("ranking", self.spending.steps + len(self.selection.scored), self.total)
         self._save()
 
+    def _bonus(self, path: ExactPath) -> float:
+        """What the cloud's contests add for size: trainings as short as the edge stage's favour what is small."""
+        return capacity_bonus(self.judge, self.task.config.sharing.capacity)(path)
+
     def _entered(self) -> list[ExactPath]:
-        """The contestants, best first by shared weights."""
-        scored = self.selection.scored
-        return sorted(scored, key=lambda p: scored[p], reverse=True)[: self.adapt.contestants]
+        """The contestants: half by size, half by shared weights."""
+        return first_round(self.selection, self.selection.cut, self.adapt.contestants)
 
     def _leader(self) -> ExactPath:
-        """The best of those that have trained; of equals the one that entered first."""
-        proxied = self.selection.proxied
-        return max((p for p in self._entered() if p in proxied), key=lambda p: proxied[p])
+        """The best of those that have trained, by accuracy and size."""
+        return self.selection.ranked(self._bonus)[0]
 
     def _contest(self) -> None:
-        """The best by shared weights train alone, side by side where the settings have `workers`.
+        """Those that `_entered` train alone, side by side where the settings have `workers`.
 
         The weights of the best so far are kept.
         """
@@ -292,7 +260,7 @@ class EdgeStage:
             method=METHOD,
             seed=self.task.seed,
             history=self.history,
-            candidates=self.selection.candidates(self.judge, config),
+            candidates=self.selection.candidates(self.judge, config, self._bonus),
         )
         return Adapted(result, self.best, self.spending)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,13 @@ from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import AdaptConfig, Spending
 from pipeline.search.candidates import Judge
 from pipeline.search.costs import build_tables
-from pipeline.search.edge import Adapted, Cloud
+from pipeline.search.edge import Adapted, Cloud, EdgeStage
+from pipeline.search.edgepool import repaired
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.inherit import inherited
+from pipeline.search.methods import Task
+from pipeline.search.result import Candidate
+from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.supernet import Supernet
 from pipeline.search.targets import one_board
 from pipeline.space.architecture import lower, parameters
@@ -73,11 +78,21 @@ def test_the_new_budgets_are_hard(finished: Path, budgets: Budgets) -> None:
         assert cost == candidate.cost
 
 
-def test_the_winner_won_the_contest(finished: Path) -> None:
-    result = adapted(finished).result
+@pytest.mark.parametrize("capacity", [0.0, 0.02, 1.0])
+def test_the_winner_won_the_contest_with_what_the_cloud_adds_for_size(
+    finished: Path, capacity: float
+) -> None:
+    config = replace(TINY, sharing=SharingConfig(capacity=capacity))
+    options = replace(OPTIONS, contestants=3)
+    result = adapt(SMALL, images(9), MacCost(), TIGHT, config, options, cloud_of(finished), seed=2).result
     contest = [c for c in result.candidates if c.proxy_accuracy is not None]
-    assert len(contest) == OPTIONS.contestants
-    assert result.architecture == max(contest, key=lambda c: c.proxy_accuracy or 0).architecture
+    assert len(contest) == options.contestants
+
+    def merit(candidate: Candidate) -> float:
+        return (candidate.proxy_accuracy or 0) + capacity * math.log2(lower(candidate.architecture).macs)
+
+    assert result.architecture == max(contest, key=merit).architecture
+    assert result.candidates[0].architecture == result.architecture
 
 
 def test_images_are_counted_and_stay_within_the_share(
@@ -189,20 +204,28 @@ def test_divergence_names_the_rate_in_force(finished: Path) -> None:
 
 def test_the_distribution_moves_to_the_candidates(finished: Path) -> None:
     cost = MacCost()
-    cloud = cloud_of(finished)
-    from pipeline.search.edge import EdgeStage
-    from pipeline.search.methods import Task
-
     task = Task.prepare(SMALL, images(9), one_board(cost, TIGHT), TINY, 2, None, None)
-    stage = EdgeStage(task, OPTIONS, cloud)
+    stage = EdgeStage(task, OPTIONS, cloud_of(finished))
+    before = [p.detach().double().log().numpy() for p in stage.relaxation.probabilities(TINY.temperature_end)]
+    best, *_ = repaired(stage.judge, stage.cloud.selection.ranked(stage._bonus), *before)[0]
     pool, _ = stage._recentre()
     ops, widths = (p.detach().numpy() for p in stage.relaxation.probabilities(1.0))
     assert np.allclose(ops.sum(1), 1, atol=1e-5) and np.allclose(widths.sum(1), 1, atol=1e-5)
     judge = Judge(build_tables(SMALL, cost), cost, TIGHT)
     assert all(judge.feasible(path) for path in pool)
     # what the best repaired candidate of the cloud does is likelier than chance, block by block
-    for block, (op, _) in enumerate(pool[0]):
+    assert best in pool
+    for block, (op, _) in enumerate(best):
         assert ops[block, op] > 1 / len(SMALL.ops)
+
+
+def test_candidates_leave_less_of_the_limits_unused_than_repairs_do(finished: Path) -> None:
+    """The cloud's, repaired for half its deadline, stop where they fit; half of the pool goes on from there."""
+    half = replace(CLOUD_BUDGETS, latency_ms=1.5)
+    task = Task.prepare(SMALL, images(9), one_board(MacCost(), half), TINY, 2, None, None)
+    stage = EdgeStage(task, OPTIONS, cloud_of(finished))
+    pool, _ = stage._recentre()
+    assert sum(stage.judge.exact(path).latency_ms > 0.9 * 1.5 for path in pool) >= len(pool) // 2
 
 
 def test_impossible_budgets_are_named(finished: Path) -> None:
