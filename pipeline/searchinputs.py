@@ -89,7 +89,10 @@ class CloudRun:
                 hint="delete it and run its `edgenas search` again",
             ) from error
         if not checkpoint.is_file():
-            raise ConfigError(f"adapt.cloud: the checkpoint {checkpoint} is missing", hint="search again")
+            raise ConfigError(
+                f"adapt.cloud: the checkpoint {checkpoint} is missing",
+                hint=f"delete {folder / 'search.json'} and run its `edgenas search` again",
+            )
         return found
 
     @property

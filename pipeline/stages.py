@@ -79,6 +79,7 @@ def load_data(run: RunFile, path: Path | None) -> DataSet:
         validation=run.data.validation,
         limit=run.data.limit or None,
         options=run.data_options,
+        present=run.data.shift.keep_classes,
     )
     return shifted(data, run.data.shift, seed=run.seed)
 

@@ -89,13 +89,6 @@ class Arrays:
                 raise DataError(
                     f"{where} has labels {y.min()}..{y.max()}, but there are {len(self.class_names)} classes"
                 )
-            missing = np.setdiff1d(np.arange(len(self.class_names)), y)
-            if len(missing):
-                named = ", ".join(self.class_names[label] for label in missing)
-                raise DataError(
-                    f"{where} has no image of: {named}",
-                    hint="every split needs every class: add images, or remove the class",
-                )
             if x.shape[1:] != self.x_train.shape[1:]:
                 raise DataError(
                     f"{self.source}: training images are {self.x_train.shape[1:]}, "
@@ -148,11 +141,19 @@ def first_of_every_class(order: Indices, labels: Labels, limit: int | None) -> I
     return order[taken]
 
 
-def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, limit: int | None) -> DataSet:
+def make_dataset(
+    name: str,
+    arrays: Arrays,
+    *,
+    seed: int,
+    validation: float,
+    limit: int | None,
+    present: Sequence[int] = (),
+) -> DataSet:
     """Split off the validation images (stratified, seeded), shuffle, and cut each split to `limit` images.
 
-    Raises DataError when `validation` is not a fraction between 0 and 1, and where a split is left empty or without
-    an image of some class.
+    `present` are the labels that every split must have; none: all. Raises DataError when `validation` is not a
+    fraction between 0 and 1, and where a split is left empty or without an image of one of these.
     """
     if not 0.0 < validation < 1.0:
         raise DataError(
@@ -186,7 +187,7 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
         ("validation", y_val[val]),
         ("test", arrays.y_test[test]),
     ):
-        _check_classes(split, labels, arrays, limit)
+        _check_classes(split, labels, arrays, limit, present)
     return DataSet(
         name=name,
         x_train=arrays.x_train[train],
@@ -205,18 +206,23 @@ def make_dataset(name: str, arrays: Arrays, *, seed: int, validation: float, lim
     )
 
 
-def _check_classes(split: str, labels: Labels, arrays: Arrays, limit: int | None) -> None:
-    """Raises DataError for a class that `split` has no image of."""
-    missing = np.setdiff1d(np.arange(len(arrays.class_names)), labels)
+def _check_classes(
+    split: str, labels: Labels, arrays: Arrays, limit: int | None, present: Sequence[int]
+) -> None:
+    """Raises DataError for a class that `split` must have (`present`; none: all) and has no image of."""
+    every = np.arange(len(arrays.class_names))
+    wanted = np.intersect1d(every, present) if present else every
+    missing = np.setdiff1d(wanted, labels)
     if not len(missing):
         return
     named = ", ".join(arrays.class_names[label] for label in missing)
-    if limit is not None and limit < len(arrays.class_names):
+    if limit is not None and limit < len(wanted):
         raise DataError(
             f"limit = {limit} leaves the {split} split without an image of: {named}",
-            hint=f"every split needs every class: at least {len(arrays.class_names)}",
+            hint=f"every split needs every class: at least {len(wanted)}",
         )
     raise DataError(
         f"{arrays.source}: the {split} split has no image of: {named}",
-        hint="every split needs every class: add images, or change data.validation",
+        hint="every split needs every class: add images, or change data.validation; of data that lack some, name the "
+        "others: keep_classes in [data.shift]",
     )

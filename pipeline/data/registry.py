@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,19 +87,22 @@ def load(
     validation: float = 0.1,
     limit: int | None = None,
     options: Any = None,
+    present: Sequence[int] = (),
 ) -> DataSet:
     """Load a data set and split it.
 
     path: a file or folder to read (then nothing else is tried); None searches the usual places.
     seed: of the train/validation split. validation: fraction of the training images held out.
     limit: at most so many images per split. options: of the type of `default_options(name)`; None: those.
+    present: labels that every split must have; none: all.
     Raises DataError for an unknown name or foreign options, and for data that is missing or damaged.
     """
     _known(name)
     options = _OPTIONS[name] if options is None else options
     if type(options) is not type(_OPTIONS[name]):
         raise DataError(f"{type(options).__name__} are not options of the data set {name!r}")
-    return make_dataset(name, _LOADERS[name](path, options), seed=seed, validation=validation, limit=limit)
+    arrays = _LOADERS[name](path, options)
+    return make_dataset(name, arrays, seed=seed, validation=validation, limit=limit, present=present)
 
 
 def _known(name: str) -> None:

@@ -48,6 +48,11 @@ class AdaptConfig:
         for name in ("measure_operators", "measure_runs", "candidates", "contestants"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"adapt.{name} = {getattr(self, name)} must be at least 1")
+        if self.contestants > self.candidates:
+            raise ConfigError(
+                f"adapt.contestants = {self.contestants} is more than adapt.candidates = {self.candidates}",
+                hint="contestants are chosen among the candidates",
+            )
         for name in ("measure_quantile", "share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"adapt.{name} = {getattr(self, name)} must be above 0 and at most 1")

@@ -57,13 +57,14 @@ class Cloud:
 
         Raises ConfigError where it is missing, damaged, of another method than EdgeNAS, or not finished.
         """
-        hint = "run the cloud's `edgenas search` again: it goes on where it stopped"
+        again = "delete search.json in the cloud's folder and run its `edgenas search` again"
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
-            raise ConfigError(f"the cloud's checkpoint {path} is missing", hint=hint) from error
+            raise ConfigError(f"the cloud's checkpoint {path} is missing", hint=again) from error
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise ConfigError(f"the cloud's checkpoint {path} is damaged: {error}", hint=hint) from error
+            why = (str(error) or "it ends too soon").splitlines()[0].split(". ")[0]
+            raise ConfigError(f"the cloud's checkpoint {path} is damaged: {why}", hint=again) from error
         state = stored.get("state") if isinstance(stored, dict) else None
         if not isinstance(state, dict) or not {"net", "relaxation", "selection", "step"} <= state.keys():
             raise ConfigError(
@@ -75,7 +76,7 @@ class Cloud:
             raise ConfigError(
                 f"the cloud search has not finished: step {state['step']} of {steps}"
                 + ("" if state["step"] < steps else ", its candidates are not judged yet"),
-                hint=hint,
+                hint="run the cloud's `edgenas search` again: it goes on where it stopped",
             )
         return cls(state["net"], state["relaxation"], selection, temperature, identity, validation_images)
 
@@ -113,15 +114,15 @@ class EdgeStage:
         self.judge = Judge(task.tables, task.cost, task.budgets)
         self.net = Supernet(task.space, task.seed)
         self.relaxation = Relaxation(task.tables)
-        try:
-            self.net.load_state_dict(cloud.net)
-            self.relaxation.load_state_dict(cloud.relaxation)
-        except RuntimeError as error:
-            what = str(error).splitlines()[-1].strip()
+        other = _another_shape(cloud.net, self.net) or _another_shape(cloud.relaxation, self.relaxation)
+        if other:
             raise ConfigError(
-                f"the cloud's weights are of another search space: {what}",
-                hint="take the space of the cloud run",
-            ) from error
+                f"the cloud's weights are of another search space: {other}",
+                hint="take the space of the cloud run; if it is that one, the checkpoint is not of that run: delete "
+                "search.json in the cloud's folder and run its `edgenas search` again",
+            )
+        self.net.load_state_dict(cloud.net)
+        self.relaxation.load_state_dict(cloud.relaxation)
         self.net.to(task.device)
         self.optimizer = weight_optimizer(self.net, adapt.learning_rate)
         identity = fingerprint(task.tables, task.data, task.budgets, task.config, task.seed)
@@ -288,3 +289,14 @@ class EdgeStage:
         self.selection = Selection.from_state(state["selection"])
         self.best = list(state["best"])
         self.history = list(state["history"])
+
+
+def _another_shape(stored: dict[str, Any], module: torch.nn.Module) -> str:
+    """The first tensor of `stored` that `module` has not, or has in another shape, or lacks; empty: all fit."""
+    ours = module.state_dict()
+    for name in dict.fromkeys([*ours, *stored]):
+        there, here = (tuple(s[name].shape) if name in s else None for s in (stored, ours))
+        if there != here:
+            said = ["missing" if shape is None else "x".join(map(str, shape)) for shape in (there, here)]
+            return f"{name} is {said[0]} there and {said[1]} here"
+    return ""

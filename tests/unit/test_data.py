@@ -125,6 +125,27 @@ def test_class_that_the_validation_split_lacks_is_named(tmp_path: Path) -> None:
         load(path=tmp_path)
 
 
+def test_data_that_lack_a_class_are_taken_where_the_others_are_named(tmp_path: Path) -> None:
+    """A device's own images are often of a few classes; the labels keep their numbers."""
+    raw = arrays()
+    for split in ("train", "test"):
+        kept = np.isin(raw[f"y_{split}"], (0, 3, 9))
+        raw |= {f"{name}_{split}": raw[f"{name}_{split}"][kept] for name in "xy"}
+    np.savez(tmp_path / "fashion_mnist.npz", **raw)
+    with pytest.raises(DataError, match="the train split has no image of: Trouser") as error:
+        load(path=tmp_path)
+    assert "keep_classes in [data.shift]" in error.value.hint
+    with pytest.raises(DataError, match="has no image of: Pullover"):
+        load(path=tmp_path, present=(0, 2, 3, 9))
+    data = load(path=tmp_path, present=(0, 3, 9))
+    assert data.classes == 10
+    for labels in (data.y_train, data.y_val, data.y_test):
+        assert set(labels.tolist()) == {0, 3, 9}
+    with pytest.raises(DataError, match="limit = 2 leaves the train split without an image of") as error:
+        load(path=tmp_path, present=(0, 3, 9), limit=2)
+    assert "at least 3" in error.value.hint
+
+
 @pytest.mark.parametrize("wrong", [{"validation": 0.0}, {"validation": 1.0}, {"limit": 0}])
 def test_wrong_settings(npz: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError):

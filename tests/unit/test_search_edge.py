@@ -253,7 +253,11 @@ def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path)
         cloud_of(tmp_path / "nothing.pt")
     torn = tmp_path / "torn.pt"
     torn.write_bytes(finished.read_bytes()[:500])
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(ConfigError, match=r"is damaged: [^\n]{1,90}\n") as error:
+        cloud_of(torn)
+    assert "delete search.json" in error.value.hint  # the finished stage would not run again
+    torn.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"is damaged: [^\n]+\n"):
         cloud_of(torn)
     foreign = tmp_path / "random.pt"
     search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, replace(TINY, method="random"), seed=1, checkpoint=foreign)
@@ -263,8 +267,11 @@ def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path)
 
 def test_another_space_and_other_data_are_refused(finished: Path) -> None:
     wider = SearchSpace((8, 8, 1), 4, 8, 1, (1, 2, 1), channels=(8, 24))
-    with pytest.raises(ConfigError, match="another search space"):
+    with pytest.raises(ConfigError, match=r"another search space: classifier is 4x16 there and 4x24 here"):
         adapted(finished, space=wider)
+    longer = SearchSpace((8, 8, 1), 4, 8, 1, (1, 2, 1, 1), channels=(8, 16))
+    with pytest.raises(ConfigError, match=r"another search space: blocks\.3\.\w+ is missing there and \d"):
+        adapted(finished, space=longer)
     with pytest.raises(DataError, match="the space wants"):
         adapted(finished, data=images(0, shape=(8, 8, 3)))
 
@@ -272,6 +279,11 @@ def test_another_space_and_other_data_are_refused(finished: Path) -> None:
 def test_a_share_too_small_is_refused(finished: Path) -> None:
     with pytest.raises(ConfigError, match="too few for 6 candidates"):
         adapted(finished, options=replace(OPTIONS, share=0.01))
+
+
+def test_contestants_are_candidates() -> None:
+    with pytest.raises(ConfigError, match=r"adapt\.contestants = 3 is more than adapt\.candidates = 2"):
+        AdaptConfig(candidates=2, contestants=3)
 
 
 def test_inherited_weights_compute_what_the_supernet_computes() -> None:
