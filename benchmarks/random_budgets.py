@@ -1,7 +1,7 @@
 """Runs with random budgets on four boards: whether what is exported and linked keeps each of them.
 
     python benchmarks/random_budgets.py --runs 100 --journal random_budgets.jsonl > random_budgets.txt
-    python benchmarks/random_budgets.py --space cells --runs 40 --journal cells.jsonl
+    python benchmarks/random_budgets.py --space cells --runs 48 --journal cells.jsonl
 
 Each run is what `edgenas run` does, from a run file: search, training (one epoch, quantization-aware), export,
 firmware, and two images on the emulated board. Boards and methods take turns, some runs of blocks have early exits,
@@ -46,7 +46,7 @@ from pipeline.space.search_space import SearchSpace
 BOARDS = ("qemu-cortex-m4", "qemu-cortex-m7", "qemu-rv32", "qemu-cortex-a53")
 METHODS = {
     "blocks": ("edgenas", "hypernetwork", "random", "evolution", "hwdarts", "mobilenetv2"),
-    "cells": ("hypernetwork", "random"),
+    "cells": ("hypernetwork", "random", "evolution"),
 }
 STRIDES, OPS, CHANNELS = (2, 2, 1), ("dw3", "ir2", "se4", "skip"), (16, 24, 32)
 NODES, CELL_STEM, CELL_CHANNELS, CELL_STRIDES = 2, 8, (8, 16), (2, 2)

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--methods",
                 help="Search methods, separated by commas; default: edgenas,random,evolution, for cells "
-                "hypernetwork,random.",
+                "hypernetwork,random,evolution.",
             ),
         ] = "",
         latency_ms: Annotated[

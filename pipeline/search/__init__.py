@@ -115,16 +115,16 @@ def _cells(
     """A search of cells, with the threads that `config` asks for while it is worked on."""
     import torch
 
+    from pipeline.search.cell_baselines import CellEvolution, CellRandom
     from pipeline.search.cell_hypersearch import CellHyperSearch
-    from pipeline.search.cell_search import CellSearch
 
     check_settings(config, [config.method], cells=True)
     check_data(data, space)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        method = CellHyperSearch if config.method == "hypernetwork" else CellSearch
-        yield method(space, data, tuple(targets), config, seed, checkpoint, on_step)
+        methods = {"hypernetwork": CellHyperSearch, "random": CellRandom, "evolution": CellEvolution}
+        yield methods[config.method](space, data, tuple(targets), config, seed, checkpoint, on_step)
     finally:
         torch.set_num_threads(threads)
 

@@ -1,8 +1,9 @@
-"""Search in cell spaces: random search, and what it has in common with the hypernetwork's (cell_hypersearch.py)."""
+"""What searches in cell spaces have in common: the hypernetwork's (cell_hypersearch.py) and the baselines'."""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.checkpoint import Checkpoint, identity_of
 from pipeline.search.config import SearchConfig
 from pipeline.search.data import SearchData
-from pipeline.search.effort import affordable_cell_trainings
 from pipeline.search.energy import with_energy
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.targets import Target
@@ -28,8 +28,8 @@ SAMPLES, OWN = 201, 202
 
 
 @dataclass(eq=False)
-class CellSearch:
-    """Random search on the CPU; `run` is called once.
+class CellSearch(ABC):
+    """One search on the CPU; `run` is called once.
 
     `targets` are the run's board, whose budgets hold here, and further ones, for a search that serves several.
     """
@@ -59,29 +59,9 @@ class CellSearch:
     def run(self) -> SearchResult:
         return self._result(reason) if (reason := self.judge.impossible()) else self._search()
 
+    @abstractmethod
     def _search(self) -> SearchResult:
-        wanted = affordable_cell_trainings(self.config, len(self.space.ops), len(self.data.x_val))
-        rng = np.random.default_rng([self.seed, SAMPLES])
-        even = np.zeros((self.space.positions, len(self.space.ops)))
-        self._restore()
-        found: dict[EdgePath, None] = {}
-        nearest: EdgePath = ()
-        for _ in range(50 * wanted):
-            path = self.judge.repair(self.space.random_path(rng), even)
-            if self.judge.feasible(path):
-                found[path] = None
-            elif not nearest or self.judge.violation(path) < self.judge.violation(nearest):
-                nearest = path
-            if len(found) >= wanted:
-                break
-        total = wanted * self.config.proxy_steps
-        for place, path in enumerate(found):
-            if path not in self.own:
-                fresh = CellSupernet(self.space, self.seed)
-                steps = self.config.proxy_steps
-                self.own[path] = self._alone(fresh, path, steps, place * steps, total)
-                self._save()
-        return self._result("" if found else self.judge.explain(nearest))
+        """Where the budgets are possible."""
 
     # -- steps ---------------------------------------------------------------------------------------------
 

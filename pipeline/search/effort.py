@@ -53,13 +53,14 @@ def cell_passes(config: SearchConfig, ops: int, validation_images: int) -> int:
     looks = config.candidates * min(config.ranking_images, validation_images)
     contests = min(config.semifinalists, config.candidates)
     trained = training_passes(config, ops * (config.warmup_steps + config.steps))
-    return trained + looks + contests * _cell_training(config, validation_images)
+    return trained + looks + contests * cell_alone_passes(config, validation_images)
 
 
 def affordable_cell_trainings(config: SearchConfig, ops: int, validation_images: int) -> int:
-    """Architectures that random search trains from scratch at that cost; at least one."""
-    return max(1, cell_passes(config, ops, validation_images) // _cell_training(config, validation_images))
+    """Architectures that a baseline trains from scratch at that cost; at least one."""
+    return max(1, cell_passes(config, ops, validation_images) // cell_alone_passes(config, validation_images))
 
 
-def _cell_training(config: SearchConfig, validation_images: int) -> int:
+def cell_alone_passes(config: SearchConfig, validation_images: int) -> int:
+    """Passes of one cell network that is trained for `proxy_steps` and judged."""
     return training_passes(config, config.proxy_steps) + validation_images

@@ -17,7 +17,7 @@ _METHODS = (
     "evolution",
     "mobilenetv2",
 )  # that the tables know
-CELL_METHODS = ("hypernetwork", "random")
+CELL_METHODS = ("hypernetwork", "random", "evolution")
 
 # Field of SearchConfig: who reads it, and why nobody else does. Fields that are not here are read by every method: the
 # baselines too, whose effort is what these settings make EdgeNAS cost.

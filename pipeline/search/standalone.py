@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -118,20 +118,11 @@ class Standalone:
         even_ops = np.zeros((len(space.strides), len(space.ops)))
         return repair(self.judge, path, even_ops, np.zeros((len(space.strides), len(space.channels))))
 
-    def _history(self) -> list[dict[str, float]]:
-        """The best so far against what it has cost, in the order of the search."""
-        each = alone_passes(self.task.config, len(self.task.data.x_val))
-        own = list(self.selection.proxied.values())
-        best = accumulate(own, max)
-        return [
-            {"step": n, "passes": n * each, "own_accuracy": accuracy, "best_accuracy": so_far}
-            for n, (accuracy, so_far) in enumerate(zip(own, best, strict=True), start=1)
-        ]
-
     def result(self, reason: str = "") -> SearchResult:
         """The best of what was trained; `reason` where nothing was."""
         candidates = self.selection.candidates(self.judge, self.task.config)
         best = candidates[0] if candidates else None
+        each = alone_passes(self.task.config, len(self.task.data.x_val))
         return SearchResult(
             architecture=best.architecture if best else None,
             cost=best.cost if best else None,
@@ -139,6 +130,15 @@ class Standalone:
             reason=reason,
             method=self.task.config.method,
             seed=self.task.seed,
-            history=self._history(),
+            history=course(self.selection.proxied.values(), each),
             candidates=candidates,
         )
+
+
+def course(accuracies: Iterable[float], each: int) -> list[dict[str, float]]:
+    """A baseline's history: the best so far against what it has cost, `each` training that many passes."""
+    own = list(accuracies)
+    return [
+        {"step": n, "passes": n * each, "own_accuracy": accuracy, "best_accuracy": so_far}
+        for n, (accuracy, so_far) in enumerate(zip(own, accumulate(own, max), strict=True), start=1)
+    ]

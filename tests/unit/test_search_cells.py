@@ -14,12 +14,14 @@ from search_standins import DATA, TINY, MacCost
 from pipeline.errors import ConfigError
 from pipeline.runfile import load_runfile
 from pipeline.search import SearchResult, search
+from pipeline.search.cell_baselines import CellEvolution
 from pipeline.search.cell_costs import CellJudge, CellTables
 from pipeline.search.cell_hypernetwork import expected_cost
 from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.costs import exact_cost
 from pipeline.search.effort import affordable_cell_trainings, cell_passes
-from pipeline.search.settings import refused_for_cells
+from pipeline.search.settings import CELL_METHODS, refused_for_cells
+from pipeline.search.targets import one_board
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 
@@ -62,7 +64,7 @@ def test_a_path_is_what_one_hot_gates_compute() -> None:
     assert torch.allclose(net(x, path), net(x, gates), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+@pytest.mark.parametrize("method", CELL_METHODS)
 @pytest.mark.parametrize("name", ["latency_ms", "sram_bytes", "flash_bytes", "parameters", "energy_mj"])
 def test_budgets_are_hard(method: str, name: str) -> None:
     values = sorted(getattr(c, name) for c in costs())
@@ -89,7 +91,10 @@ def test_repair_replaces_edges_until_it_fits() -> None:
     assert judge.feasible(judge.repair((0,) * SPACE.positions, np.zeros((SPACE.positions, 3))))
 
 
-@pytest.mark.parametrize(("method", "at"), [("hypernetwork", 5), ("hypernetwork", 12), ("random", 7)])
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [("hypernetwork", 5), ("hypernetwork", 12), ("random", 7), ("evolution", 4), ("evolution", 14)],
+)
 def test_resumed_search_equals_the_uninterrupted_one(method: str, at: int, tmp_path) -> None:
     whole = run(method)
     options = {"checkpoint": tmp_path / "c.pt"}
@@ -165,7 +170,7 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("key", IGNORED)
-@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+@pytest.mark.parametrize("method", CELL_METHODS)
 def test_a_setting_that_cells_cannot_follow_is_refused(key: str, method: str, tmp_path: Path) -> None:
     table, _, name = key.rpartition(".")
     config, value = replace(CONFIG, method=method), IGNORED[key]
@@ -192,7 +197,7 @@ def test_settings_that_make_no_difference_are_taken(device: str) -> None:
 
 
 @pytest.mark.parametrize("ops", [("conv", "pool", "identity"), ("conv", "identity")])
-def test_both_methods_cost_the_same(ops: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_methods_cost_the_same(ops: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     space = replace(SPACE, ops=ops)
     counted, apply = [0], CellSupernet._apply_op
 
@@ -203,14 +208,59 @@ def test_both_methods_cost_the_same(ops: tuple[str, ...], monkeypatch: pytest.Mo
     monkeypatch.setattr(CellSupernet, "_apply_op", counting)
     config = replace(CONFIG, steps=20)
     passes = {}
-    for method in ("hypernetwork", "random"):
+    for method in CELL_METHODS:
         counted[0] = 0
         result = search(space, DATA, COST, ANY, replace(config, method=method), seed=5)
         passes[method] = counted[0] / space.positions
+        if method != "hypernetwork":
+            wanted = affordable_cell_trainings(config, len(ops), len(DATA.x_val))
+            assert len(result.candidates) == len(result.history) == wanted > 4
     one = 3 * config.batch_size * config.proxy_steps + len(DATA.x_val)
     assert passes["hypernetwork"] == cell_passes(config, len(ops), len(DATA.x_val))
-    assert len(result.candidates) == affordable_cell_trainings(config, len(ops), len(DATA.x_val)) > 4
     assert 0 <= passes["hypernetwork"] - passes["random"] < one
+    assert passes["evolution"] == passes["random"]
+
+
+def test_a_baselines_course_is_the_best_so_far_against_its_cost() -> None:
+    result = run("evolution")
+    own = [record["own_accuracy"] for record in result.history]
+    assert sorted(own) == sorted(c.proxy_accuracy for c in result.candidates)
+    assert [record["best_accuracy"] for record in result.history] == [
+        max(own[: n + 1]) for n in range(len(own))
+    ]
+    one = 3 * CONFIG.batch_size * CONFIG.proxy_steps + len(DATA.x_val)
+    assert [record["passes"] for record in result.history] == [n * one for n in range(1, len(own) + 1)]
+
+
+def test_a_mutation_changes_one_edge_and_reaches_every_operator() -> None:
+    method = CellEvolution(
+        SPACE, DATA, one_board(COST, ANY), replace(CONFIG, method="evolution"), 0, None, None
+    )
+    rng, path = np.random.default_rng(0), (1,) * SPACE.positions
+    seen = set()
+    for _ in range(200):
+        other = method.mutated(path, rng)
+        (changed,) = np.flatnonzero(np.not_equal(path, other))
+        seen.add((int(changed), other[changed]))
+    assert len(seen) == 2 * SPACE.positions
+
+
+def test_children_come_from_a_population_whose_oldest_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, method="evolution", steps=20, population=3, tournament=2)
+    parents, mutated = [], CellEvolution.mutated
+    trained: list[list] = []
+
+    def watching(self: CellEvolution, path, rng):
+        if not parents or parents[-1][0] != len(self.asked):
+            parents.append((len(self.asked), path))
+            trained.append(list(self.asked))
+        return mutated(self, path, rng)
+
+    monkeypatch.setattr(CellEvolution, "mutated", watching)
+    search(SPACE, DATA, COST, ANY, config, seed=5)
+    assert len(parents) > 4
+    for (_, parent), asked in zip(parents, trained, strict=True):
+        assert parent in asked[-3:]
 
 
 def test_run_file_gives_the_published_space() -> None:

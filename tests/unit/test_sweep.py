@@ -31,6 +31,7 @@ from pipeline.search import search
 from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.effort import affordable_trainings, cell_passes, edgenas_passes, training_passes
 from pipeline.search.meter import Meter
+from pipeline.search.settings import CELL_METHODS
 from pipeline.space import Budgets, Cost, OpGraph
 from pipeline.space.cells import CellSpace
 from pipeline.sweep import Bench, Job, Sweep, grid, summarize
@@ -115,17 +116,14 @@ def test_every_job_is_the_search_it_stands_for_and_is_done_once(tmp_path: Path) 
 def test_cells_are_swept_at_equal_cost(tmp_path: Path) -> None:
     config = replace(TINY, method="hypernetwork", proxy_steps=4)
     bench = replace(BENCH, space=CELLS, config=config)
-    jobs = grid(["hypernetwork", "random"], [0], [0.001, 2.0])
+    jobs = grid(CELL_METHODS, [0], [0.001, 2.0])
     sweep = Sweep(bench, jobs, tmp_path, QUIET)
     for job in jobs:
         entry = perform(bench, job, sweep._keys[job], tmp_path / "jobs" / job.name, 1)
         sweep.folder.joinpath("results").mkdir(exist_ok=True)
         sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
     document = summarize(sweep, "cells", "stand-in")
-    assert [(p["method"], p["limit_ms"]) for p in document["points"]] == [
-        ("hypernetwork", 2.0),
-        ("random", 2.0),
-    ]
+    assert [(p["method"], p["limit_ms"]) for p in document["points"]] == [(m, 2.0) for m in CELL_METHODS]
     assert all(p["latency_ms"] <= 2.0 and 0 < p["accuracy"] <= 1 for p in document["points"])
     effort = document["effort"]
     assert (effort["planned_for"], effort["planned_passes"]) == (

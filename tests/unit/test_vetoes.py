@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.runfile import load_runfile
 from pipeline.search import names, search
 from pipeline.search.candidates import way_out
+from pipeline.search.settings import CELL_METHODS
 from pipeline.space import Cost, OpGraph, lower
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
@@ -48,7 +49,7 @@ def test_searches_keep_away_from_what_is_vetoed(method: str, vetoes: Vetoes) -> 
         assert vetoes.reasons(node.op for node in lower(candidate.architecture).nodes) == []
 
 
-@pytest.mark.parametrize("method", ["hypernetwork", "random"])
+@pytest.mark.parametrize("method", CELL_METHODS)
 def test_cell_searches_keep_away_from_what_is_vetoed(method: str) -> None:
     space, config = (
         CellSpace((8, 8, 1), 4, 4, channels=(4, 8), strides=(1, 1), nodes=2),
