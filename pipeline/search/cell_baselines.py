@@ -39,6 +39,7 @@ class CellBaseline(CellSearch):
             before, total = len(self.asked) * steps, self.wanted * steps
             self.own[path] = self._alone(fresh, path, steps, before, total)
             self._save()
+            self._training(path).discard()
         self.asked[path] = self.own[path]
         return self.own[path]
 

@@ -171,6 +171,7 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
             if path not in self.own:
                 self.own[path] = self._alone(self.net, path, steps, self.steps + place * steps, self.total)
                 self._save()
+                self._training(path).discard()
 
     def _take_trained(self) -> None:
         self._restore()

@@ -72,8 +72,12 @@ class CellSearch(ABC):
             own, path, self.data, steps=steps, batch_size=config.batch_size, lr=config.weight_lr,
             rng=np.random.default_rng([self.seed, OWN]),
             on_step=lambda done: self._report("own training", before + done, total, {}),
+            checkpoint=self._training(path),
         )  # fmt: skip
         return self._accuracy(own, path, len(self.data.x_val))
+
+    def _training(self, path: EdgePath) -> Checkpoint:
+        return self.store.of_training(str(path))
 
     def _accuracy(self, net: CellSupernet, path: EdgePath, images: int) -> float:
         return Validation.of(self.data, images, self.seed).accuracy(net, path)

@@ -73,7 +73,18 @@ class Checkpoint:
 
     def __init__(self, path: Path | None, identity: Identity, every_seconds: float) -> None:
         self.path, self.identity = path, identity
-        self._rhythm = Rhythm(every_seconds)
+        self._every_seconds, self._rhythm = every_seconds, Rhythm(every_seconds)
+
+    def of_training(self, what: str) -> Checkpoint:
+        """Of one training within the search, in a file beside this one; `what` tells it from the search's others."""
+        name = hashlib.sha256(what.encode()).hexdigest()[:16]
+        path = self.path and self.path.with_name(f"{self.path.stem}-training-{name}{self.path.suffix}")
+        return Checkpoint(path, {**self.identity, "training": what}, self._every_seconds)
+
+    def discard(self) -> None:
+        """What it was kept for is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The stored state; None where there is none (or a torn file).

@@ -259,12 +259,16 @@ class EdgeNas:
         def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
             return own_accuracy(
                 net, path, task.data, validation, task.config,
-                steps=steps, rng=task.rng(_PROXY), on_step=on_step,
+                steps=steps, rng=task.rng(_PROXY), on_step=on_step, checkpoint=training(path),
             )  # fmt: skip
+
+        def training(path: ExactPath) -> Checkpoint:
+            return self.checkpoint.of_training(f"{phase} {path}")
 
         def done(path: ExactPath, accuracy: float) -> None:
             accuracies[path] = accuracy
             self._save()
+            training(path).discard()
 
         train_all(
             waiting, train, task.config, task.device,

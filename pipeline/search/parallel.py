@@ -40,22 +40,28 @@ def train_all(
     """
     lock, stop, steps = threading.Lock(), threading.Event(), 0
 
-    def step(_: int) -> None:
-        nonlocal steps
-        if stop.is_set():
-            raise _Cancelled
-        with lock:
-            steps += 1
-            on_step(steps)
+    def stepper() -> Callable[[int], None]:
+        """Of one training, which may go on from where an interrupted one was."""
+        before = 0
+
+        def step(done: int) -> None:
+            nonlocal steps, before
+            if stop.is_set():
+                raise _Cancelled
+            with lock:
+                steps, before = steps + done - before, done
+                on_step(steps)
+
+        return step
 
     if config.workers == 1 or len(paths) < 2:
         for path in paths:
-            on_done(path, train(path, step))
+            on_done(path, train(path, stepper()))
         return
 
     def work(path: ExactPath) -> float:
         with precision(device, config.mixed_precision):  # a context belongs to its thread
-            return train(path, step)
+            return train(path, stepper())
 
     workers = min(config.workers, len(paths))
     threads = max(1, config.torch_threads // workers)

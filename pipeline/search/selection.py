@@ -22,6 +22,7 @@ from pipeline.search.candidates import (
     own_budgets,
     repair,
 )
+from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import Floats
 from pipeline.search.data import SearchData
@@ -243,8 +244,10 @@ def own_accuracy(
     steps: int,
     rng: np.random.Generator,
     on_step: Callable[[int], None],
+    checkpoint: Checkpoint | None = None,
 ) -> float:
-    """Validation accuracy of `path` after `steps` of training of its own, from the weights of `net`."""
+    """Validation accuracy of `path` after `steps` of training of its own, from the weights of `net`, or on from where
+    `checkpoint` is."""
     own = copy.deepcopy(net)
     train_path(
         own,
@@ -255,6 +258,7 @@ def own_accuracy(
         lr=config.weight_lr,
         rng=rng,
         on_step=on_step,
+        checkpoint=checkpoint,
     )
     return validation.accuracy(own, path)
 

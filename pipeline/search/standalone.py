@@ -67,6 +67,10 @@ class Standalone:
     def _keep(self, path: ExactPath, accuracy: float) -> None:
         self._finished[path] = accuracy
         self._checkpoint.save(Selection(proxied=self._finished).state())
+        self._training(path).discard()
+
+    def _training(self, path: ExactPath) -> Checkpoint:
+        return self._checkpoint.of_training(str(path))
 
     def _train(self, path: ExactPath, on_step: Callable[[int], None]) -> float:
         task, config = self.task, self.task.config
@@ -80,6 +84,7 @@ class Standalone:
             lr=config.weight_lr,
             rng=task.rng(_TRAINING),
             on_step=on_step,
+            checkpoint=self._training(path),
         )
         return self._validation.accuracy(net, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.search.cell_costs import EdgePath
 from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.data import SearchData
 from pipeline.search.supernet import Path, Supernet
 
@@ -169,10 +171,28 @@ def train_path(
     rng: np.random.Generator,
     on_step: Callable[[int], None],
     rate_name: str = RATE,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Train `net` along one path only, with cosine decay; calls `on_step(steps done)`. Raises as `shared_step`."""
+    """Train `net` along one path only, with cosine decay; calls `on_step(steps done)`. Raises as `shared_step`.
+
+    Goes on exactly from where `checkpoint` is, which the caller discards once the outcome is kept.
+    """
     optimizer = weight_optimizer(net, lr)
-    for step in range(steps):
+    state = checkpoint.load() if checkpoint is not None else None
+    if state is not None:
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        rng.bit_generator.state = json.loads(state["rng"])
+    for step in range(state["step"] if state is not None else 0, steps):
         batch = draw_batch(data.x_train, data.y_train, batch_size, rng)
         weight_step(net, optimizer, path, batch, cosine(lr, step, steps), rate_name)
+        if checkpoint is not None and checkpoint.due():
+            checkpoint.save(
+                {
+                    "net": net.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "rng": json.dumps(rng.bit_generator.state),
+                    "step": step + 1,
+                }
+            )
         on_step(step + 1)

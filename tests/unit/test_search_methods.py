@@ -21,6 +21,7 @@ from pipeline.profiler.profile import lut_path
 from pipeline.search import SearchResult, edgenas, names, search
 from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.settings import CELL_METHODS
 from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
@@ -226,6 +227,39 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
         assert "auto" in error.value.hint
     with pytest.raises(ConfigError, match=r"search\.device"):
         replace(TINY, device="gpu")
+
+
+LONG = [*((SMALL, name) for name in names()), *((CELLS, name) for name in CELL_METHODS)]
+
+
+@pytest.mark.parametrize(("space", "method"), LONG)
+def test_an_interruption_costs_no_whole_training(tmp_path, space, method):
+    """Interrupted every 20 steps: a training of 30 that began anew each time would never end."""
+    config = replace(
+        TINY, method=method, semifinalists=1, semifinal_steps=30, finalists=1, proxy_steps=30, checkpoint_seconds=1e-9,
+        batch_size=32, hwdarts=HwDartsConfig(lambdas=(0.1,)) if method == "hwdarts" else TINY.hwdarts,
+    )  # fmt: skip
+    options = {"seed": 7, "checkpoint": tmp_path / "search.pt"}
+    straight = search(space, DATA, MacCost(), Budgets(latency_ms=3.0), config, seed=7)
+    calls, seen = 0, []
+
+    def stop_often(record) -> None:
+        nonlocal calls
+        calls, _ = calls + 1, seen.append(record)
+        if calls % 20 == 0:
+            raise Stop
+
+    for _ in range(40):
+        try:
+            resumed = search(
+                space, DATA, MacCost(), Budgets(latency_ms=3.0), config, on_step=stop_often, **options
+            )
+            break
+        except Stop:
+            continue
+    assert resumed.to_json() == straight.to_json()
+    assert seen[-1]["done"] <= seen[-1]["total"]
+    assert [path.name for path in tmp_path.iterdir()] == ["search.pt"]
 
 
 @pytest.mark.parametrize("method", ["edgenas", "random", "evolution"])
