@@ -167,6 +167,7 @@ def load_runfile(path: Path) -> RunFile:
     run.robustness.held(run.budgets, board)
     table.close()
     _check_space(table.sub("space", required=False), run.space)
+    _check_given(table.sub("search", required=False), run)
     _check_boards(table, run)
     if run.space.kind == "cells" and (refusal := refused_for_cells(run.search)) is not None:
         *sections, key = ("search", *refusal.key.split("."))
@@ -189,6 +190,16 @@ def _check_space(table: Table, space: SpaceConfig) -> None:
         words = _SPACE_WORDS.items()
         about = next((key for key, word in words if re.search(rf"\b({word})\b", error.message)), "")
         raise ConfigError(f"{table.where(about)}: {error.message}", hint=error.hint) from error
+
+
+def _check_given(table: Table, run: RunFile) -> None:
+    """Raises ConfigError with the line where the given architecture is none of the space."""
+    space = run.space.build(_ANY_SHAPE, _ANY_CLASSES)
+    if run.search.method == "given" and isinstance(space, SearchSpace):
+        try:
+            space.named(run.search.given)
+        except ConfigError as error:
+            raise ConfigError(f"{table.where('given')}: {error.message}", hint=error.hint) from error
 
 
 def _check_boards(table: Table, run: RunFile) -> None:

@@ -37,6 +37,7 @@ class SearchConfig:
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
     `exits` says which of the space's early exits stay after training.
+    `given` is the architecture of the method of that name, an entry such as "ir4-32" or "skip" for each block.
     `population` and `tournament` are evolution's, `hyper` is the hypernetwork's, `hwdarts` HW-DARTS'; `proxies`
     choose what the baselines train, `selection` what EdgeNAS does, `sharing` says how the supernet's weights begin and
     what contests are worth.
@@ -45,6 +46,7 @@ class SearchConfig:
     """
 
     method: str = "edgenas"
+    given: tuple[str, ...] = ()
     warmup_steps: int = 300
     steps: int = 400
     batch_size: int = 96

@@ -115,4 +115,4 @@ def names() -> list[str]:
 
 def _load() -> None:
     """Import the modules that register methods; late, because they need torch."""
-    from pipeline.search import edgenas, evolution, hwdarts, hypersearch, mobilenet, random_search  # noqa: F401
+    from pipeline.search import edgenas, evolution, given, hwdarts, hypersearch, mobilenet, random_search  # noqa: F401

@@ -95,6 +95,25 @@ class SearchSpace:
             self.input_shape, self.classes, self.stem_channels, self.stem_stride, tuple(blocks), self.exits
         )
 
+    def named(self, blocks: Sequence[str]) -> Architecture:
+        """The architecture of one name per block, as `describe` writes them without strides: `dw3-32` or `skip`.
+
+        Raises ConfigError, naming the first, for what the space does not have.
+        """
+        if len(blocks) != len(self.strides):
+            raise ConfigError(
+                f"{len(blocks)} blocks are given, the space has {len(self.strides)}",
+                hint='one entry a block, such as "ir4-32" or "skip"; their strides are those of [space]',
+            )
+        known = {f"{op}-{channels}" if channels else op: (op, channels) for op, channels in self.options}
+        for i, name in enumerate(blocks):
+            if name not in known:
+                raise ConfigError(
+                    f"block {i} is {name!r}, which the space does not have",
+                    hint=f"operators {', '.join(self.ops)}; widths {', '.join(map(str, self.channels))}",
+                )
+        return self.build([known[name] for name in blocks])
+
     def random(self, rng: np.random.Generator) -> Architecture:
         """One architecture, uniformly over the distinct ones."""
         options = self.options

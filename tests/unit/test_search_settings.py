@@ -84,6 +84,7 @@ def write(folder: Path, method: str = "edgenas", more: str = "") -> Path:
         ({"hwdarts": HwDartsConfig(steps=3)}, "hwdarts.steps", {"hwdarts"}),
         ({"proxies": ProxyConfig(names=("macs",))}, "proxies.names", {"random", "evolution"}),
         ({"population": 5}, "population", {"evolution"}),
+        ({"given": ("skip",)}, "given", {"given"}),
     ],
 )
 def test_setting_that_the_method_does_not_read_is_refused(
