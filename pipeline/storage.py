@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +34,13 @@ class Rhythm:
     def written(self) -> None:
         self._wait_s = min(2 * self._wait_s, self._every_s)
         self._last = time.monotonic()
+
+
+# What torch.load raises for bytes that are no checkpoint: which of them depends on where it stumbles.
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, pickle.PickleError,
+    struct.error,
+)  # fmt: skip
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +16,7 @@ from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
 from pipeline.space.budgets import Budgets
-from pipeline.storage import Rhythm, write_bytes
+from pipeline.storage import UNREADABLE, Rhythm, write_bytes
 
 _FORMAT = 2
 
@@ -95,7 +94,7 @@ class Checkpoint:
             return None
         try:
             stored = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+        except UNREADABLE:
             return None
         if not isinstance(stored, dict) or "state" not in stored:
             return None

@@ -9,7 +9,6 @@ is centred on them, the shared weights are tuned, the candidates scored, and the
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -31,6 +30,7 @@ from pipeline.search.result import SearchResult
 from pipeline.search.selection import Selection, capacity_bonus, explain_failure, first_round
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
+from pipeline.storage import UNREADABLE
 
 METHOD = "edge stage"
 # Random streams (see Task.rng).
@@ -62,7 +62,7 @@ class Cloud:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise ConfigError(f"the cloud's checkpoint {path} is missing", hint=again) from error
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        except UNREADABLE as error:
             why = (str(error) or "it ends too soon").splitlines()[0].split(". ")[0]
             raise ConfigError(f"the cloud's checkpoint {path} is damaged: {why}", hint=again) from error
         state = stored.get("state") if isinstance(stored, dict) else None

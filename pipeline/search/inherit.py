@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -14,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.search.candidates import ExactPath
 from pipeline.search.supernet import Affine, SuperBlock, Supernet
 from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
-from pipeline.storage import write_bytes
+from pipeline.storage import UNREADABLE, write_bytes
 
 # `weight`, and `scale` and `shift` of its normalization or a `bias`.
 LayerWeights: TypeAlias = dict[str, Tensor]
@@ -76,7 +75,7 @@ def load_weights(path: Path) -> list[LayerWeights]:
     """What `save_weights` wrote; raises ConfigError for a missing or damaged file."""
     try:
         weights: list[LayerWeights] = torch.load(path, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise ConfigError(
             f"{path} cannot be read: {error}", hint="delete that file; its stage runs again"
         ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
-from pipeline.storage import write_bytes
+from pipeline.storage import UNREADABLE, write_bytes
 from pipeline.train.config import INCIDENTAL
 
 _FORMAT = 3
@@ -46,7 +45,7 @@ def read_state(file: Path) -> dict[str, Any]:
     hint = f"delete {file} to train afresh"
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"the checkpoint {file} cannot be read: {error}", hint=hint) from error
     if not isinstance(state, dict) or "identity" not in state:
         raise ConfigError(f"{file} is not a training checkpoint", hint=hint)

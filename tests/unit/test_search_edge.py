@@ -19,11 +19,12 @@ from pipeline.search import SearchConfig, search
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import AdaptConfig, Spending
 from pipeline.search.candidates import Judge
+from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.costs import build_tables
 from pipeline.search.edge import Adapted, Cloud, EdgeStage
 from pipeline.search.edgepool import repaired
 from pipeline.search.effort import edgenas_passes
-from pipeline.search.inherit import inherited
+from pipeline.search.inherit import inherited, load_weights
 from pipeline.search.methods import Task
 from pipeline.search.result import Candidate
 from pipeline.search.sharingconfig import SharingConfig
@@ -32,6 +33,7 @@ from pipeline.search.targets import one_board
 from pipeline.space.architecture import lower, parameters
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
+from pipeline.train.checkpoint import read_state
 from pipeline.train.inherit import inherit
 from pipeline.train.network import QatNetwork
 
@@ -263,6 +265,22 @@ def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path)
     search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, replace(TINY, method="random"), seed=1, checkpoint=foreign)
     with pytest.raises(ConfigError, match="not the checkpoint of an EdgeNAS search"):
         cloud_of(foreign)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"torn", b"\x80\x02", b"(lp0", b"PK\x03\x04" + bytes(40), b"\xff" * 9]
+)
+def test_bytes_that_are_no_checkpoint_end_with_a_message(tmp_path: Path, content: bytes) -> None:
+    """torch stumbles over them in half a dozen ways."""
+    file = tmp_path / "some.pt"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="is damaged"):
+        cloud_of(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_weights(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_state(file)
+    assert Checkpoint(file, {}, 1.0).load() is None  # a search begins anew
 
 
 def test_another_space_and_other_data_are_refused(finished: Path) -> None:
