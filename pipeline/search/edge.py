@@ -235,9 +235,13 @@ class EdgeStage:
             train_path(
                 own, path, task.data, steps=spending.contest_steps, batch_size=task.config.batch_size,
                 lr=adapt.learning_rate, rng=task.rng(_CONTEST), on_step=on_step, rate_name=_RATE,
+                checkpoint=training(path),
             )  # fmt: skip
             learnt[path] = inherited(own, path)
             return validation.accuracy(own, path, _RATE)
+
+        def training(path: ExactPath) -> Checkpoint:
+            return self.checkpoint.of_training(str(path))
 
         def done(path: ExactPath, accuracy: float) -> None:
             proxied[path] = accuracy
@@ -245,6 +249,7 @@ class EdgeStage:
             if self._leader() == path:
                 self.best = weights
             self._save()
+            training(path).discard()
 
         train_all(
             waiting, train, task.config, task.device,

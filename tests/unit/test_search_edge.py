@@ -155,11 +155,12 @@ def test_an_interrupted_adaptation_goes_on_exactly(finished: Path, tmp_path: Pat
     later: list[Any] = []
     outcome = go(later.append)
     assert same(outcome, adapted(finished))
-    # only the step under way is done again, or one contestant's training
+    # only the step under way is done again
     spending = outcome.spending
     total = spending.steps + OPTIONS.candidates + OPTIONS.contestants * spending.contest_steps
     assert later[-1]["done"] == total
-    assert len(later) <= total - stop_at + spending.contest_steps + OPTIONS.candidates
+    assert len(later) <= total - stop_at + 1 + OPTIONS.candidates
+    assert [path.name for path in tmp_path.iterdir()] == ["edge.pt"]
 
 
 def test_a_checkpoint_of_another_adaptation_is_refused(finished: Path, tmp_path: Path) -> None:
