@@ -112,9 +112,10 @@ def _cells(
     checkpoint: Path | None,
     on_step: OnStep | None,
 ) -> Iterator[Any]:
-    """A search of cells, with the threads that `config` asks for while it is worked on."""
+    """A search of cells, with the threads and the precision that `config` asks for while it is worked on."""
     import torch
 
+    from pipeline.search import device
     from pipeline.search.cell_baselines import CellEvolution, CellRandom
     from pipeline.search.cell_hypersearch import CellHyperSearch
 
@@ -124,7 +125,12 @@ def _cells(
     torch.set_num_threads(config.torch_threads)
     try:
         methods = {"hypernetwork": CellHyperSearch, "random": CellRandom, "evolution": CellEvolution}
-        yield methods[config.method](space, data, tuple(targets), config, seed, checkpoint, on_step)
+        where = device.choose(config.device)
+        resident = device.resident(data, where)
+        with device.precision(where, config.mixed_precision):
+            yield methods[config.method](
+                space, resident, tuple(targets), config, seed, checkpoint, on_step, where
+            )
     finally:
         torch.set_num_threads(threads)
 

@@ -35,7 +35,7 @@ class CellBaseline(CellSearch):
     def accuracy(self, path: EdgePath) -> float:
         """On the validation split; trained at most once."""
         if path not in self.own:
-            steps, fresh = self.config.proxy_steps, CellSupernet(self.space, self.seed)
+            steps, fresh = self.config.proxy_steps, CellSupernet(self.space, self.seed).to(self.device)
             before, total = len(self.asked) * steps, self.wanted * steps
             self.own[path] = self._alone(fresh, path, steps, before, total)
             self._save()

@@ -26,7 +26,7 @@ from pipeline.search.hyperloss import regularizer
 from pipeline.search.request import not_trained
 from pipeline.search.result import SearchResult
 from pipeline.search.targets import Target, cell_features
-from pipeline.search.trainer import cosine, diverged, draw_batch, weight_optimizer
+from pipeline.search.trainer import cosine, diverged, draw_batch, gradient_norm, weight_optimizer
 
 # Random streams: of a step, and of conditions: this, and those after it for further draws of a step.
 _STEP, _CONDITION = 200, 220
@@ -34,14 +34,14 @@ _PARTS = ("net", "relaxation", "weights", "architecture")
 
 
 class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
-    """One search on the CPU; either `run` or `ask` is called, once."""
+    """One search on one device; either `run` or `ask` is called, once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         config, hyper = self.config, self.config.hyper
         first = self._served(self.targets[0], self.judge.tables)
         self.boards = [first, *map(self.serve, self.targets[1:])]
-        self.net = CellSupernet(self.space, self.seed)
+        self.net = CellSupernet(self.space, self.seed).to(self.device)
         self.relaxation = ConditionedCells(
             [board.judge.tables for board in self.boards],
             [board.ranges for board in self.boards],
@@ -92,9 +92,9 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         t = hyper.temperature_start + (hyper.temperature_end - hyper.temperature_start) * done
         condition = self.condition()
         relaxation.ask(condition)
-        gamma = relaxation.gamma(t, rng)
+        gamma = relaxation.gamma(t, rng).to(self.device)
         x, y = draw_batch(self.data.x_train, self.data.y_train, config.batch_size, rng)
-        task_loss = F.cross_entropy(self.net(x, gamma), y)
+        task_loss = F.cross_entropy(self.net(x, gamma).float(), y).cpu()  # what is relaxed stays on the CPU
         expected, entropy = relaxation.expected(), relaxation.entropy()
         asked_for = self._regularizer(condition, t)
         for draw in range(1, hyper.conditions):
@@ -111,7 +111,7 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         self.architecture.zero_grad(set_to_none=True)
         loss.backward()
         clip(self.net, gamma, x)
-        norm = torch.nn.utils.clip_grad_norm_(relaxation.parameters(), float("inf"))  # only the norm
+        norm = gradient_norm(relaxation.parameters())
         if not torch.isfinite(norm):
             what = f"the norm of the hypernetwork's gradient is {norm.item()}"
             # it comes through the net: its weights may have grown too large without a value that is not finite

@@ -29,7 +29,7 @@ SAMPLES, OWN = 201, 202
 
 @dataclass(eq=False)
 class CellSearch(ABC):
-    """One search on the CPU; `run` is called once.
+    """One search on one device; `run` is called once.
 
     `targets` are the run's board, whose budgets hold here, and further ones, for a search that serves several.
     """
@@ -41,6 +41,7 @@ class CellSearch(ABC):
     seed: int
     checkpoint: Path | None
     on_step: Callable[[dict[str, Any]], None] | None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     history: list[dict[str, float]] = field(default_factory=list)
     shared: dict[EdgePath, float] = field(default_factory=dict)
     own: dict[EdgePath, float] = field(default_factory=dict)

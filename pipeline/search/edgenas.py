@@ -31,7 +31,15 @@ from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.sandwich import sandwich
 from pipeline.search.selection import Selection, capacity_bonus, own_accuracy
 from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, cosine, diverged, draw_batch, shared_step, weight_optimizer
+from pipeline.search.trainer import (
+    Validation,
+    cosine,
+    diverged,
+    draw_batch,
+    gradient_norm,
+    shared_step,
+    weight_optimizer,
+)
 
 # Random streams (see Task.rng); search/progressive.py has others.
 _WEIGHTS, _ARCHITECTURE, _STARTS, _MUTATION, _PROXY = range(5)
@@ -179,8 +187,7 @@ class EdgeNas:
         `images`, or the choices and `rate`, the setting of their learning rate.
         """
         loss.backward()
-        parameters = [p for group in self.architecture.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf"))  # only the norm
+        norm = gradient_norm(p for group in self.architecture.param_groups for p in group["params"])
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.architecture.step()
             return

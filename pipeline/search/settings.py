@@ -40,7 +40,6 @@ _BLOCKS = 'leave it out, or take [space] kind = "blocks"'
 _PATHS = "whose steps train all operators of an edge together"
 # Field of SearchConfig, or a key in one, that no method reads in a space of cells: why, and what to do.
 _NOT_IN_CELLS = {
-    "device": ("which are searched on the CPU", "device = 'cpu' or 'auto'; training has a device of its own"),
     "workers": ("whose contests run one after the other", "leave it out: threads serve one training"),
     "proxies": ("which no proxy chooses from", _BLOCKS),
     "selection": ("which are ranked by shared weights alone", _BLOCKS),
@@ -48,7 +47,6 @@ _NOT_IN_CELLS = {
     "ablation": ("which EdgeNAS does not search", _BLOCKS),
     "latency": ("which have no latency predictor", "latency = 'lut'"),
 }
-_HARMLESS = {"device": ("auto", "cpu")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def refused_for_cells(config: SearchConfig) -> Refusal | None:
         )
     for key, (why, hint) in _NOT_IN_CELLS.items():
         value = _value(config, key)
-        if value != _value(SearchConfig(), key) and value not in _HARMLESS.get(key, ()):
+        if value != _value(SearchConfig(), key):
             told = f"is {value!r}" if isinstance(value, str | int | float) else "is set"
             return Refusal(key, f"{told}, which means nothing in spaces of cells, {why}", hint)
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -125,6 +125,12 @@ def diverged(
         f"the search diverged: {what}; first in {where}",
         hint=f"lower {rate}; the last good checkpoint is kept",
     )
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Of all gradients together; 0 where there are none."""
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
 
 
 def cosine(lr: float, done: int, total: int) -> float:

@@ -17,25 +17,33 @@ from pipeline.search.proxies import PROXIES
 from pipeline.search.proxyconfig import ProxyConfig
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.space import Budgets
+from pipeline.space.cells import CellSpace
+from pipeline.space.search_space import SearchSpace
 
 EVERY_PROXY = ProxyConfig(names=tuple(PROXIES), pool=2)
 
 
+CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
+
+
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("space", "method", "settings"),
     [
-        ("edgenas", {}),
-        ("edgenas", {"gradient": "straight-through"}),
-        ("edgenas", {"sharing": SharingConfig(sandwich=1)}),
-        ("random", {"proxies": EVERY_PROXY}),
-        ("evolution", {}),
-        ("mobilenetv2", {}),
-        ("hwdarts", {}),
-        ("hypernetwork", {"hyper": HyperConfig(hidden=8, family=2)}),
+        (SMALL, "edgenas", {}),
+        (SMALL, "edgenas", {"gradient": "straight-through"}),
+        (SMALL, "edgenas", {"sharing": SharingConfig(sandwich=1)}),
+        (SMALL, "random", {"proxies": EVERY_PROXY}),
+        (SMALL, "evolution", {}),
+        (SMALL, "mobilenetv2", {}),
+        (SMALL, "hwdarts", {}),
+        (SMALL, "hypernetwork", {"hyper": HyperConfig(hidden=8, family=2)}),
+        (CELLS, "random", {}),
+        (CELLS, "evolution", {}),
+        (CELLS, "hypernetwork", {"hyper": HyperConfig(hidden=8, family=2)}),
     ],
 )
 def test_no_tensor_is_left_on_the_host(
-    method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    space: SearchSpace | CellSpace, method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def resident(data: Any, where: torch.device) -> _Resident:
         """As for a GPU."""
@@ -45,7 +53,7 @@ def test_no_tensor_is_left_on_the_host(
     monkeypatch.setattr(device, "resident", resident)
     with Placed() as mode:
         watch_arrays_and_parameters(mode, monkeypatch)
-        found = search(SMALL, DATA, MacCost(), Budgets(), replace(TINY, method=method, **settings), seed=0)
+        found = search(space, DATA, MacCost(), Budgets(), replace(TINY, method=method, **settings), seed=0)
     assert found.feasible
     assert len(mode.kept) > 1000
     assert not mode.mixed, set(mode.mixed)
