@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline.search import SearchConfig, SearchResult, Target
+from pipeline.search import SearchConfig, SearchResult, Target, names
 from pipeline.search.costs import exact_cost, working_set_bytes
 from pipeline.space import Cost, OpGraph, OpSpec
 from pipeline.space.search_space import SearchSpace
@@ -42,6 +42,8 @@ TINY = SearchConfig(
     warmup_steps=4, steps=6, batch_size=16, validation_batch_size=16, paths=2, candidates=8,
     ranking_images=40, semifinalists=3, semifinal_steps=2, finalists=2, proxy_steps=3, threads=1,
 )  # fmt: skip
+
+SEARCHES = [name for name in names() if name != "given"]  # which needs an architecture in the settings
 
 
 def images(seed: int = 0, shape=(8, 8, 1), classes: int = 4) -> SimpleNamespace:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search_standins import DATA, SMALL, TINY, MacCost
+from search_standins import DATA, SEARCHES, SMALL, TINY, MacCost
 
 from pipeline.adapt import EdgeRun, Options
 from pipeline.assets import asset_dir
@@ -27,7 +27,6 @@ from pipeline.report.verdict import budget_checks
 from pipeline.runfile import load_runfile
 from pipeline.search import search
 from pipeline.search.energy import unknown_current, with_energy
-from pipeline.search.methods import names
 from pipeline.single import open_model
 from pipeline.space import Budgets, Cost, OpGraph
 from pipeline.space.architecture import lower, parameters
@@ -176,7 +175,7 @@ def energies() -> list[float]:
     return sorted(MacCost().evaluate(graph, 0).energy_mj or 0.0 for graph in graphs)
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", SEARCHES)
 def test_no_method_breaks_it(method: str) -> None:
     limit = energies()[25]
     budgets = Budgets(latency_ms=1e3, energy_mj=limit)

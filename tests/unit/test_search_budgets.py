@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from search_standins import DATA, SMALL, TINY, MacCost
+from search_standins import DATA, SEARCHES, SMALL, TINY, MacCost
 
-from pipeline.search import names, search
+from pipeline.search import search
 from pipeline.search.candidates import UNITS
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.settings import read_by
@@ -45,7 +45,7 @@ def test_no_run_breaks_a_budget_and_failures_name_the_tightest(everything):
     met = 0
     for number in range(RUNS):
         rng = np.random.default_rng([number, 0xB0D])
-        budgets, method = random_budgets(rng, everything), names()[number % len(names())]
+        budgets, method = random_budgets(rng, everything), SEARCHES[number % len(SEARCHES)]
         result = search(SMALL, DATA, MacCost(), budgets, read_by(QUICK, method), seed=number)
         possible = any(not budgets.violations(c) for c in everything)
         case = f"run {number}, {method}, {budgets}: {result.reason}"

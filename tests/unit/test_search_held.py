@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from search_standins import SEARCHES
 
 from pipeline import stages
 from pipeline.boards import load_board
 from pipeline.latency.lut import Lut
 from pipeline.progress import Reporter
 from pipeline.run import Run
-from pipeline.search import Request, names
+from pipeline.search import Request
 from pipeline.stages import search_target
 from pipeline.sweep.open import open_sweep
 
@@ -109,7 +110,7 @@ def assert_held(run: Run, deadline_ms: float) -> None:
         assert candidate.cost.latency_ms * SLOWDOWN <= deadline_ms
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", SEARCHES)
 def test_a_search_of_blocks_keeps_the_held_deadline(method: str, tmp_path: Path) -> None:
     deadline_ms = generous(tmp_path, method)
     assert_held(opened(tmp_path, method, deadline_ms), deadline_ms)

@@ -11,14 +11,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from search_standins import DATA, SMALL, TINY, MacCost
+from search_standins import DATA, SEARCHES, SMALL, TINY, MacCost
 
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError, DataError, LutError
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.profiler.profile import lut_path
-from pipeline.search import SearchResult, edgenas, names, search
+from pipeline.search import SearchResult, edgenas, search
 from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.settings import CELL_METHODS
@@ -30,7 +30,7 @@ CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", SEARCHES)
 def test_budgets_hold_for_random_budgets(seed, method):
     rng = np.random.default_rng(seed)
     cost = MacCost()
@@ -87,7 +87,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize(
-    "method, gradient", [("edgenas", "straight-through"), *((name, "score") for name in names())]
+    "method, gradient", [("edgenas", "straight-through"), *((name, "score") for name in SEARCHES)]
 )
 def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
     config = replace(TINY, method=method, gradient=gradient, checkpoint_seconds=1e-9)
@@ -229,7 +229,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
         replace(TINY, device="gpu")
 
 
-LONG = [*((SMALL, name) for name in names()), *((CELLS, name) for name in CELL_METHODS)]
+LONG = [*((SMALL, name) for name in SEARCHES), *((CELLS, name) for name in CELL_METHODS)]
 
 
 @pytest.mark.parametrize(("space", "method"), LONG)

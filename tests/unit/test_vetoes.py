@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from search_standins import DATA, SMALL, TINY, MacCost
+from search_standins import DATA, SEARCHES, SMALL, TINY, MacCost
 
 from pipeline.errors import ConfigError
 from pipeline.runfile import load_runfile
-from pipeline.search import names, search
+from pipeline.search import search
 from pipeline.search.candidates import way_out
 from pipeline.search.settings import CELL_METHODS
 from pipeline.space import Cost, OpGraph, lower
@@ -34,7 +34,7 @@ class Picky(MacCost):
         return replace(MacCost.evaluate(self, graph, parameters), vetoed=vetoed)
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", SEARCHES)
 @pytest.mark.parametrize(
     "vetoes", [Vetoes(operators=("mul",)), Vetoes(weights_bytes=260), Vetoes(channel_multiple=16)]
 )
