@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,7 @@ class Task:
 
 Method = Callable[[Task], SearchResult]
 _METHODS: dict[str, Method] = {}
+_MODULES = ("edgenas", "evolution", "given", "hwdarts", "hypersearch", "mobilenet", "random_search")
 
 
 def register(name: str) -> Callable[[Method], Method]:
@@ -115,4 +117,5 @@ def names() -> list[str]:
 
 def _load() -> None:
     """Import the modules that register methods; late, because they need torch."""
-    from pipeline.search import edgenas, evolution, given, hwdarts, hypersearch, mobilenet, random_search  # noqa: F401
+    for module in _MODULES:
+        importlib.import_module(f"pipeline.search.{module}")

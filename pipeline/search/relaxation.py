@@ -111,7 +111,7 @@ class Relaxation(nn.Module):
         """The cost of the most probable choices, with the gradient of `expected`.
 
         While the distribution is undecided its expectation is far above the cost of its most probable choices (all
-        45 choices of a block count): held against a limit it would push the answer far below.
+        41 choices of a block count): held against a limit it would push the answer far below.
         """
         with torch.no_grad():
             ops = F.one_hot(self.ops.argmax(-1), self.ops.shape[1]).to(self.ops.dtype)
