@@ -83,10 +83,8 @@ def drawn(judge: Judge, count: int, seed: int) -> list[ExactPath]:
 def reference(args: argparse.Namespace, space: SearchSpace, data: SimpleNamespace, paths: list[ExactPath],
               seed: int) -> list[float | None]:  # fmt: skip
     """Accuracy of each path after a training from scratch, in `--folder`; None where `--part` leaves it out."""
-    file = (
-        args.folder
-        / f"own-{args.draw_seed}-{args.architectures}-{seed}-{args.reference_steps}-{args.batch}.json"
-    )
+    options = (args.draw_seed, args.architectures, seed, args.reference_steps, args.reference_batch)
+    file = args.folder / f"own-{'-'.join(map(str, options))}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     validation = Validation.of(data, len(data.x_val), 0)
     for path in paths[::2] + paths[1::2]:  # of all sizes, should it be ended early
@@ -94,7 +92,7 @@ def reference(args: argparse.Namespace, space: SearchSpace, data: SimpleNamespac
             started = time.process_time()
             net = Supernet(space, 1000 + seed)
             train_path(
-                net, path, data, steps=args.reference_steps, batch_size=args.batch, lr=args.lr,
+                net, path, data, steps=args.reference_steps, batch_size=args.reference_batch, lr=args.lr,
                 rng=np.random.default_rng([seed, _LONG]), on_step=lambda _: None,
             )  # fmt: skip
             known[key] = validation.accuracy(net, path)
@@ -133,6 +131,7 @@ def main() -> None:
     parser.add_argument("--draw-seed", type=int, default=0)
     parser.add_argument("--reference", type=int, nargs="*", default=[0])
     parser.add_argument("--reference-steps", type=int, default=400)
+    parser.add_argument("--reference-batch", type=int, default=32)
     parser.add_argument("--kernels", choices=("shared", "own"), default="shared")
     parser.add_argument("--paths-from", choices=("fair", "uniform"), default="fair")
     parser.add_argument("--steps", type=int, default=5000)

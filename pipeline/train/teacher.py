@@ -39,16 +39,24 @@ _OWN = (
 
 
 class Teacher:
-    """Trained networks; `val_accuracies` (0..1) are theirs on the validation split."""
+    """Trained networks; `val_accuracies` (0..1) are theirs on the validation split.
 
-    def __init__(self, members: Sequence[nn.Module], val_accuracies: Sequence[float]) -> None:
+    mixed: they run in bfloat16, also where the student does not: an opinion need not be exact.
+    """
+
+    def __init__(
+        self, members: Sequence[nn.Module], val_accuracies: Sequence[float], *, mixed: bool = False
+    ) -> None:
         self.members = [member.eval() for member in members]
         self.val_accuracies = tuple(val_accuracies)
+        self.mixed = mixed
 
     @torch.no_grad()
     def probabilities(self, x: Tensor, temperature: float) -> Tensor:
         """Mean over the members of softmax(logits / temperature), (n, classes)."""
-        parts = [F.softmax(member(x).float() / temperature, 1) for member in self.members]
+        with precision(x.device, self.mixed):
+            logits = [member(x).float() for member in self.members]
+        parts = [F.softmax(z / temperature, 1) for z in logits]
         return torch.stack(parts).mean(0)
 
 
@@ -91,7 +99,8 @@ def obtain_teacher(
     """
     options = config.teacher
     if options.files:
-        return Teacher(*zip(*(_reuse(Path(name), data, device) for name in options.files), strict=True))
+        used = (_reuse(Path(name), data, device) for name in options.files)
+        return Teacher(*zip(*used, strict=True), mixed=config.mixed_precision)
     description: dict[str, Any] = {"kind": options.architecture}
     if options.architecture == "wide":
         description["architecture"] = widened(architecture, options.width).to_json()
@@ -101,7 +110,7 @@ def obtain_teacher(
     for member in range(options.members):
         training = _Training(description, data, config, device, seed + _SEED_STEP * (member + 1), folder)
         trained.append(training.run(on_step))
-    return Teacher(*zip(*trained, strict=True))
+    return Teacher(*zip(*trained, strict=True), mixed=config.mixed_precision)
 
 
 def files_digest(names: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from pipeline.train.batches import Batches, to_input
 from pipeline.train.device import precision
 from pipeline.train.layers import Weighted
 from pipeline.train.network import QatNetwork
-from pipeline.train.teacher import Teacher, distillation_loss, widened
+from pipeline.train.teacher import Teacher, distillation_loss, obtain_teacher, widened
 from pipeline.train.teacherconfig import TeacherConfig
 
 TAUGHT = replace(
@@ -90,6 +90,22 @@ def test_teachers_are_averaged_as_probabilities() -> None:
     assert torch.allclose(teacher.probabilities(x, 2.0), expected)
     wide = widened(ARCHITECTURE, 2.0)
     assert [b.channels for b in wide.blocks] == [16, 32, 32] and wide.stem_channels == 16
+
+
+def test_a_teacher_of_a_mixed_training_is_asked_in_bfloat16(tmp_path: Path) -> None:
+    dtypes = set()
+    for mixed in (False, True):
+        config = replace(TAUGHT, mixed_precision=mixed, teacher=replace(TAUGHT.teacher, epochs=1))
+        teacher = obtain_teacher(
+            ARCHITECTURE, data_set(), config, torch.device("cpu"), seed=1, folder=tmp_path
+        )
+        hook = torch.nn.modules.module.register_module_forward_hook(lambda m, i, y: dtypes.add(y.dtype))
+        with hook:
+            dtypes.clear()
+            opinion = teacher.probabilities(torch.rand(4, 1, 12, 12), 2.0)
+        assert (torch.bfloat16 in dtypes) == mixed
+        assert opinion.dtype == torch.float32
+        assert torch.allclose(opinion.sum(1), torch.ones(4))
 
 
 def test_a_wide_teacher_of_cells_has_wider_cells() -> None:
