@@ -22,16 +22,22 @@ class Bar:
         self._name, self._total, self._progress, self._quiet = name, total, progress, quiet
         self._task = progress.add_task(name, total=total, text="") if progress else None
         self._started = self._last = time.monotonic()
+        self._first: int | None = None  # what was done when `_started` was taken
+        self._done = 0
 
     def update(self, done: int, text: str = "", total: int | None = None) -> None:
-        self._total = total or self._total
+        """`total`: where it has changed. A resumed job starts above 0; one that falls back has begun a new phase."""
+        phase = done < self._done or (total or self._total) != self._total
+        self._done, self._total = done, total or self._total
+        if self._first is None or phase:  # the pace is that of this phase, by this process
+            self._first, self._started = done, time.monotonic()
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=self._total, text=text)
         elif not self._quiet and time.monotonic() - self._last > _PLAIN_EVERY_S:
             self._last = time.monotonic()
             line = f"  {self._name}: {done}/{self._total} {text}"
-            if done:
-                left = (self._last - self._started) * (self._total - done) / done
+            if done > self._first:
+                left = (self._last - self._started) * (self._total - done) / (done - self._first)
                 line += f", about {_duration(left)} left"
             print(line, file=sys.stderr, flush=True)
 
