@@ -17,6 +17,9 @@ from pipeline.storage import remedy
 
 _REQUIRED: Any = object()
 MOST_INTEGER = 2**63 - 1  # TOML's integers have 64 bits
+# Of learning rates and weight decays: torch's optimizers hold what they make of them in float32, which ends at 3.4e38.
+MOST_RATE = 3e37
+MOST_THREADS = 1024  # torch refuses numbers that it cannot hold with an error of its own
 
 
 class Table:
@@ -187,6 +190,13 @@ class Table:
         for one in value or ():
             self._refuse_endless(key, one)
         return value if value is None else tuple(value)
+
+
+def check_at_most(most: float, values: Mapping[str, float]) -> None:
+    """Raises ConfigError for the first of `values`, by the names of their keys, that is above `most`."""
+    for name, value in values.items():
+        if not value <= most:
+            raise ConfigError(f"{name} = {value:g} is too large", hint=f"at most {most:g}")
 
 
 def fill(table: Table, config: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
 from pipeline.search.effort import TRAINING, edgenas_passes
+from pipeline.tomltable import MOST_RATE, check_at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class AdaptConfig:
             raise ConfigError(f"adapt.focus = {self.focus} must be at least 0 and below 1")
         if not self.learning_rate > 0:
             raise ConfigError(f"adapt.learning_rate = {self.learning_rate} must be positive")
+        check_at_most(MOST_RATE, {"adapt.learning_rate": self.learning_rate})
 
 
 @dataclass(frozen=True, slots=True)

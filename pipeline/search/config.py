@@ -17,6 +17,7 @@ from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.proxyconfig import ProxyConfig
 from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
+from pipeline.tomltable import MOST_RATE, MOST_THREADS, check_at_most
 
 # Settings that change at most the last bits, when something is written, or what comes after the search.
 WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device", "exits")
@@ -123,6 +124,9 @@ class SearchConfig:
             )
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise ConfigError(f"search.threads must be a whole number >= 1, not {self.threads!r}")
+        check_at_most(MOST_THREADS, {"search.threads": self.threads or 1})
+        rates = ("weight_lr", "architecture_lr")
+        check_at_most(MOST_RATE, {f"search.{name}": getattr(self, name) for name in rates})
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> SearchConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from pipeline.errors import ConfigError
+from pipeline.tomltable import MOST_RATE, check_at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,4 @@ class HyperConfig:
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if field.type == "float" and not (real and value > 0):
                 raise ConfigError(f"search.hyper.{field.name} must be a number > 0, not {value!r}")
+        check_at_most(MOST_RATE, {"search.hyper.lr": self.lr})

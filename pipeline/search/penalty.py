@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,10 @@ class Penalty:
         if not config.ablation.latency_penalty:
             limits.pop("latency_ms", None)
         # Counted in parts of the search: a short one has as much of the schedule as a long one.
-        growth = config.penalty_growth ** (_PART / max(1, config.steps))
+        try:
+            growth = config.penalty_growth ** (_PART / max(1, config.steps))
+        except OverflowError:
+            growth = math.inf  # the cap ends it
         initial = {n: config.mu if n == "latency_ms" else config.nu for n in limits}
         return cls(
             limits, growth, config.penalty_cap, config.ablation.adaptive, initial, dict.fromkeys(limits, 0.0)

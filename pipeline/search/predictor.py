@@ -65,7 +65,7 @@ def fit_predictor(
 
     Deterministic, on one torch thread: the network is too small for more. The last `config.held_out` of the
     models only state `errors`, the table's beside the predictor's. Raises ConfigError where there are too few
-    models.
+    models, and where the fit diverges.
     """
     index = np.asarray(paths, np.int64)
     observed = np.asarray(observed_ms, np.float64)
@@ -143,6 +143,8 @@ def _train(x: Singles, y: Floats, config: PredictorConfig, seed: int) -> Layers:
             F.mse_loss(net(inputs)[:, 0], wanted).backward()
             optimizer.step()
             schedule.step()
+    if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
+        raise ConfigError("the latency predictor's fit diverged", hint="lower search.predictor.lr")
     return tuple(
         (layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in (first, last)
     )

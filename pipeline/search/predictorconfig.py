@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.tomltable import MOST_RATE, check_at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,5 @@ class PredictorConfig:
             raise ConfigError(f"search.predictor.lr must be a number > 0, not {self.lr!r}")
         if not self.decay >= 0:
             raise ConfigError(f"search.predictor.decay must be a number >= 0, not {self.decay!r}")
+        rates = {"search.predictor.lr": self.lr, "search.predictor.decay": self.decay}
+        check_at_most(MOST_RATE, rates)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.data import DataSet
+from pipeline.errors import ConfigError
 from pipeline.train.config import TrainConfig
 
 _SHUFFLE, _AUGMENT, _CUT, _MIX, _PLAIN = 1, 2, 3, 4, 5  # separate random streams
@@ -28,7 +29,8 @@ def to_input(images: Tensor | NDArray[np.uint8]) -> Tensor:
 class Batches:
     """Training batches by step number; the last, incomplete batch of each epoch is left out.
 
-    `classes`: how many outputs the network has; `y` may lack some of them.
+    `classes`: how many outputs the network has; `y` may lack some of them. Raises ConfigError for a translation by
+    more than an image.
     """
 
     def __init__(
@@ -48,6 +50,11 @@ class Batches:
         self.size = min(config.batch_size, len(x))
         self.per_epoch = len(x) // self.size
         self.shift = config.shift
+        if self.shift >= max(x.shape[1:3]):
+            raise ConfigError(
+                f"train.shift = {self.shift} moves images of {x.shape[1]}x{x.shape[2]} pixels out of sight",
+                hint="at most a few pixels",
+            )
         self.mirror = mirror and config.mirror
         self.cutout = config.cutout
         self.mixup = config.mixup

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.tomltable import MOST_RATE, MOST_THREADS, check_at_most
 from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.quantconfig import QuantizationConfig
 from pipeline.train.teacherconfig import TeacherConfig
@@ -73,3 +74,6 @@ class TrainConfig:
             raise ConfigError(
                 f"train.device = '{self.device}' is not known", hint='"auto", "cpu", "cuda" or "cuda:1"'
             )
+        check_at_most(MOST_THREADS, {"train.threads": self.threads})
+        rates = ("learning_rate", "qat_learning_rate", "weight_decay")
+        check_at_most(MOST_RATE, {f"train.{name}": getattr(self, name) for name in rates})

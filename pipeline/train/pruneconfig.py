@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from pipeline.space.budgets import Budgets
+from pipeline.tomltable import MOST_RATE, check_at_most
 
 IMPORTANCE = ("taylor", "scale", "random")
 
@@ -56,6 +57,7 @@ class PruneConfig:
                 raise ConfigError(f"prune {name} = {getattr(self, name)} must be at least 1")
         if not self.learning_rate > 0:
             raise ConfigError(f"prune learning_rate = {self.learning_rate} must be positive")
+        check_at_most(MOST_RATE, {"prune learning_rate": self.learning_rate})
         if self.importance not in IMPORTANCE:
             raise ConfigError(
                 f"prune importance = '{self.importance}' is not known", hint=f"one of {', '.join(IMPORTANCE)}"

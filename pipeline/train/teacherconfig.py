@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.tomltable import MOST_RATE, check_at_most
 
 ARCHITECTURES = ("wide", "resnet")
+_WIDEST = 256.0  # times the student: beyond it are no teachers, but sizes that torch cannot count
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class TeacherConfig:
         for name in ("temperature", "width", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"teacher {name} = {getattr(self, name)} must be positive")
+        check_at_most(_WIDEST, {"teacher width": self.width})
+        for name in ("temperature", "learning_rate"):
+            check_at_most(MOST_RATE, {f"teacher {name}": getattr(self, name)})
         for name in ("depth", "members", "epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"teacher {name} = {getattr(self, name)} must be at least 1")

@@ -28,6 +28,7 @@ from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.relaxation import Relaxation
 from pipeline.space import Budgets
 from pipeline.space.search_space import SearchSpace
+from pipeline.tomltable import MOST_RATE
 
 TABLES = build_tables(SMALL, MacCost())
 JUDGE = Judge(TABLES, MacCost(), Budgets())
@@ -113,6 +114,13 @@ def test_stated_errors_are_those_of_the_held_out_models():
     changed = observed.copy()
     changed[0] *= 3.0
     assert fitted(changed, paths).digest != predictor.digest
+
+
+def test_a_fit_that_diverges_says_so():
+    paths = random_paths(SMALL, 40)
+    with pytest.raises(ConfigError, match="fit diverged") as error:
+        fitted(cached(paths), paths, replace(QUICK, lr=MOST_RATE))
+    assert "search.predictor.lr" in error.value.hint
 
 
 def test_too_few_models_are_refused():

@@ -175,6 +175,12 @@ def test_the_coefficients_growth_depends_on_the_part_of_the_search_that_broke_a_
     assert ends == pytest.approx([0.1 * 1.2**10] * 2)
 
 
+def test_a_growth_that_no_number_holds_ends_at_the_cap():
+    penalty = Penalty.start(Budgets(latency_ms=10.0), SearchConfig(steps=1, penalty_growth=1e4))
+    penalty.update(expected(11.0, 0.0))
+    assert penalty.coefficients["latency_ms"] == SearchConfig().penalty_cap
+
+
 def test_the_answer_has_its_own_cost_and_the_expectations_gradient():
     relaxation = Relaxation(build_tables(SMALL, MacCost()))
     relaxation.prefer([(0, 0)] * 3, 0.2)

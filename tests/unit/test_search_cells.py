@@ -141,7 +141,7 @@ def test_first_nonfinite_names_the_poisoned_layer(poisoned: str, where: str, gat
 def test_a_contest_whose_last_step_diverges_is_no_result() -> None:
     with pytest.raises(ConfigError, match="diverged"):
         search(
-            SPACE, DATA, COST, ANY, replace(CONFIG, method="random", proxy_steps=1, weight_lr=1e38), seed=5
+            SPACE, DATA, COST, ANY, replace(CONFIG, method="random", proxy_steps=1, weight_lr=3e37), seed=5
         )
 
 

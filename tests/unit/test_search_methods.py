@@ -25,6 +25,7 @@ from pipeline.search.settings import CELL_METHODS
 from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
+from pipeline.tomltable import MOST_RATE
 
 CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 
@@ -172,8 +173,9 @@ def test_a_contest_whose_last_step_diverges_is_no_result(method: str):
     [("edgenas", "architecture_lr"), ("hwdarts", "architecture_lr"), ("hypernetwork", "hyper.lr")],
 )
 def test_choices_that_diverge_are_told_from_weights(method, rate, gradient, tmp_path):
-    wild = {"hyper": HyperConfig(lr=1e38)} if rate == "hyper.lr" else {rate: 1e38}
+    wild = {"hyper": HyperConfig(lr=MOST_RATE)} if rate == "hyper.lr" else {rate: MOST_RATE}
     wild |= {"hwdarts": HwDartsConfig(lambdas=(0.1,))} if method == "hwdarts" else {}  # several steps of one
+    wild["temperature_end"] = 0.01
     config = replace(TINY, method=method, gradient=gradient, checkpoint_seconds=1e-9, **wild)
     path = tmp_path / "search.pt"
     with pytest.raises(ConfigError, match=r"diverged: .* first in what chooses among the operators") as error:

@@ -14,10 +14,16 @@ from test_train import ARCHITECTURE, CONFIG, data_set
 
 from pipeline.data.shift import ShiftConfig, shifted
 from pipeline.errors import ConfigError
-from pipeline.train import train_qat
+from pipeline.search.adaptconfig import AdaptConfig
+from pipeline.search.config import SearchConfig
+from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.predictorconfig import PredictorConfig
+from pipeline.tomltable import MOST_RATE
+from pipeline.train import TrainConfig, train_qat
 from pipeline.train.batches import Batches
 from pipeline.train.diagnosis import first_nonfinite
 from pipeline.train.network import QatNetwork
+from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.resnet import ResNet
 from pipeline.train.teacherconfig import TeacherConfig
 
@@ -47,6 +53,52 @@ def test_divergence_while_fine_tuning_is_an_error_with_its_layer() -> None:
     with pytest.raises(ConfigError, match=r"first in (stem|block\d/|head/)") as error:
         train_qat(ARCHITECTURE, data_set(), replace(CONFIG, qat_learning_rate=1e30), seed=1)
     assert "train.qat_learning_rate" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("made", "key"),
+    [
+        (TrainConfig, "learning_rate"),
+        (TrainConfig, "qat_learning_rate"),
+        (TrainConfig, "weight_decay"),
+        (PruneConfig, "learning_rate"),
+        (TeacherConfig, "learning_rate"),
+        (AdaptConfig, "learning_rate"),
+        (SearchConfig, "weight_lr"),
+        (SearchConfig, "architecture_lr"),
+        (HyperConfig, "lr"),
+        (PredictorConfig, "lr"),
+        (PredictorConfig, "decay"),
+    ],
+)
+def test_rates_that_torch_cannot_count_with_are_refused(made: Any, key: str) -> None:
+    """Beyond float32 its optimizers end with an error of their own."""
+    made(**{key: MOST_RATE})
+    for rate in (1e38, 1e300, float("inf")):
+        with pytest.raises(ConfigError, match=rf"{key} = \S+ is too large"):
+            made(**{key: rate})
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "weight_decay"])
+def test_the_largest_rates_end_training_with_its_layer(key: str) -> None:
+    with pytest.raises(ConfigError, match="training diverged"):
+        train_qat(ARCHITECTURE, data_set(), replace(CONFIG, **{key: MOST_RATE}), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shift": 10**12}, r"train\.shift = 1000000000000 moves images of 12x12 pixels out of sight"),
+        ({"threads": 2**40}, r"train\.threads = \S+ is too large"),
+        ({"teacher": {"temperature": 1e300}}, r"teacher temperature = 1e\+300 is too large"),
+        ({"teacher": {"width": 1e300}}, r"teacher width = 1e\+300 is too large"),
+    ],
+)
+def test_settings_that_torch_cannot_hold_are_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        if "teacher" in change:
+            change = {"teacher": replace(RESNET, **change["teacher"])}
+        train_qat(ARCHITECTURE, data_set(), replace(CONFIG, **change), seed=1)
 
 
 def test_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
