@@ -149,25 +149,23 @@ class Run(RunInputs):
     def _start_key(self) -> tuple[str, ...]:
         return ()
 
-    def export(self) -> dict[str, Any]:
-        """Training and export stages; writes model.tflite and training.json."""
-        architecture = chosen(self.search())
+    def _training_keys(self, architecture: Architecture) -> tuple[str, str]:
+        """Of the training alone, whose checkpoint serves any export of it, and of training and export together."""
         s = self.settings
         settings = {k: v for k, v in asdict(s.train).items() if k not in INCIDENTAL}
         key = fingerprint(
             __version__, self._data_key, architecture.to_json(), settings, s.seed, *self._start_key()
         )
-        whole = key
-        if self.data.front_end:
-            whole = fingerprint(key, asdict(self.data.front_end))
+        whole = fingerprint(key, asdict(self.data.front_end)) if self.data.front_end else key
         if architecture.exits or s.train.prune.active:  # what stays depends on more than the training
-            whole = fingerprint(
-                whole,
-                asdict(s.search.exits),
-                asdict(self.held_budgets),
-                self.lut.key,
-                *([asdict(self.cost.sound)] if self.cost.sound else []),
-            )
+            whole = fingerprint(whole, asdict(s.search.exits), asdict(self.held_budgets), self.cost.key)
+        return key, whole
+
+    def export(self) -> dict[str, Any]:
+        """Training and export stages; writes model.tflite and training.json."""
+        architecture = chosen(self.search())
+        s = self.settings
+        key, whole = self._training_keys(architecture)
         path = self.folder / "training.json"
 
         def work() -> str:

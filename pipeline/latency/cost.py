@@ -6,7 +6,7 @@ an upper bound too (`FlashModel.most_flash_bytes`), SRAM exact.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pipeline.boards import Board
 from pipeline.errors import LutError
@@ -16,6 +16,7 @@ from pipeline.latency.sound import SoundCost
 from pipeline.memory.flash import FlashModel, layers
 from pipeline.memory.overlay import overlay
 from pipeline.memory.planner import plan
+from pipeline.runstate import fingerprint
 from pipeline.space.budgets import Cost
 from pipeline.space.graph import OpGraph
 from pipeline.space.opspec import OpSpec
@@ -59,6 +60,14 @@ class CostModel:
         # of whole models, for a search that is guided by it; budgets are held against `evaluate` all the same
         self.predictor: LatencyPredictor | None = None
         self._op_ms: dict[tuple[OpSpec, bool], float] = {}
+
+    @property
+    def key(self) -> str:
+        """Changes with whatever changes a cost, for caches; not with the predictor, which costs nothing."""
+        return fingerprint(
+            self.lut.key, asdict(self.interval), asdict(self.vetoes),
+            asdict(self.sound) if self.sound else None, repr(self.board.running),
+        )  # fmt: skip
 
     def without_sound(self) -> CostModel:
         """Of the models themselves, which predictors are fitted to. Without a predictor."""

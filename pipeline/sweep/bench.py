@@ -60,8 +60,8 @@ class Bench:
     `data` has uint8 images and labels of three splits (x_train ... y_test). `judge_steps`: weight steps of the
     trainings from scratch by which winners are compared on the test split (0: none), `judge_seeds` of each. `train`:
     the full training of every winner in their place. With `search_images` searches see only so many of the training
-    images, the first ones; what compares the winners sees all. `cost_identity` changes with whatever changes `cost`,
-    `code` with the program.
+    images, the first ones; what compares the winners sees all. `cost_identity` says what `cost` is; it and `cost_key`
+    change with whatever changes a cost, `code` with the program.
     """
 
     space: SearchSpace | CellSpace
@@ -75,6 +75,7 @@ class Bench:
     search_images: int = 0
     train: TrainConfig | None = None
     latency_provenance: str = "modelled"
+    cost_key: str = ""
     code: str = field(default_factory=code_identity)
 
     def data_key(self) -> str:
@@ -94,7 +95,7 @@ class Bench:
         settings = {k: v for k, v in asdict(self.config_of(job, 1)).items() if k not in WITHOUT_EFFECT}
         train = {k: v for k, v in asdict(self.train).items() if k not in INCIDENTAL} if self.train else None
         return fingerprint(
-            self.code, data_key, self.cost_identity, self.space.to_json(), settings,
+            self.code, data_key, self.cost_identity, self.cost_key, self.space.to_json(), settings,
             asdict(self.budgets_of(job)), job.seed, self.judge_steps, self.judge_seeds,
             self.search_images, train,
         )  # fmt: skip

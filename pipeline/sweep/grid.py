@@ -59,6 +59,11 @@ def grid(methods: Sequence[str], seeds: Sequence[int], latencies_ms: Sequence[fl
     jobs = [Job(method, seed, latency) for seed in seeds for latency in latencies_ms for method in methods]
     if len(jobs) > _MOST:
         raise ConfigError(f"{len(jobs):,} searches are too many", hint=f"at most {_MOST:,} in one sweep")
+    if len({job.name for job in jobs}) < len(jobs):  # which their files are called by
+        raise ConfigError(
+            "two latency limits have the same first six digits",
+            hint="limits that are as near compare nothing",
+        )
     return jobs
 
 

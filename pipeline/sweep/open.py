@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
+from pipeline.robustness import RobustnessConfig
 from pipeline.runfile import RunFile
 from pipeline.search.settings import CELL_METHODS, check_settings, read_by
 from pipeline.space.budgets import Budgets
@@ -55,11 +56,19 @@ def open_sweep(
             "search.hyper.boards has no effect in a sweep, which compares searches for the run file's board alone",
             hint="leave it out; edgenas search trains for several boards",
         )
+    if train and settings.train.prune.active:
+        raise ConfigError(
+            "[train.prune] has no effect in a sweep: --train trains what each search found as it is",
+            hint="leave [train.prune] or --train out; edgenas run prunes",
+        )
     usable_folder(folder, "--out")
     arrays = stages.load_data(settings, data)
     for warning in arrays.warnings:
         reporter.warn(warning)
     space = settings.space.build(arrays.input_shape, arrays.classes)
+    if "given" in chosen:
+        assert isinstance(space, SearchSpace)  # no method of cells
+        space.named(settings.search.given)  # before anything is measured
     lut = stages.obtain_lut(settings.board, space.operators(), folder / "lut", reporter)
     sound = stages.obtain_sound(settings.board, arrays.front_end, folder / "lut", reporter)
     cost, guide = CostModel(settings.board, lut, settings.vetoes, sound), ""
@@ -76,11 +85,13 @@ def open_sweep(
         data=arrays,
         cost=cost,
         cost_identity=f"{settings.board.name}, table {lut.key} ({lut.provenance}){guide}",
-        budgets=settings.budgets,
+        # its memories as `edgenas search` counts with them; the conditions of [robustness] are in the limits
+        budgets=stages.search_target(cost, settings.budgets, RobustnessConfig()).budgets,
         config=settings.search,
         judge_steps=judge_steps,
         train=settings.train if train else None,
         latency_provenance=lut.provenance,
+        cost_key=cost.key,
     )
     return Sweep(bench, jobs, folder, reporter)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,15 @@ from search_standins import SEARCHES
 
 from pipeline import stages
 from pipeline.boards import load_board
+from pipeline.boards.power import Power
 from pipeline.latency.lut import Lut
 from pipeline.progress import Reporter
 from pipeline.run import Run
+from pipeline.runfile import RunFile
 from pipeline.search import Request
+from pipeline.space import Budgets
+from pipeline.space.search_space import SearchSpace
+from pipeline.space.vetoes import Vetoes
 from pipeline.stages import search_target
 from pipeline.sweep.open import open_sweep
 
@@ -152,3 +157,58 @@ def test_a_sweep_searches_for_the_lowered_deadlines(tmp_path: Path) -> None:
     free = opened(tmp_path, "random", 60.0, hold=False).settings
     sweep = open_sweep(free, tmp_path / "sweep", quiet, methods="random", seeds="0")
     assert [job.latency_ms for job in sweep.jobs] == [60.0]
+
+
+def test_a_sweep_searches_within_the_boards_memories(tmp_path: Path) -> None:
+    """As `edgenas search` does: a winner that its board cannot hold is none."""
+    run = opened(tmp_path, "random", 60.0, hold=False)
+    for given, says in (
+        (Budgets(latency_ms=60.0), run.held_budgets),
+        (Budgets(latency_ms=60.0, sram_bytes=2**30, flash_bytes=9000), replace(run.held_budgets, flash_bytes=9000)),
+    ):  # fmt: skip
+        settings = replace(run.settings, budgets=given)
+        sweep = open_sweep(settings, tmp_path / "sweep", Reporter(quiet=True), methods="random", seeds="0")
+        assert sweep.bench.budgets_of(sweep.jobs[0]) == says
+    assert run.held_budgets.sram_bytes == run.settings.board.memory.sram.bytes
+
+
+@pytest.mark.parametrize(
+    ("exits", "pruned"), [("", ""), ("exits = [0]", ""), ("", "[train.prune]\nfraction = 0.3\n")]
+)
+def test_what_stays_of_a_network_is_chosen_again_under_other_vetoes(
+    exits: str, pruned: str, tmp_path: Path
+) -> None:
+    """The search may find the same architecture; its exits or channels may not be what they may be now."""
+
+    def keys(vetoes: str) -> tuple[str, str]:
+        text = f"{exits}\n" if exits else ""
+        run = opened(tmp_path, "random", 60.0, hold=False, space=BLOCKS + text, more=MORE + pruned + vetoes)
+        space = run.space
+        assert isinstance(space, SearchSpace)
+        return run._training_keys(space.build([("dw3", 32), ("dw3", 16)]))
+
+    training, whole = keys("")
+    again, other = keys("[vetoes]\nchannel_multiple = 8\n")
+    assert training == again
+    assert (whole != other) == bool(exits or pruned)
+
+
+def test_a_sweeps_results_are_of_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is vetoed, what a table is calibrated to and what a board draws decide who wins."""
+
+    def key(settings: RunFile) -> str:
+        sweep = open_sweep(settings, tmp_path / "sweep", Reporter(quiet=True), methods="random", seeds="0")
+        return sweep._keys[sweep.jobs[0]]
+
+    settings = opened(tmp_path, "random", 60.0, hold=False).settings
+    power = Power(3.0, 40.0, settings.board.clock_hz, "a meter")
+    keys = [
+        key(settings),
+        key(replace(settings, vetoes=Vetoes(operators=("max_pool",)))),
+        key(replace(settings, board=replace(settings.board, power=power))),
+    ]
+    shipped = Lut.load(LUTS / "qemu-cortex-m4" / "edgenas")
+    other = replace(shipped, calibration=replace(shipped.interval, high=1.01 * shipped.interval.high))
+    monkeypatch.setattr(stages, "obtain_lut", lambda *_: other)
+    keys.append(key(settings))
+    assert len(set(keys)) == len(keys)

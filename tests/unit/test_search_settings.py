@@ -134,6 +134,12 @@ def test_sweep_refuses_what_none_of_its_searches_reads(tmp_path: Path) -> None:
     for methods, says in (("edgenas,random", "has no effect with"), ("hypernetwork", "no effect in a sweep")):
         with pytest.raises(ConfigError, match=rf"search\.hyper\.boards .*{says}"):
             open_sweep(load_runfile(file), tmp_path / "out", quiet, methods=methods, seeds="0")
+    file = write(tmp_path, "given", 'given = ["dw3-24", "dw5-16"]')
+    with pytest.raises(ConfigError, match="block 1 is 'dw5-16'"):
+        open_sweep(load_runfile(file), tmp_path / "out", quiet, methods="given,random", seeds="0")
+    file = write(tmp_path, more="[train.prune]\nfraction = 0.5")
+    with pytest.raises(ConfigError, match=r"\[train\.prune\] has no effect in a sweep"):
+        open_sweep(load_runfile(file), tmp_path / "out", quiet, methods="random", seeds="0", train=True)
     file = write(tmp_path, more='latency = "predictor"')
     with pytest.raises(ConfigError, match=r"search\.latency has no effect"):
         open_sweep(load_runfile(file), tmp_path / "out", quiet, methods="random,evolution", seeds="0")

@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -43,6 +44,13 @@ CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 ARRAYS = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
 BENCH = Bench(SMALL, ARRAYS, MacCost(), "stand-in", Budgets(), TINY, judge_steps=3)
 QUIET = Reporter(quiet=True)
+
+
+def keep(sweep: Sweep, entries: dict[Job, dict[str, Any]]) -> None:
+    """In the journal, as if the sweep had done them."""
+    sweep.folder.joinpath("results").mkdir(exist_ok=True)
+    for job, entry in entries.items():
+        sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
 
 
 def planned(job: Job) -> int:
@@ -76,6 +84,7 @@ def test_short_forms_of_the_command_line() -> None:
         (lambda text: numbers(text, "--latency-ms"), "nan", "nan"),
         (lambda text: numbers(text, "--latency-ms"), "inf", "inf"),
         (lambda text: grid(["a"] * 200, range(100), numbers(text, "--latency-ms")), "1", "20,000"),
+        (lambda text: grid(["a"], [0], numbers(text, "--latency-ms")), "20,20.0000001", "same first six"),
     ],
 )
 def test_what_has_no_meaning_is_named(read, text: str, named: str) -> None:
@@ -118,10 +127,7 @@ def test_cells_are_swept_at_equal_cost(tmp_path: Path) -> None:
     bench = replace(BENCH, space=CELLS, config=config)
     jobs = grid(CELL_METHODS, [0], [0.001, 2.0])
     sweep = Sweep(bench, jobs, tmp_path, QUIET)
-    for job in jobs:
-        entry = perform(bench, job, sweep._keys[job], tmp_path / "jobs" / job.name, 1)
-        sweep.folder.joinpath("results").mkdir(exist_ok=True)
-        sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
+    keep(sweep, {job: perform(bench, job, sweep._keys[job], tmp_path / "jobs" / job.name, 1) for job in jobs})
     document = summarize(sweep, "cells", "stand-in")
     assert [(p["method"], p["limit_ms"]) for p in document["points"]] == [(m, 2.0) for m in CELL_METHODS]
     assert all(p["latency_ms"] <= 2.0 and 0 < p["accuracy"] <= 1 for p in document["points"])
@@ -134,6 +140,23 @@ def test_cells_are_swept_at_equal_cost(tmp_path: Path) -> None:
     assert "cell 8/2" in page and "of the hypernetwork search as planned" in page
 
 
+def test_a_given_architecture_is_judged_beside_what_was_searched(tmp_path: Path) -> None:
+    config = replace(TINY, method="given", given=("ir2-8", "se4-16", "skip"))
+    jobs = grid(["given", "random"], [0], [0.001, 2.0])
+    bench = replace(BENCH, config=config)
+    sweep = Sweep(bench, jobs, tmp_path, QUIET)
+    keep(sweep, {job: perform(bench, job, sweep._keys[job], tmp_path / "jobs" / job.name, 1) for job in jobs})
+    document = summarize(sweep, "given", "stand-in")
+    assert [(p["method"], p["limit_ms"]) for p in document["points"]] == [("given", 2.0), ("random", 2.0)]
+    point = document["points"][0]
+    blocks = [block["op"] for block in point["architecture"]["blocks"]]
+    assert blocks == ["ir2", "se4", "skip"] and 0 < point["accuracy"] <= 1
+    assert document["effort"]["methods"]["given"]["passes"] == {"mean": 0, "min": 0, "max": 0}
+    assert "the given one needs latency" in document["failures"][0]["reason"]
+    assert "</html>" in render_sweep(json.loads(json.dumps(document)))
+    _print(document)
+
+
 def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     job = Job("random", 0, 2.0)
     Sweep(BENCH, [job], tmp_path, QUIET).run(1, 1)
@@ -143,6 +166,7 @@ def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
         {"budgets": Budgets(parameters=5000)},
         {"config": replace(TINY, proxy_steps=4)},
         {"cost_identity": "another table"},
+        {"cost_key": "other vetoes"},
         {"code": "another state of the program"},
         {"data": SimpleNamespace(**{**vars(ARRAYS), "y_test": ARRAYS.y_test[::-1]})},
     ]
@@ -341,8 +365,7 @@ def journal(sweep: Sweep, job: Job, latency_ms: float, accuracy: float) -> None:
         "job": asdict(job), "key": sweep._keys[job], "result": result, "accuracy": accuracy, "passes": 10,
         "cpu_seconds": 1.0, "seconds": 2.0, "threads": 1, "host": "h",
     }  # fmt: skip
-    sweep.folder.joinpath("results").mkdir(exist_ok=True)
-    sweep.folder.joinpath("results", f"{job.name}.json").write_text(json.dumps(entry))
+    keep(sweep, {job: entry})
 
 
 def test_hypervolumes_are_areas_of_whole_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
