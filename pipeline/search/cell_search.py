@@ -52,7 +52,8 @@ class CellSearch(ABC):
         self.budgets = with_energy(first.budgets, first.cost, space)
         self.judge = CellJudge(tables, first.cost, self.budgets)
         identity = identity_of(
-            space.to_json(), (tables.latency_fixed, tables.latency_ms.tobytes()),
+            space.to_json(),
+            (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes()),
             self.data, self.budgets, self.config, self.seed,
         )  # fmt: skip
         self.store = Checkpoint(self.checkpoint, identity, self.config.checkpoint_seconds)

@@ -27,7 +27,10 @@ def fingerprint(
     tables: CostTables, data: SearchData, budgets: Budgets, config: SearchConfig, seed: int
 ) -> Identity:
     """`identity_of` for a space of blocks."""
-    table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
+    table = (
+        tables.latency_fixed, tables.sram_offset, tables.flash_fit,
+        tables.latency_ms.tobytes(), tables.latency_head.tobytes(),
+    )  # fmt: skip
     predictor = {"latency predictor": tables.predictor.digest} if tables.predictor is not None else {}
     return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | predictor
 

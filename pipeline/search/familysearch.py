@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.search.conditions import Condition, leaning
 from pipeline.search.config import SearchConfig
+from pipeline.search.energy import with_energy
 from pipeline.search.hyperfamily import (
     Emitter,
     J,
@@ -128,8 +129,9 @@ class FamilySearch(ABC, Generic[J]):
 
         A board that was not trained for is told by its features. Raises ConfigError where training is not done.
         """
-        target = request.target
         self._take_trained()
+        target, space = request.target, self.boards[0].judge.tables.space
+        target = replace(target, budgets=with_energy(target.budgets, target.cost, space))
         place = next((i for i, b in enumerate(self.boards) if b.target.name == target.name), None)
         if place is None:
             # Ranges as a training with the limits of the run's board would have given it.
@@ -141,7 +143,7 @@ class FamilySearch(ABC, Generic[J]):
         impossible = self._impossible(board.judge)
         if impossible:
             return self._family_result([board], [impossible], 0)
-        ops = len(board.judge.tables.space.ops)
+        ops = len(space.ops)
         asked = [Condition(request.complexity or leaning(ops, None), target.budgets, place)]
         if request.complexity is None:
             asked += [Condition(leaning(ops, op), target.budgets, place) for op in range(ops)]

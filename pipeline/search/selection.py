@@ -210,7 +210,9 @@ def children(
     repair gives up more than it must.
     """
     tried, even = selection.tried, _even(judge)
-    parents = sorted(tried, key=lambda p: tried[p] + bonus(p), reverse=True)[:PARENTS]
+    # In the order in which they entered, since side by side they end in any: of equals the first is the parent.
+    entered = dict.fromkeys([*(p for paths in selection.rounds for p in paths if p in tried), *tried])
+    parents = sorted(entered, key=lambda p: tried[p] + bonus(p), reverse=True)[:PARENTS]
     found: dict[ExactPath, None] = {}
     for _ in range(ATTEMPTS * count):
         if len(found) >= count or not parents:

@@ -15,6 +15,7 @@ from pipeline.cli.family import _table
 from pipeline.errors import ConfigError
 from pipeline.search import Request, SearchResult, Target, ask_family, complexity_of, search_for
 from pipeline.search.costs import build_tables
+from pipeline.search.energy import with_energy
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.hypernetwork import BoardScale
 from pipeline.search.targets import board_features
@@ -143,6 +144,16 @@ def test_asking_again_trains_nothing_and_keeps_the_limits(trained, target: Targe
     assert {c.board for c in result.candidates} == {target.name}
     assert all(c.proxy_accuracy is None for c in result.candidates)
     assert result == ask(path, request) and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("target", [SLOW, THIRD], ids=lambda t: t.name)
+def test_a_limit_of_energy_asks_for_the_latency_that_it_leaves(trained, target: Target):
+    energy = Budgets(energy_mj=0.07)
+    both = with_energy(energy, target.cost, SMALL)
+    assert both.latency_ms is not None
+    found = [ask(trained[0], Request(replace(target, budgets=b), members=8)) for b in (energy, both)]
+    assert_exact(found[0], replace(target, budgets=energy))
+    assert found[0] == found[1]
 
 
 def test_asking_for_the_impossible_names_the_budget(trained):

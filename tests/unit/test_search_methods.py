@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from unittest import mock
 
@@ -22,7 +22,7 @@ from pipeline.search import SearchResult, edgenas, search
 from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.settings import CELL_METHODS
-from pipeline.space import Budgets, Cost, OpGraph, lower, parameters
+from pipeline.space import Budgets, Cost, OpGraph, OpSpec, lower, parameters
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.tomltable import MOST_RATE
@@ -128,6 +128,31 @@ def test_interrupted_searches_continue_exactly(tmp_path, method, gradient):
         narrow = replace(SMALL, channels=(8,))
         search(narrow, DATA, MacCost(), budgets, config, seed=7, checkpoint=path)
     assert path.read_bytes() == before
+
+
+@dataclass(frozen=True)
+class Elsewhere(MacCost):
+    """Only the classifier costs something else, or only the memory beside the arena."""
+
+    classifier: float = 1.0
+    static_bytes: int = 0
+
+    def op_latency_ms(self, op: OpSpec) -> float:
+        return super().op_latency_ms(op) * (self.classifier if op.kind == "fully_connected" else 1.0)
+
+    def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
+        cost = super().evaluate(graph, parameters)
+        return replace(cost, sram_bytes=cost.sram_bytes + self.static_bytes)
+
+
+@pytest.mark.parametrize("change", [{"classifier": 3.0}, {"static_bytes": 512}], ids=str)
+@pytest.mark.parametrize(("space", "method"), [(SMALL, "random"), (CELLS, "random")], ids=["blocks", "cells"])
+def test_a_checkpoint_of_other_costs_is_refused(tmp_path, space, method, change):
+    path, config = tmp_path / "search.pt", replace(TINY, method=method, proxy_steps=1)
+    budgets = Budgets(latency_ms=5.0, sram_bytes=20000)
+    assert search(space, DATA, MacCost(), budgets, config, seed=1, checkpoint=path).feasible
+    with pytest.raises(ConfigError, match="another search: latency table differ"):
+        search(space, DATA, Elsewhere(**change), budgets, config, seed=1, checkpoint=path)
 
 
 def test_every_budget_has_its_own_coefficient():

@@ -174,6 +174,21 @@ def test_children_are_new_and_come_from_the_best():
     assert all(min(apart(child, parent) for parent in paths[:3]) <= 2 for child in turned[::2])
 
 
+def test_children_do_not_depend_on_which_training_ended_first():
+    """Side by side, trainings end in any order; of equals the one that entered first is the parent."""
+    judge = Judge(build_tables(SMALL, MacCost()), MacCost(), Budgets())
+    paths = uniform_paths(judge, 8, np.random.default_rng(0))
+    looked = dict.fromkeys(paths, 0.1)
+    found = [
+        children(
+            Selection(looked, dict.fromkeys(ended, 0.5), rounds=[paths[:4], paths[4:]]),
+            judge, 10, lambda _: 0.0, np.random.default_rng(3),
+        )
+        for ended in (paths, paths[::-1])
+    ]  # fmt: skip
+    assert found[0] == found[1]
+
+
 def test_every_second_child_is_grown_into_its_budgets():
     judge = Judge(build_tables(SMALL, MacCost()), MacCost(), BUDGETS)
     paths = uniform_paths(judge, 4, np.random.default_rng(0))
