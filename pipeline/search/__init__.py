@@ -112,27 +112,19 @@ def _cells(
     checkpoint: Path | None,
     on_step: OnStep | None,
 ) -> Iterator[Any]:
-    """A search of cells, with the threads and the precision that `config` asks for while it is worked on."""
-    import torch
-
+    """A search of cells, computing as `config` asks for while it is worked on."""
     from pipeline.search import device
     from pipeline.search.cell_baselines import CellEvolution, CellRandom
     from pipeline.search.cell_hypersearch import CellHyperSearch
 
     check_settings(config, [config.method], cells=True)
     check_data(data, space)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.torch_threads)
-    try:
-        methods = {"hypernetwork": CellHyperSearch, "random": CellRandom, "evolution": CellEvolution}
-        where = device.choose(config.device)
+    methods = {"hypernetwork": CellHyperSearch, "random": CellRandom, "evolution": CellEvolution}
+    with device.computing(config) as where:
         resident = device.resident(data, where)
-        with device.precision(where, config.mixed_precision):
-            yield methods[config.method](
-                space, resident, tuple(targets), config, seed, checkpoint, on_step, where
-            )
-    finally:
-        torch.set_num_threads(threads)
+        yield methods[config.method](
+            space, resident, tuple(targets), config, seed, checkpoint, on_step, where
+        )
 
 
 @contextmanager
@@ -145,18 +137,10 @@ def _prepared(
     checkpoint: Path | None,
     on_step: OnStep | None,
 ) -> Iterator[Task]:
-    """A task, with the threads and the precision that `config` asks for while it is worked on."""
-    import torch
-
-    from pipeline.search.device import precision
+    """A task, computing as `config` asks for while it is worked on."""
+    from pipeline.search.device import computing
 
     check_settings(config, [config.method])
     check_data(data, space)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.torch_threads)
-    try:
-        task = Task.prepare(space, data, targets, config, seed, checkpoint, on_step)
-        with precision(task.device, config.mixed_precision):
-            yield task
-    finally:
-        torch.set_num_threads(threads)
+    with computing(config):
+        yield Task.prepare(space, data, targets, config, seed, checkpoint, on_step)

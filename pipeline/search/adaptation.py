@@ -37,17 +37,10 @@ def adapt(
     ConfigError for a cloud of another space, a share too small for a step, and a checkpoint of another adaptation;
     DataError for data that do not fit the space.
     """
-    import torch
-
-    from pipeline.search.device import precision
+    from pipeline.search.device import computing
     from pipeline.search.edge import EdgeStage
 
     check_data(data, space)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.torch_threads)
-    try:
+    with computing(config):
         task = Task.prepare(space, data, one_board(cost, budgets), config, seed, checkpoint, on_step)
-        with precision(task.device, config.mixed_precision):
-            return EdgeStage(task, options, cloud).run()
-    finally:
-        torch.set_num_threads(threads)
+        return EdgeStage(task, options, cloud).run()

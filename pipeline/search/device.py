@@ -5,14 +5,18 @@ Random numbers always come from NumPy on the CPU, so the course of a search is t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from pipeline.search.config import SearchConfig
 from pipeline.search.data import SearchData
 from pipeline.train.device import choose as choose_device
+from pipeline.train.device import exact_arithmetic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,3 +48,19 @@ def precision(device: torch.device, mixed: bool) -> torch.autocast:
     return torch.autocast(
         device.type, torch.bfloat16, enabled=mixed and device.type == "cuda", cache_enabled=False
     )
+
+
+@contextmanager
+def computing(config: SearchConfig) -> Iterator[torch.device]:
+    """The device of `config`, with its threads and precision meanwhile.
+
+    A GPU repeats its results too, or a resumed search would not end as one that was not interrupted. Raises
+    ConfigError where this machine has no such device.
+    """
+    where, threads = choose(config.device), torch.get_num_threads()
+    torch.set_num_threads(config.torch_threads)
+    try:
+        with exact_arithmetic(), precision(where, config.mixed_precision):
+            yield where
+    finally:
+        torch.set_num_threads(threads)

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.config import SearchConfig
 from pipeline.search.data import SearchData
+from pipeline.search.device import computing, resident
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import AnyPath, Net, Validation, train_path
 from pipeline.space.architecture import Architecture
@@ -28,26 +29,25 @@ def held_out_accuracy(
     steps: int,
     seed: int,
     threads: int,
+    device: str = "cpu",
 ) -> float:
-    """Fraction of the test split that `architecture` classifies correctly after `steps` from scratch.
+    """Fraction of the test split that `architecture` classifies correctly after `steps` from scratch, in float32.
 
     Initial weights and batches depend on `seed` alone; no method's settings enter. `data` is a SearchData
-    with a test split, which no search looks at.
+    with a test split, which no search looks at. Raises ConfigError where this machine has no such device.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with computing(SearchConfig(threads=threads, device=device, mixed_precision=False)) as where:
         net, path = _untrained(space, architecture, 1000 + seed)
-        train_path(
-            net, path, data, steps=steps, batch_size=_BATCH, lr=_RATE,
-            rng=np.random.default_rng([seed, _STREAM]), on_step=lambda _: None,
-        )  # fmt: skip
-        held_out: SearchData = SimpleNamespace(
+        net = net.to(where)
+        images: SearchData = SimpleNamespace(
             x_train=data.x_train, y_train=data.y_train, x_val=data.x_test, y_val=data.y_test
         )
-        return Validation.of(held_out, len(data.x_test), seed).accuracy(net, path)
-    finally:
-        torch.set_num_threads(before)
+        images = resident(images, where)
+        train_path(
+            net, path, images, steps=steps, batch_size=_BATCH, lr=_RATE,
+            rng=np.random.default_rng([seed, _STREAM]), on_step=lambda _: None,
+        )  # fmt: skip
+        return Validation.of(images, len(data.x_test), seed).accuracy(net, path)
 
 
 def _untrained(space: SearchSpace | CellSpace, architecture: Architecture, seed: int) -> tuple[Net, AnyPath]:

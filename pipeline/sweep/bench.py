@@ -171,7 +171,7 @@ def _judge(
     accuracies = [
         held_out_accuracy(
             bench.space, bench.data, found.architecture, steps=bench.judge_steps, threads=threads,
-            seed=job.seed + _NEXT_JUDGE * judged,
+            seed=job.seed + _NEXT_JUDGE * judged, device=bench.config.device,
         )
         for judged in range(bench.judge_seeds)
     ]  # fmt: skip

@@ -66,9 +66,8 @@ class Sweep:
         if ray is None:
             place = LocalWorkers(self.bench, threads)
         else:
-            place = RayWorkers(
-                self.bench, threads, connect(ray, None, workers * threads, self._store_bytes())
-            )
+            connected = connect(ray, None, workers * threads, self._store_bytes())
+            place = RayWorkers(self.bench, threads, workers, connected)
         active: dict[Job, Running] = {}
         try:
             with self.reporter.bar("sweep, %", 100) as bar:

@@ -11,8 +11,10 @@ folder, so that a sweep begun on one machine can go on with Ray and the other wa
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -159,14 +161,17 @@ class _Remote:
         self._folder = Path(tempfile.mkdtemp(prefix="edgenas-sweep-"))
 
     def run(self, bench: Bench, job: Job, key: str, files: dict[str, bytes], threads: int) -> dict[str, Any]:
-        for name, content in files.items():
-            write_bytes(self._folder / name, content)
-        return attempt(bench, job, key, self._folder, threads)
+        try:
+            for name, content in files.items():
+                write_bytes(self._folder / name, content)
+            return attempt(bench, job, key, self._folder, threads)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def changed(self, known: dict[str, float]) -> dict[str, tuple[float, bytes]]:
         """Time and content of each file that is newer than `known` says."""
         found = {}
-        for path in self._folder.iterdir():
+        for path in self._folder.glob("*"):
             # a file may be replaced while we look: the next look sees the new one
             with suppress(OSError):
                 time_s = path.stat().st_mtime
@@ -176,21 +181,34 @@ class _Remote:
 
 
 class RayWorkers:
-    """Actors of a Ray cluster, `threads` processors each; hosts need edgenas, but no data set and no table."""
+    """Actors of a Ray cluster, `threads` processors each, `workers` at a time, which share its GPUs where the settings
+    say CUDA. Hosts need edgenas, but no data set and no table."""
 
-    def __init__(self, bench: Bench, threads: int, ray: Any) -> None:
+    def __init__(self, bench: Bench, threads: int, workers: int, ray: Any) -> None:
         self._ray, self._threads = ray, threads
-        largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        largest = max((host.get("CPU", 0) for host in hosts), default=0)
         if largest < threads:
             raise ConfigError(
                 f"no host of the cluster has {threads} processors, the largest has {largest:g}",
                 hint="fewer --threads",
             )
+        self._gpus = 0.0
+        if (
+            bench.config.device == "cuda"
+        ):  # Ray may hide what is not claimed, and else all would take the first
+            there = sum(host.get("GPU", 0) for host in hosts)
+            if not there:
+                raise ConfigError("the cluster has no GPU that Ray knows of", hint='search.device = "cpu"')
+            at_once = min(workers, sum(int(host.get("CPU", 0) // threads) for host in hosts))
+            self._gpus = min(1.0, math.floor(1000 * there / at_once) / 1000)
         self._bench = ray.put(bench)  # once for all jobs, shared by those of one host
 
     def start(self, job: Job, key: str, folder: Path) -> Running:
         folder.mkdir(parents=True, exist_ok=True)
-        options = {"num_cpus": self._threads, "max_concurrency": 2, "max_restarts": 0}
+        options = {
+            "num_cpus": self._threads, "num_gpus": self._gpus, "max_concurrency": 2, "max_restarts": 0
+        }  # fmt: skip
         actor = self._ray.remote(_Remote).options(**options).remote()
         files = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".pt", ".json")}
         reference = actor.run.remote(self._bench, job, key, files, self._threads)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from placed import Placed, watch_arrays_and_parameters
 from search_standins import DATA, SMALL, TINY, MacCost
 
-from pipeline.search import device, search
+from pipeline.errors import ConfigError
+from pipeline.search import device, retrain, search
 from pipeline.search.device import _Resident
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.proxies import PROXIES
@@ -57,6 +60,42 @@ def test_no_tensor_is_left_on_the_host(
     assert found.feasible
     assert len(mode.kept) > 1000
     assert not mode.mixed, set(mode.mixed)
+
+
+@pytest.mark.parametrize(("space", "method"), [(SMALL, "random"), (CELLS, "random")], ids=["blocks", "cells"])
+def test_a_gpu_would_repeat_its_results(space: SearchSpace | CellSpace, method: str) -> None:
+    """cuDNN may sum in another order each time unless it is told not to; afterwards all is as it was."""
+    seen: list[bool] = []
+    config = replace(TINY, method=method, proxy_steps=1)
+    before = torch.backends.cudnn.deterministic
+    search(
+        space, DATA, MacCost(), Budgets(), config, seed=0,
+        on_step=lambda _: seen.append(torch.backends.cudnn.deterministic),
+    )  # fmt: skip
+    assert seen and all(seen)
+    assert torch.backends.cudnn.deterministic == before
+
+
+@pytest.mark.parametrize("space", [SMALL, CELLS], ids=["blocks", "cells"])
+def test_winners_are_compared_on_the_device(
+    space: SearchSpace | CellSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same trainings as on the host, with nothing left there."""
+    data = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
+    winner = space.random(np.random.default_rng(0))
+    alone = retrain.held_out_accuracy(space, data, winner, steps=3, seed=0, threads=1)
+
+    def resident(data: Any, where: torch.device) -> _Resident:
+        names = ("x_train", "y_train", "x_val", "y_val")
+        return _Resident(*(torch.as_tensor(getattr(data, name)).to(where) for name in names))
+
+    monkeypatch.setattr(retrain, "resident", resident)
+    with Placed() as mode:
+        watch_arrays_and_parameters(mode, monkeypatch)
+        there = retrain.held_out_accuracy(space, data, winner, steps=3, seed=0, threads=1, device="cpu")
+    assert there == alone and not mode.mixed, set(mode.mixed)
+    with pytest.raises(ConfigError, match=r"search\.device is 'cuda:99'"):
+        retrain.held_out_accuracy(space, data, winner, steps=3, seed=0, threads=1, device="cuda:99")
 
 
 def test_the_check_above_sees_a_network_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

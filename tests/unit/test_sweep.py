@@ -38,7 +38,7 @@ from pipeline.space.cells import CellSpace
 from pipeline.sweep import Bench, Job, Sweep, grid, summarize
 from pipeline.sweep.bench import perform
 from pipeline.sweep.grid import method_list, numbers, seed_list
-from pipeline.sweep.workers import LocalWorkers
+from pipeline.sweep.workers import LocalWorkers, RayWorkers, _Remote
 
 CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 ARRAYS = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
@@ -180,7 +180,8 @@ def test_results_of_other_settings_are_not_taken(tmp_path: Path) -> None:
 def test_searches_see_less_than_what_compares_their_winners(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def judge(_space, data, _architecture, **_how) -> float:
+    def judge(_space, data, _architecture, **how) -> float:
+        assert how["device"] == BENCH.config.device
         seen.append(len(data.x_train))
         return 0.5
 
@@ -345,6 +346,47 @@ def test_ray_finds_the_same(tmp_path: Path) -> None:
         alone = perform(BENCH, job, sweep._keys[job], tmp_path / "alone" / job.name, 1)
         assert entry["result"] == json.loads(json.dumps(alone["result"]))
         assert entry["accuracy"] == alone["accuracy"]
+
+
+def test_what_ran_on_another_host_leaves_nothing_there(tmp_path: Path) -> None:
+    remote = _Remote()
+    folder, job = remote._folder, Job("random", 0, 2.0)
+    found = remote.run(BENCH, job, "key", {"progress.json": b"{}"}, 1)
+    assert found["result"]["feasible"]
+    assert not folder.exists() and remote.changed({}) == {}
+
+
+class Cluster:
+    """What RayWorkers asks of Ray."""
+
+    def __init__(self, *hosts: dict[str, float]) -> None:
+        self.hosts, self.claimed = hosts, mock.MagicMock()
+        self.remote, self.put = (lambda _: SimpleNamespace(options=self.claimed)), mock.MagicMock()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": host} for host in self.hosts]
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus"),
+    [("auto", 3, 0), ("cpu", 3, 0), ("cuda", 1, 1), ("cuda", 2, 1), ("cuda", 3, 0.666), ("cuda", 99, 0.666)],
+)
+def test_searches_share_the_gpus_that_they_compute_on(
+    device: str, workers: int, gpus: float, tmp_path: Path
+) -> None:
+    cluster = Cluster({"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0})
+    bench = replace(BENCH, config=replace(TINY, device=device))
+    RayWorkers(bench, 2, workers, cluster).start(Job("random", 0, 2.0), "key", tmp_path)
+    claimed = cluster.claimed.call_args.kwargs
+    assert (claimed["num_cpus"], claimed["num_gpus"]) == (2, gpus)
+
+
+@pytest.mark.parametrize(("device", "threads", "says"), [("cpu", 5, "5 processors"), ("cuda", 1, "no GPU")])
+def test_a_cluster_that_lacks_something_is_refused(device: str, threads: int, says: str) -> None:
+    cluster = Cluster({"CPU": 4.0}, {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=says) as error:
+        RayWorkers(replace(BENCH, config=replace(TINY, device=device)), threads, 1, cluster)
+    assert error.value.hint
 
 
 # -- what is made of it --------------------------------------------------------------------------------------
