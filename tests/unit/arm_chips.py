@@ -21,17 +21,24 @@ arm = pytest.importorskip("unicorn.arm_const")
 
 _PERIPHERALS = (0x40000000, 0x20000000), (0xE0000000, 0x00100000)
 _SLICE = 20_000  # instructions between two looks at the UART
+_BYTE_CYCLES = 4_000  # a byte on the line takes; far longer than the firmware takes to hand over the next
 _SCS = 0xE000E000
 DWT_CTRL, DWT_CYCCNT, VTOR, CCR = 0xE0001000, 0xE0001004, 0xE000ED08, 0xE000ED14
+_AIRCR, _SYSRESETREQ = 0xE000ED0C, 0x05FA0004
 MPU_RBAR, MPU_CTRL = 0xE000ED9C, 0xE000ED94
 # Arm DDI0403: MPU with eight regions; DDI0489: 16 kB of data cache, 128 sets of four ways of 32 bytes
 _CORE_RESET = {0xE000ED90: 0x0800, 0xE000ED80: 127 << 13 | 3 << 3}
 
 
 class Chip:
-    """Registers are a dictionary; subclasses react to reads and writes."""
+    """Registers are a dictionary; subclasses react to reads and writes.
+
+    A byte that is handed to the transmitter (`send`) is on the line, in `sent`, when its time is over: a restart before
+    that loses it. `fifo_bytes`: what the transmitter holds besides the byte that it shifts out.
+    """
 
     reset: ClassVar[dict[int, int]] = {}
+    fifo_bytes = 1
 
     def __init__(self, board: Board, elf: Path) -> None:
         self.board = board
@@ -39,7 +46,10 @@ class Chip:
         self.log: list[tuple[int, int]] = []
         self.received: deque[int] = deque()
         self.sent = bytearray()
+        self.restarts = 0
         self.cycles = 0
+        self._leaving: deque[tuple[int, int]] = deque()  # when a byte has left, and the byte
+        self._restarting = False
         self.core = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
         self.core.ctl_set_cpu_model(
             arm.UC_CPU_ARM_CORTEX_M7 if board.core.name == "cortex-m7" else arm.UC_CPU_ARM_CORTEX_M4
@@ -60,6 +70,7 @@ class Chip:
 
     def boot(self, vectors: int) -> None:
         """As the hardware or its ROM: stack pointer and program counter from the table at `vectors`."""
+        self._vectors = vectors
         stack, entry = struct.unpack("<II", self.core.mem_read(vectors, 8))
         self.core.reg_write(arm.UC_ARM_REG_MSP, stack)
         self.core.reg_write(arm.UC_ARM_REG_SP, stack)
@@ -69,6 +80,28 @@ class Chip:
         """One slice of instructions; a WFI ends it early."""
         self.core.emu_start(self.pc | 1, 0xFFFFFFFE, count=_SLICE)
         self.pc = self.core.reg_read(arm.UC_ARM_REG_PC)
+        if self._restarting:
+            self._restarting = False
+            self.restarts += 1
+            self._leaving.clear()
+            self.registers = dict(_CORE_RESET) | self.reset
+            self.boot(self._vectors)
+        self._has_left(always=True)  # however long it sleeps
+
+    def send(self, byte: int) -> None:
+        """The firmware hands a byte to the transmitter."""
+        assert len(self._leaving) <= self.fifo_bytes, "no room for another byte"
+        start = self._leaving[-1][0] if self._leaving else self.cycles
+        self._leaving.append((start + _BYTE_CYCLES, byte))
+
+    def transmitter(self, room: int, idle: int) -> int:
+        """A status word: bit `room`, another byte may be handed over; bit `idle`, all have left."""
+        self._has_left()
+        return (len(self._leaving) <= self.fifo_bytes) << room | (not self._leaving) << idle
+
+    def _has_left(self, *, always: bool = False) -> None:
+        while self._leaving and (always or self._leaving[0][0] <= self.cycles):
+            self.sent.append(self._leaving.popleft()[1])
 
     def _block(self, _core: Any, _address: int, size: int, _data: Any) -> None:
         self.cycles += size // 2  # halfwords stand for cycles
@@ -83,6 +116,10 @@ class Chip:
         address = base + offset
         self.registers[address] = value
         self.log.append((address, value))
+        if (address, value) == (_AIRCR, _SYSRESETREQ):
+            self._has_left()
+            self._restarting = True
+            self.core.emu_stop()
         self.write(address, value)
 
     def read(self, address: int, value: int) -> int:
@@ -133,12 +170,12 @@ class Stm32(Chip):
                 self.at_switch()
         elif address == base + (0x04 if self.v1 else 0x28):
             assert self.registers[base + (0x0C if self.v1 else 0x00)] & 1 << (13 if self.v1 else 0)
-            self.sent.append(value & 0xFF)
+            self.send(value & 0xFF)
 
     def read(self, address: int, value: int) -> int:
         base = self.board.uart.base
         if address == base + (0x00 if self.v1 else 0x1C):
-            return 1 << 7 | (1 << 5 if self.received else 0)
+            return self.transmitter(room=7, idle=6) | bool(self.received) << 5
         if address == base + (0x04 if self.v1 else 0x24):
             return self.received.popleft() if self.received else 0
         return value
@@ -292,6 +329,7 @@ class Nrf52(Chip):
 
 
 class ImxRt(Chip):
+    fifo_bytes = 4
     reset: ClassVar = {
         0x40080000: 1 << 31, 0x400FC014: 0x000A8200, 0x400FC018: 0x24AE8304, 0x400D8000: 0x80002042,
         0x400AC040: 0x00200003, 0x4008000C: 0x10E,
@@ -304,12 +342,12 @@ class ImxRt(Chip):
             self.set_bits(address, 1 << 31, bool(value & 1 << 13))
         if address == base + 0x1C:
             assert self.registers[base + 0x18] & 1 << 19
-            self.sent.append(value & 0xFF)
+            self.send(value & 0xFF)
 
     def read(self, address: int, value: int) -> int:
         base = self.board.uart.base
         if address == base + 0x14:
-            return 1 << 23 | (1 << 21 if self.received else 0)
+            return self.transmitter(room=23, idle=22) | bool(self.received) << 21
         if address == base + 0x1C:
             return self.received.popleft() if self.received else 0
         return value

@@ -50,3 +50,12 @@ def test_it_starts_at_its_clock_and_answers(started: tuple[Board, Chip, Client])
     assert reply.ticks > 0
     OUTPUT_CRCS.setdefault(reply.output_crc, board.name)
     assert len(OUTPUT_CRCS) == 1, OUTPUT_CRCS
+
+
+def test_it_restarts_when_told_to_once_its_answer_has_left(started: tuple[Board, Chip, Client]) -> None:
+    """A restart stops the UART: what it still holds would be lost, and the request come again for ever."""
+    _, chip, client = started
+    first = client.hello()
+    assert client.reset() == first
+    assert chip.restarts == 1
+    assert client.run_op(OP).ticks > 0

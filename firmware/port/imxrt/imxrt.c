@@ -55,6 +55,7 @@
 #define LPUART_DATA REGISTER(BOARD_UART_BASE + 0x1Cu)
 #define LPUART_FIFO REGISTER(BOARD_UART_BASE + 0x28u)
 #define STAT_TDRE (1u << 23)
+#define STAT_TC (1u << 22)
 #define STAT_RDRF (1u << 21)
 #define STAT_OVERRUN (1u << 19)
 #define CTRL_TE (1u << 19)
@@ -145,10 +146,13 @@ int chip_uart_readable(void) {
 
 uint8_t chip_uart_get(void) { return (uint8_t)LPUART_DATA; }
 
+/* Until the byte has left: a restart, which stops the LPUART, may come next. */
 void chip_uart_put(uint8_t byte) {
     while ((LPUART_STAT & STAT_TDRE) == 0u) {
     }
-    LPUART_DATA = byte;
+    LPUART_DATA = byte; /* clears TC */
+    while ((LPUART_STAT & STAT_TC) == 0u) {
+    }
 }
 
 /* No sleep: after a reset, WFI would stop the clocks (CLPCR, erratum ERR007265). */

@@ -7,6 +7,7 @@
 #define CR1_TRANSMITTER (1u << 3)
 #define CR1_RXNE_INTERRUPT (1u << 5)
 #define ISR_RXNE (1u << 5)
+#define ISR_TC (1u << 6)
 #define ISR_TXE (1u << 7)
 
 #define GPIO_MODER 0x00u
@@ -53,8 +54,11 @@ void chip_uart_wait(void) {
     }
 }
 
+/* Until the byte has left: a restart, which stops the USART, may come next. */
 void chip_uart_put(uint8_t byte) {
     while ((USART_ISR & ISR_TXE) == 0u) {
     }
-    USART_TDR = byte;
+    USART_TDR = byte; /* clears TC, on the F4 together with the read of the status before */
+    while ((USART_ISR & ISR_TC) == 0u) {
+    }
 }
