@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from pipeline.errors import LinkError
-from pipeline.wire.framing import Frame, FrameReader, encode
+from pipeline.wire.framing import MAX_ENCODED_BYTES, Frame, FrameReader, encode
 from pipeline.wire.messages import (
     CHUNK_BYTES,
     RESPONSE_BIT,
@@ -26,6 +26,7 @@ from pipeline.wire.messages import (
 _PATIENT_S, _QUICK_S = 0.3, 0.02
 _LOSSY = 0.02  # lost attempts, as a part of all
 _BYTE_S = 10 / 115_200  # 8N1, at the slowest rate in use
+_FRAME_S = MAX_ENCODED_BYTES * _BYTE_S  # of the longest
 _SHORTEST_CHUNK = 16
 _NOBODY = "it hangs, is not connected, or the firmware is another one"
 
@@ -189,7 +190,8 @@ class Exchange:
                 # anything else answers a request that has been answered before
             if retransmit or self._reader.damaged > damaged:
                 return Lost.DAMAGED
-            if not data and left <= 0.0:
+            # what is coming in may be the reply's end; whoever sends on and on sends none
+            if left <= (-_FRAME_S if data else 0.0):
                 return Lost.SILENCE
 
     def _refused(self, op: Op, frame: Frame) -> bool:

@@ -224,3 +224,38 @@ def test_silence_becomes_an_error_within_the_patience() -> None:
         Client(device, patience_s=0.5).memory()
     assert time.monotonic() - started < 3.0
     assert "last words" in caught.value.hint
+
+
+def test_a_device_that_prints_without_a_pause_is_quoted_within_the_patience() -> None:
+    """Another firmware's log, on a link that always has more of it."""
+
+    class Printing(Device):
+        reads = 0
+
+        def read(self, timeout_s: float) -> bytes:
+            self.reads += 1
+            assert self.reads < 100_000, "read for ever"
+            time.sleep(1e-5)
+            return b"tick\r\n"
+
+    started = time.monotonic()
+    with pytest.raises(LinkError, match=r"no frames \(b'.*tick"):
+        Client(Printing(0.0), patience_s=0.5).memory()
+    assert time.monotonic() - started < 3.0
+
+
+def test_a_reply_that_is_coming_in_when_the_wait_ends_is_waited_for() -> None:
+    class Slow(Device):
+        """Nothing for as long as a first attempt waits, then byte after byte."""
+
+        def read(self, timeout_s: float) -> bytes:
+            if len(self.out) > 30:
+                time.sleep(timeout_s + 0.001)
+            time.sleep(0.0001)
+            out, self.out = self.out[:1], self.out[1:]
+            return out
+
+    device = Slow(0.0)
+    client = Client(device)
+    client.hello()
+    assert (device.executed, client.retransmissions) == ([Op.HELLO], 0)
