@@ -307,7 +307,10 @@ def _table(source: Source, kind: OpKind) -> Lowered:
         table = logistic_table(x)
     else:
         if not hard_swish_is_supported(x, y):
-            raise source.error("its output scale is too small for its input scale", hint="quantize again")
+            raise source.error(
+                f"its scales, {x.scale:g} and {y.scale:g} of its output, do not go together",
+                hint="quantize again",
+            )
         table = hard_swish_table(x, y)
     return Lowered(OpSpec(kind, h, w, c, h, w, c), (number,), "table", {"count": h * w * c}, {"table": table})
 

@@ -65,9 +65,10 @@ def activation_range(activation: str, output: Quantization) -> tuple[int, int]:
     """Clamping limits of a fused activation in the output's integers (CalculateActivationRangeQuantized)."""
 
     def quantize(real: float) -> int:
-        # float32 division and round half away, as in TFLite
-        ratio = float(np.float32(real) / np.float32(output.scale))
-        return output.zero_point + math.floor(ratio + 0.5)
+        # float32 division and round half away, as in TFLite; of a tiny scale it may be infinite, and limits nothing
+        with np.errstate(over="ignore"):
+            ratio = float(np.float32(real) / np.float32(output.scale))
+        return output.zero_point + math.floor(min(ratio, 2.0**31) + 0.5)
 
     low, high = -128, 127
     if activation in ("relu", "relu6"):

@@ -67,9 +67,11 @@ def hard_swish_table(source: Quantization, target: Quantization) -> NDArray[np.i
 
 
 def hard_swish_is_supported(source: Quantization, target: Quantization) -> bool:
-    """TFLite Micro wants an output multiplier of at most 1."""
+    """TFLite Micro wants an output multiplier of at most 1; neither multiplier may be infinite in float32."""
     hires = np.float32(1.0 / 128.0) * np.float32(source.scale)
-    return _multiplier16(float(hires / np.float32(target.scale)))[1] <= 0
+    with np.errstate(over="ignore"):
+        output, reluish = float(hires / np.float32(target.scale)), float(hires / np.float32(3.0 / 32768.0))
+    return math.isfinite(output) and math.isfinite(reluish) and _multiplier16(output)[1] <= 0
 
 
 def softmax_table(scale: float, beta: float) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,24 @@ def test_batch_must_be_one() -> None:
     builder.operator("MAX_POOL_2D", (x,), y, option, 2)
     with pytest.raises(ModelError, match="batch 2"):
         load(builder.content([x], y))
+
+
+def unary(kind: str, scales: tuple[float, float], option: Any = None) -> bytes:
+    builder = Builder()
+    x, y = (builder.tensor((1, 4, 4, 3), quantization(scale, 5)) for scale in scales)
+    builder.operator(kind, (x,), y, option)
+    return builder.content([x], y)
+
+
+def test_scales_so_small_that_float32_overflows() -> None:
+    """6 / 1e-42 is infinite in float32."""
+    relu6 = options("Pool2DOptions", padding=0, strideH=1, strideW=1, filterHeight=2, filterWidth=2,
+                    fusedActivationFunction=3)  # fmt: skip
+    (layer,) = load(unary("MAX_POOL_2D", (1e-42, 1e-42), relu6)).layers
+    assert (layer.fields["activation_min"], layer.fields["activation_max"]) == (5, 127)
+    for scales in ((1.0, 1e-42), (3e38, 3e38)):
+        with pytest.raises(ModelError, match="do not go together"):
+            load(unary("HARD_SWISH", scales))
 
 
 def test_missing_file() -> None:
