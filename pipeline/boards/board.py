@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.assets import asset_dir
-from pipeline.boards.known import ISAS, TIMINGS, UARTS, check_apart, check_flashers, check_folders, check_name
+from pipeline.boards.known import (
+    ISAS,
+    TIMINGS,
+    UARTS,
+    check_apart,
+    check_flashers,
+    check_folders,
+    check_guard,
+    check_name,
+)
 from pipeline.boards.memory_system import MemorySystem, read_memory_system
 from pipeline.boards.power import Power, read_power
 from pipeline.errors import ConfigError
@@ -211,6 +220,8 @@ def _board(table: Table, path: Path) -> Board:
             (flash.origin, flash.data_origin, flash.bytes),
             (sram.origin, sram.data_origin, sram.bytes),
         )
+        if "PMP" in board.port.defines:
+            check_guard(memory, (flash.origin, flash.data_origin, flash.bytes), sram.origin)
     _check_wait_states(board, memory)
     if board.stack_bytes >= board.memory.sram.bytes:
         raise memory.sub("stack").error(

@@ -17,6 +17,8 @@ UARTS = (
     "stm32",
 )  # fmt: skip
 
+GUARD_BYTES = 0x10000  # below SRAM: firmware/port/riscv, where there is a PMP
+
 
 def port_folders() -> tuple[str, ...]:
     """The folders of firmware/port."""
@@ -58,3 +60,23 @@ def check_apart(memory: Table, flash: tuple[int, int | None, int], sram: tuple[i
                     f"puts it over the flash: {start:#x} to {end - 1:#x} and {low:#x} to {high - 1:#x}",
                     hint="the two memories must not overlap; check origin and bytes of both",
                 )
+
+
+def check_guard(memory: Table, flash: tuple[int, int | None, int], sram_origin: int) -> None:
+    """Raises ConfigError where the PMP's guard below SRAM would lock the SRAM, or flash (origin, origin for data,
+    bytes), up as well: a region of its size begins at a multiple of it, else the encoding is that of a larger one.
+    """
+    if sram_origin % GUARD_BYTES:
+        raise memory.sub("sram").error(
+            "origin",
+            f"is {sram_origin:#x}, no multiple of {GUARD_BYTES:#x}: the PMP would lock it up with the stack's guard",
+            hint="start the SRAM at a multiple, or leave PMP out of port.defines",
+        )
+    low = sram_origin - GUARD_BYTES
+    for start in dict.fromkeys((flash[0], flash[0] if flash[1] is None else flash[1])):
+        if start < sram_origin and low < start + flash[2]:
+            raise memory.sub("sram").error(
+                "origin",
+                f"puts the stack's guard, {low:#x} to {sram_origin - 1:#x}, over the flash",
+                hint="leave 64 kB between flash and SRAM, or leave PMP out of port.defines",
+            )

@@ -153,6 +153,27 @@ def test_memories_that_overlap_are_refused(tmp_path: Path) -> None:
             assert load_board(str(path)).memory.sram.origin == origin
 
 
+def test_a_guard_that_would_lock_up_more_than_itself_is_refused(tmp_path: Path) -> None:
+    """The PMP's region of 64 kB below the SRAM, as firmware/port/riscv/riscv.c encodes it."""
+    path = tmp_path / "mine.toml"
+    flash = load_board("qemu-rv32").memory.flash
+    text = changed("qemu-rv32")
+    cases = {
+        0x80108000: r"no multiple of 0x10000",
+        flash.origin + flash.bytes: r"puts the stack's guard, 0x80070000 to 0x8007ffff, over the flash",
+        flash.origin + flash.bytes + 0x10000: "",
+    }
+    for origin, complaint in cases.items():
+        path.write_text(text.replace("origin = 0x80100000", f"origin = {origin}"))
+        if complaint:
+            with pytest.raises(ConfigError, match=rf"mine\.toml:\d+: 'memory.sram.origin' .*{complaint}"):
+                load_board(str(path))
+            path.write_text(
+                re.sub(r"(?m)^PMP = .*$", "", path.read_text())
+            )  # no guard: all of it may be used
+        assert load_board(str(path)).memory.sram.origin == origin
+
+
 def test_what_a_board_may_name_is_what_there_is() -> None:
     """The lists of pipeline.boards, which cannot import the rooms above it, against those rooms."""
     assert set(known.TIMINGS) == set(timing._MODELS)
