@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.assets import asset_dir
 from pipeline.engine.emit import emit_c
 from pipeline.engine.model import Model
-from pipeline.engine.sources import include_dir, kernel_sources
+from pipeline.engine.sources import include_dir, kernel_headers, kernel_sources
 from pipeline.errors import ModelError, ToolError
 
 _MAIN = """\
@@ -106,7 +106,8 @@ def _build(files: dict[str, str], sanitize: bool) -> Path:
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", *(_SANITIZE if sanitize else ())]
     marker = asset_dir("firmware") / "port"
     digest = hashlib.sha256(repr((sorted(files.items()), flags)).encode())
-    for path in [*kernel_sources(), *sorted(include_dir().rglob("*.h"))]:
+    headers = [*kernel_headers(), *sorted(include_dir().rglob("*.h")), marker / "marker.h"]
+    for path in [*kernel_sources(), *headers]:
         digest.update(path.read_bytes())
     program = cache_dir() / "host" / digest.hexdigest()[:24]
     if program.exists():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from one_operator import Builder, options, quantization, run_tflm
 
-from pipeline.engine import load
+from pipeline.assets import asset_dir
+from pipeline.engine import host, load, sources
 from pipeline.engine.host import HostModel
+from pipeline.errors import ToolError
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
 NAMES = ("ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8")
@@ -59,3 +62,27 @@ def test_fully_connected_multiplier_is_that_of_tflite_micro() -> None:
         one = rng.integers(-128, 128, (1, 64)).astype(np.int8)
         ours = HostModel(load(content)).run(one)
         np.testing.assert_array_equal(ours.reshape(-1), run_tflm(content, [one]).reshape(-1))
+
+
+@pytest.mark.parametrize(
+    "header", ["port/marker.h", "engine/include/edgenas/kernels.h", "engine/portable/requantize.h"]
+)
+def test_another_header_makes_another_program(
+    header: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds are kept between runs, under the hash of all that is compiled."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    firmware = tmp_path / "firmware"
+    for folder in ("engine", "port"):
+        shutil.copytree(asset_dir("firmware") / folder, firmware / folder)
+    for module in (host, sources):
+        monkeypatch.setattr(module, "asset_dir", lambda _: firmware)
+    builder = Builder()
+    x, y = (builder.tensor((1, 8), quantization(0.1)) for _ in range(2))
+    w = builder.tensor((8, 8), quantization(0.01), np.ones((8, 8)))
+    builder.operator("FULLY_CONNECTED", (x, w, -1), y, options("FullyConnectedOptions"), 4)
+    model = load(builder.content([x], y))
+    HostModel(model)
+    (firmware / header).write_text("#error changed\n")
+    with pytest.raises(ToolError, match="changed"):
+        HostModel(model)
