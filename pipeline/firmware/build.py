@@ -25,6 +25,7 @@ _PACKAGES = {
     "ninja": "ninja-build",
 }
 _NO_PACKAGE = "install it from its maker, or correct core.toolchain in the board's file"
+_COMPILER = "compiler.txt"  # in a build folder: path and version of what compiled it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,18 @@ def require_tool(program: str) -> str:
     return found
 
 
+def compiler_version(program: str) -> str:
+    """First line of `program --version`; it names the packaging as well. Raises ToolError: no such compiler."""
+    path = require_tool(program)
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{program} --version does not end") from error
+    if done.returncode != 0 or not done.stdout:
+        raise ToolError(f"{program} --version failed: {done.stderr.strip()[:200]}", hint="install it again")
+    return done.stdout.splitlines()[0].strip()
+
+
 def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Build:
     """Configures and compiles `folder` (from `render_app` or `render_bench`), with extra `link_flags`.
 
@@ -70,16 +83,19 @@ def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Buil
     missing tool, with the package to install; a failed compilation, with the log's tail and path) and
     BudgetError (the program does not fit the board's flash or SRAM, with the bytes that are missing).
     """
-    for program in ("cmake", "ninja", f"{board.core.toolchain}gcc"):
+    for program in ("cmake", "ninja"):
         require_tool(program)
+    gcc = f"{board.core.toolchain}gcc"
+    compiler = f"{require_tool(gcc)}\n{compiler_version(gcc)}\n"
     out = folder / "build"
     log = folder / "build.log"
     text = ""
-    _drop_if_stale(out, folder)
+    _drop_if_stale(out, folder, compiler)
     if not (out / "build.ninja").is_file():
         command = ["cmake", "-G", "Ninja", "-S", str(folder.resolve()), "-B", str(out)]
         command.append(f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(link_flags)}")
         text += _run(command, log, text, board)
+        (out / _COMPILER).write_text(compiler, encoding="utf-8")
     text += _run(["ninja", "-C", str(out)], log, text, board)
     log.write_text(text, encoding="utf-8")
     elf = out / "firmware.elf"
@@ -87,13 +103,17 @@ def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Buil
     return Build(elf, sizes.build_id, sizes)
 
 
-def _drop_if_stale(out: Path, folder: Path) -> None:
-    """CMake refuses a build folder whose sources have moved, and ignores a changed toolchain file.
+def _drop_if_stale(out: Path, folder: Path, compiler: str) -> None:
+    """CMake refuses a build folder whose sources have moved, and ignores a changed toolchain file. It goes on with
+    the compiler that it found at first, and Ninja compiles nothing again for another one.
 
     It holds nothing that cannot be made again.
     """
-    cache = out / "CMakeCache.txt"
+    cache, kept = out / "CMakeCache.txt", out / _COMPILER
     if cache.is_file():
+        if not kept.is_file() or kept.read_text(encoding="utf-8") != compiler:
+            shutil.rmtree(out)
+            return
         if (folder / "toolchain.cmake").stat().st_mtime_ns > cache.stat().st_mtime_ns:
             shutil.rmtree(out)
             return

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
-from pipeline.errors import ToolError
-from pipeline.firmware.build import require_tool
+from pipeline.firmware.build import compiler_version
 from pipeline.firmware.render import COMPILE_FLAGS, engine_sources, port_sources
 from pipeline.latency.lut import Identity
 from pipeline.latency.modelled import wait_states
@@ -33,7 +31,7 @@ def current_identity(board: Board) -> Identity:
         engine=ENGINE,
         engine_revision=_digest(_measuring(board)),
         firmware_revision=_digest(_surrounding(board)),
-        compiler=compiler_version(f"{board.core.toolchain}gcc"),
+        compiler=_version(f"{board.core.toolchain}gcc"),
         flags=" ".join((*board.core.cflags, *COMPILE_FLAGS)),
         timing=timing_name(board),
         counter=board.counter.counts,
@@ -96,13 +94,6 @@ def _digest(texts: Mapping[str, str]) -> str:
 
 
 @cache
-def compiler_version(program: str) -> str:
-    """First line of `program --version`; it names the packaging as well."""
-    path = require_tool(program)
-    try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ToolError(f"{program} --version does not end") from error
-    if done.returncode != 0 or not done.stdout:
-        raise ToolError(f"{program} --version failed: {done.stderr.strip()[:200]}", hint="install it again")
-    return done.stdout.splitlines()[0].strip()
+def _version(program: str) -> str:
+    """Asked once: a table's identity is looked at often."""
+    return compiler_version(program)

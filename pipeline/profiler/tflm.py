@@ -16,13 +16,14 @@ import numpy as np
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import LinkError, ModelError
+from pipeline.firmware.build import compiler_version
 from pipeline.firmware.render import port_sources
 from pipeline.latency.lut import Identity, Overhead
 from pipeline.latency.modelled import check_no_waits
 from pipeline.latency.timing import timing_model
 from pipeline.links import INSTRUCTION_NS
 from pipeline.links.blockcount import Region, RegionReader, plugin_args
-from pipeline.profiler.identity import compiler_version, placement, timing_name
+from pipeline.profiler.identity import placement, timing_name
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
 from pipeline.tflm.device import TflmDevice, why_refused
