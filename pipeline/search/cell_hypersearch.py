@@ -104,7 +104,9 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         loss = task_loss + asked_for / hyper.conditions
         if not torch.isfinite(loss):
             rate = "search.weight_lr" if torch.isfinite(gamma).all() else "search.hyper.lr"
-            raise diverged(self.net, gamma, x, f"the loss is {loss.item()}", rate)
+            # where the net's part is finite it is what the conditions ask for that is not
+            asked = "search.hyper.lr" if torch.isfinite(task_loss) else ""
+            raise diverged(self.net, gamma, x, f"the loss is {loss.item()}", rate, choices=asked)
         for group in self.weights.param_groups:
             group["lr"] = cosine(config.weight_lr, step, self.steps)
         self.weights.zero_grad(set_to_none=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.search.candidates import VETOED, ExactPath, Judge, describe_excess
+from pipeline.search.candidates import VETOED, ExactPath, Judge, describe_excess, own_budgets
 from pipeline.search.methods import Task, register
 from pipeline.search.result import Candidate, SearchResult
 
@@ -36,5 +36,6 @@ def _reason(judge: Judge, path: ExactPath) -> str:
     broken = budgets.violations(cost)
     if broken.pop("vetoed", 0):
         return f"{VETOED}; the given one: {'; '.join(judge.vetoes(path))}"
-    excesses = (describe_excess(name, getattr(cost, name), getattr(budgets, name)) for name in broken)
+    own = own_budgets(broken)
+    excesses = (describe_excess(name, getattr(cost, name), getattr(budgets, name)) for name in own)
     return f"the given one needs {'; '.join(excesses)}" if broken else ""

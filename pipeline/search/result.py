@@ -76,7 +76,8 @@ class SearchResult:
 
     Otherwise `reason` says which budget could not be met. `history` has one record per architecture step:
     step, train_loss, val_loss, val_accuracy, latency_ms, sram_bytes, flash_bytes, parameters (expectations),
-    mu (latency's coefficient) and nu_BUDGET of each other budget, temperature, entropy; the methods that train
+    answer_latency_ms (of the most probable choices), mu (latency's coefficient), nu_BUDGET of each other budget,
+    multiplier_BUDGET of each, temperature, entropy; the methods that train
     architectures alone have one per architecture, in the order they were asked for: step, passes so far (see
     search/effort.py), own_accuracy, best_accuracy; the edge stage one per tuning step: step, train_loss.
     `candidates` are sorted, best first (those of the run's board before others'). `relaxed` is what the distribution

@@ -152,6 +152,13 @@ def test_a_hypernetwork_that_diverges_is_named() -> None:
     assert "search.hyper.lr" in (error.value.hint or "")
 
 
+def test_a_loss_that_the_conditions_make_infinite_is_not_blamed_on_the_weights() -> None:
+    wild = replace(CONFIG, hyper=replace(CONFIG.hyper, kappa=1e300))
+    with pytest.raises(ConfigError, match="first in what chooses among the operators") as error:
+        search(SPACE, DATA, COST, ANY, wild, seed=5)
+    assert "search.hyper.lr" in (error.value.hint or "")
+
+
 def test_a_setting_that_only_the_other_method_reads_is_refused() -> None:
     config = replace(CONFIG, method="random", hyper=replace(CONFIG.hyper, kappa=0.3))
     with pytest.raises(ConfigError, match=r"search\.hyper\.kappa has no effect with method 'random'"):

@@ -45,6 +45,8 @@ def test_the_budgets_decide() -> None:
     assert not refused.feasible and refused.architecture is None and not refused.candidates
     assert "latency" in refused.reason and "(+100.0 %)" in refused.reason
     assert f"parameters {result.cost.parameters:,} of 100" in refused.reason
+    drained = search(SMALL, DATA, MacCost(), Budgets(energy_mj=0.01), config, seed=0)
+    assert "energy" in drained.reason and "latency" not in drained.reason  # which nobody limited
 
 
 @pytest.mark.parametrize(
