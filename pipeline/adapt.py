@@ -155,17 +155,21 @@ class EdgeRun(Run):
 
     @functools.cached_property
     def load(self) -> LoadScale | None:
-        """The load measured on the board: once for this run, unless asked for again. None: not measured."""
+        """The load measured on the board: once for this run, unless asked for again or in another way. None: not
+        measured."""
         options = self.settings.adapt
         if not options.measure:
             return None
         path = self.folder / LOAD
+        rows = spread(self._idle, self.cloud.space.operators(), options.measure_operators)
         if path.is_file() and not self._remeasure:
             try:
-                return LoadScale(**read_json(path))
+                known = LoadScale(**read_json(path))
             except TypeError as error:
                 raise ConfigError(f"{path} is damaged: {error}", hint="measure again: --measure") from error
-        rows = spread(self._idle, self.cloud.space.operators(), options.measure_operators)
+            asked = (options.measure_quantile, len(rows), options.measure_runs)
+            if (known.quantile, known.operators, known.runs) == asked:
+                return known
         self.reporter.say(f"load: {len(rows)} operators, {options.measure_runs} runs each ...")
         session = self.session or BenchSession(self._at_rest, self.folder / "bench", port=self._port)
         try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipeline.adapt import EdgeRun
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError, LinkError, LutError
 from pipeline.latency.condition import at_clock
@@ -17,8 +20,11 @@ from pipeline.offline import NetworkRefusedError, local_only
 from pipeline.profiler.journal import Measurement
 from pipeline.profiler.load import LoadScale, measure_load, spread
 from pipeline.profiler.profile import lut_path
+from pipeline.progress import Reporter
+from pipeline.runfile import load_runfile
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.space.opspec import OpSpec
+from pipeline.space.search_space import SearchSpace
 
 M4 = load_board("qemu-cortex-m4")
 
@@ -79,6 +85,43 @@ class Standin:
         return Measurement(op, row.cycles * factor, refused=self.refuse)
 
     def close(self) -> None: ...
+
+
+RUN = """\
+board = "qemu-cortex-m4"
+[budgets]
+latency_ms = 50.0
+[adapt]
+cloud = "there"
+measure = true
+{more}
+"""
+
+
+def test_a_load_is_measured_once_and_again_where_it_is_to_be_measured_otherwise(tmp_path: Path) -> None:
+    file, lut = tmp_path / "run.toml", table()
+
+    def measured(more: str) -> tuple[LoadScale | None, int]:
+        file.write_text(RUN.format(more=more))
+        run = EdgeRun(load_runfile(file), tmp_path, None, Reporter(quiet=True))
+        space = SearchSpace.for_input((28, 28, 1), 10)
+        run.__dict__ |= {
+            "_idle": lut,
+            "cloud": SimpleNamespace(space=space),
+            "session": Standin(lut, [1.0, 1.5]),
+        }
+        assert isinstance(run.session, Standin)
+        return run.load, len(run.session.asked)
+
+    first, runs = measured("")
+    assert first is not None and runs == 12 * 5
+    assert measured("candidates = 8") == (first, 0)
+    for more, expected in (
+        ("measure_runs = 3", 12 * 3), ("measure_operators = 4", 4 * 5), ("measure_quantile = 0.5", 12 * 5)
+    ):  # fmt: skip
+        found, runs = measured(more)
+        assert found != first and runs == expected
+        assert measured(more) == (found, 0)
 
 
 def test_load_is_the_ratio_to_the_table() -> None:
