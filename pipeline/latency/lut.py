@@ -320,12 +320,17 @@ class Lut:
     # -- files -------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write `path` (`.csv`), its `.toml` and, where it is calibrated, its `.intervals.toml`."""
+        """Write `path` (`.csv`), its `.toml` and, where it is calibrated, its `.intervals.toml`.
+
+        A calibration that lies there stays where the table that it was made for turns out the same again.
+        """
+        files = (path, path.with_suffix(".toml"))
+        before = [file.read_bytes() if file.is_file() else b"" for file in files]
         write_rows(path, self.rows, self.observed)
         write_toml(path.with_suffix(".toml"), self._description())
         if self.calibration is not None:
             self.calibration.save(path, self.identity)
-        else:
+        elif [file.read_bytes() for file in files] != before:
             intervals_path(path).unlink(missing_ok=True)  # of the table that was there before
 
     @classmethod

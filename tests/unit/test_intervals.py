@@ -93,6 +93,9 @@ def test_a_calibrated_table_keeps_its_interval_and_refuses_anothers(tmp_path: Pa
         Lut.load(path)
     lut.save(path)  # a table measured anew is not the one that was calibrated
     assert not intervals_path(path).exists()
+    replace(lut, calibration=mine).save(path)
+    lut.save(path)  # unless it comes out the same
+    assert Lut.load(path).interval == mine
 
 
 def test_the_search_and_the_budget_see_the_upper_quantile() -> None:
