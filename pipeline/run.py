@@ -26,6 +26,7 @@ from pipeline.runfile import RunFile, load_runfile
 from pipeline.runinputs import RunInputs
 from pipeline.runstate import RunState, fingerprint, read_json
 from pipeline.search import Request, SearchResult
+from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
@@ -62,10 +63,13 @@ class Run(RunInputs):
     ) -> Self:
         """Read a run file. Raises ConfigError that names the file, line and key."""
         settings = load_runfile(runfile)
-        if settings.adapt.cloud and not cls.adapts:
-            raise ConfigError(
-                f"{runfile} adapts the run {settings.adapt.cloud}", hint=f"use: edgenas adapt {runfile}"
+        if settings.adapt != AdaptConfig() and not cls.adapts:
+            of = (
+                f"the run {settings.adapt.cloud}"
+                if settings.adapt.cloud
+                else "a finished run: it has [adapt]"
             )
+            raise ConfigError(f"{runfile} adapts {of}", hint=f"use: edgenas adapt {runfile}")
         if not cls.adapts:  # which takes the cloud's settings
             try:
                 check_settings(settings.search, [settings.search.method])
@@ -163,6 +167,10 @@ class Run(RunInputs):
 
     def export(self) -> dict[str, Any]:
         """Training and export stages; writes model.tflite and training.json."""
+        if self.settings.train.device not in ("auto", "cpu"):  # not only after the search
+            from pipeline.train.device import choose
+
+            choose(self.settings.train.device)
         architecture = chosen(self.search())
         s = self.settings
         key, whole = self._training_keys(architecture)

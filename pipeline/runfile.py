@@ -18,7 +18,7 @@ from pipeline.firmware import LEAST_LATENCY_MS, too_long
 from pipeline.robustness import RobustnessConfig
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import SearchConfig
-from pipeline.search.settings import refused_for_cells
+from pipeline.search.settings import METHODS, refused_for_cells
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
@@ -164,9 +164,10 @@ def load_runfile(path: Path) -> RunFile:
         adapt=fill(table.sub("adapt", required=False), AdaptConfig()),
         robustness=fill(table.sub("robustness", required=False), RobustnessConfig()),
     )
-    run.robustness.held(run.budgets, board)
     table.close()
+    _check_conditions(table.sub("robustness", required=False), run)
     _check_space(table.sub("space", required=False), run.space)
+    _check_method(table.sub("search", required=False), run.search.method)
     _check_given(table.sub("search", required=False), run)
     _check_boards(table, run)
     if run.space.kind == "cells" and (refusal := refused_for_cells(run.search)) is not None:
@@ -190,6 +191,26 @@ def _check_space(table: Table, space: SpaceConfig) -> None:
         words = _SPACE_WORDS.items()
         about = next((key for key, word in words if re.search(rf"\b({word})\b", error.message)), "")
         raise ConfigError(f"{table.where(about)}: {error.message}", hint=error.hint) from error
+
+
+def _check_conditions(table: Table, run: RunFile) -> None:
+    """Raises ConfigError with the line of [robustness] for conditions that have no meaning on the run's board."""
+    try:
+        run.robustness.held(run.budgets, run.board)
+    except ConfigError as error:
+        key = "clocks_hz" if "clocks_hz" in error.message else "hold"
+        raise ConfigError(f"{table.where(key)}: {error.message}", hint=error.hint) from error
+
+
+def _check_method(table: Table, name: str) -> None:
+    """Raises ConfigError with the line for a method that nobody registered."""
+    if name not in METHODS:
+        from pipeline.search.methods import find  # its methods need torch
+
+        try:
+            find(name)
+        except ConfigError as error:
+            raise ConfigError(f"{table.where('method')}: {error.message}", hint=error.hint) from error
 
 
 def _check_given(table: Table, run: RunFile) -> None:

@@ -140,19 +140,28 @@ class Table:
         return f"{self._file}:{self.line_of(key)}"
 
     def line_of(self, key: str) -> int:
-        """Line of `key` in this table, of the table's header where the key is absent, else 1."""
-        section, header_line = "", 1
+        """Line of `key` in this table, of what opens the table where the key is absent, else 1.
+
+        A table is opened by its header, by its first dotted key or by an inline table.
+        """
+        table = tuple(self._section.split(".")) if self._section else ()
+        wanted = (*table, key)
+        section: tuple[str, ...] = ()
+        header_line, inline_line = 0, 0
         for number, line in enumerate(self._text.splitlines(), start=1):
-            header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
-            if header:
-                section = header.group(1)
-                if section == self._section:
-                    header_line = number
-                if section == (f"{self._section}.{key}" if self._section else key):
+            if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+                section = _path(header.group(1))
+                if section == wanted:
                     return number
-            elif section == self._section and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-                return number
-        return header_line
+                if section == table:
+                    header_line = number
+            elif assigned := re.match(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[\w\"'-]+)*)\s*=", line):
+                path = (*section, *_path(assigned.group(1)))
+                if path[: len(wanted)] == wanted:
+                    return number
+                if table and path[: len(table)] == table[: len(path)]:
+                    inline_line = inline_line or number
+        return header_line or inline_line or 1
 
     def _get(self, key: str, default: Any, kind: Any, wanted: str) -> Any:
         self._seen.add(key)
@@ -197,6 +206,11 @@ def check_at_most(most: float, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if not value <= most:
             raise ConfigError(f"{name} = {value:g} is too large", hint=f"at most {most:g}")
+
+
+def _path(dotted: str) -> tuple[str, ...]:
+    """The names of a dotted key, quotes taken off."""
+    return tuple(name.strip().strip("\"'") for name in dotted.split("."))
 
 
 def fill(table: Table, config: Any) -> Any:

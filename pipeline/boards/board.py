@@ -175,6 +175,9 @@ def load_board(name: str) -> Board:
     """
     path = Path(name) if name.endswith(".toml") else asset_dir("boards") / f"{name}.toml"
     if not path.is_file():
+        if name.endswith(".toml"):
+            hint = "give a board's name or the path of its file; `edgenas boards` lists those that ship"
+            raise ConfigError(f"there is no board file {name}", hint=hint)
         close = difflib.get_close_matches(name, board_names(), n=1)
         known = ", ".join(board_names())
         raise ConfigError(

@@ -175,7 +175,7 @@ def make_dataset(
     if len(val) == 0:
         count = len(arrays.y_train)
         raise DataError(
-            f"{count} training images are too few to hold out {validation:.0%} of each class",
+            f"{count} training images are too few to hold out {100 * validation:g} % of each class",
             hint="add images, or hold out a larger part",
         )
     test = np.random.default_rng(_TEST_ORDER_SEED).permutation(len(arrays.y_test))

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
 
-_METHODS = (
+METHODS = (
     "edgenas",
     "hypernetwork",
     "hwdarts",
@@ -90,7 +90,7 @@ def _refused_for_methods(config: SearchConfig, methods: Sequence[str]) -> Refusa
     """The first setting that differs from its default and that none of `methods` reads."""
     for name, (readers, reason) in _READERS.items():
         key = _changed(config, name)
-        if key and all(method in _METHODS and method not in readers for method in methods):
+        if key and all(method in METHODS and method not in readers for method in methods):
             return Refusal(
                 key,
                 f"has no effect with method '{', '.join(methods)}': {reason}",
@@ -114,7 +114,7 @@ def read_by(config: SearchConfig, method: str) -> SearchConfig:
     unread = {
         name: getattr(default, name)
         for name, (readers, _) in _READERS.items()
-        if method in _METHODS and method not in readers
+        if method in METHODS and method not in readers
     }
     return replace(config, method=method, **unread)
 

@@ -45,8 +45,14 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
     """
     try:
         loaded: Any = np.load(path, allow_pickle=False)
-        x = np.asarray(loaded["x"] if path.suffix == ".npz" else loaded)
-        y = np.asarray(loaded["y"]) if path.suffix == ".npz" and "y" in loaded.files else None
+        named = isinstance(loaded, np.lib.npyio.NpzFile)  # whatever the file is called
+        if named and "x" not in loaded.files:
+            held = ", ".join(loaded.files) or "nothing"
+            raise DataError(
+                f"{path} has no array 'x', it holds: {held}", hint="inputs are 'x', their classes 'y'"
+            )
+        x = np.asarray(loaded["x"] if named else loaded)
+        y = np.asarray(loaded["y"]) if named and "y" in loaded.files else None
     except FileNotFoundError as error:
         raise DataError(f"no such file: {path}", hint="give a .npy or .npz of inputs") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -57,7 +63,9 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
     if x.dtype == np.int16:
         return _clips(path, x[:limit] if x.ndim else x, labels, model.front_end)
     shape = model.input_shape[1:]
-    if x.ndim == 0 or len(x) == 0 or x.size != len(x) * model.input_bytes:
+    if x.ndim and len(x) == 0:
+        raise DataError(f"{path} holds no inputs: its shape is {x.shape}", hint="give at least one")
+    if x.ndim == 0 or x.size != len(x) * model.input_bytes:
         raise DataError(
             f"{path} holds shape {x.shape}", hint=f"the model takes [n, {', '.join(map(str, shape))}]"
         )

@@ -33,6 +33,11 @@ def test_unknown_board_suggests_the_nearest() -> None:
     assert "qemu-cortex-m4" in caught.value.hint
 
 
+def test_a_board_file_that_is_not_there_is_called_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no board file .*my-board\.toml"):
+        load_board(str(tmp_path / "my-board.toml"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [

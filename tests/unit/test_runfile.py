@@ -125,6 +125,16 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
         ("steps = 10", "steps = 'ten'", r"'search.steps' must be an integer", "docs/search.md"),
         ("[search]", "[train]\nmomentum = 'x'\n[search]", r"'train.momentum' must be", "docs/training.md"),
         ("steps = 10", '[search.hyper]\nboards = ["m4"]', r"run.toml:9: unknown board 'm4'", "ship"),
+        ("steps = 10", 'method = "edgnas"', r"run.toml:8: unknown search method 'edgnas'", "edgenas"),
+        (
+            "[search]",
+            "[robustness]\nloads = [2.0]\nclocks_hz = [840_000_000]\n[search]",
+            r"run.toml:9: robustness.clocks_hz = 840,000,000 is above",
+            "",
+        ),
+        ("[budgets]\nlatency_ms = 50.0", "budgets.latency_ms = 'x'", r"run.toml:4: 'budgets.latency_ms'", ""),
+        ("[budgets]\nlatency_ms = 50.0", "budgets = {latency_ms = -1}", r"run.toml:4: 'budgets.lat", ""),
+        ("steps = 10", "hyper.kapa = 1", r"run.toml:8: 'search.hyper.kapa' is not a known key", "kappa"),
     ],
 )
 def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str, hint: str) -> None:
@@ -144,6 +154,22 @@ def test_a_teacher_that_is_not_there_is_missed_before_anything_runs(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"train\.teacher\.files: there is no file gone\.pt"):
         Run.open(path, runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("key", ['cloud = "before"', "clock_hz = 84_000_000", "measure = true"])
+def test_a_run_file_that_adapts_is_not_run_as_if_it_did_not(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path, f"{GOOD}[adapt]\n{key}\n")
+    with pytest.raises(ConfigError, match="adapts") as caught:
+        Run.open(path, runs=tmp_path / "runs", quiet=True)
+    assert f"edgenas adapt {path}" in caught.value.hint
+
+
+def test_a_missing_training_device_is_told_before_the_search(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + '[train]\ndevice = "cuda:99"\n')
+    run = Run.open(path, runs=tmp_path / "runs", quiet=True)  # a search alone needs no such device
+    with pytest.raises(ConfigError, match=r"train\.device is 'cuda:99'"):
+        run.export()
+    assert not list((tmp_path / "runs" / "small").iterdir())
 
 
 @given(st.integers(0, len(GOOD) - 1), st.text(max_size=3))

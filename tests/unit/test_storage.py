@@ -194,6 +194,23 @@ def test_labels_that_do_not_belong_to_the_inputs(
     assert labels is not None and labels.tolist() == [1, 2]
 
 
+def test_inputs_without_an_x_or_without_any_input(model: Model, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", images=np.zeros((3, 2, 2, 1), np.int8), z=np.zeros(1))
+    with pytest.raises(DataError, match=r"other\.npz has no array 'x', it holds: images, z"):
+        read_inputs(tmp_path / "other.npz", model, 3)
+    np.save(tmp_path / "none.npy", np.zeros((0, 2, 2, 1), np.int8))
+    with pytest.raises(DataError, match=r"none\.npy holds no inputs"):
+        read_inputs(tmp_path / "none.npy", model, 3)
+
+
+def test_the_content_of_inputs_counts_and_not_their_files_name(model: Model, tmp_path: Path) -> None:
+    x = np.arange(12, dtype=np.int8).reshape(3, 2, 2, 1)
+    for name, write in (("array.npz", np.save), ("named.npy", lambda f, x: np.savez(f, x=x))):
+        with (tmp_path / name).open("wb") as file:
+            write(file, x)
+        assert np.array_equal(read_inputs(tmp_path / name, model, 3).x, x)
+
+
 @pytest.mark.parametrize("content", [b"no array at all", b"", b"PK\x03\x04 torn"])
 def test_inputs_that_are_no_arrays(content: bytes, model: Model, tmp_path: Path) -> None:
     for name in ("inputs.npy", "inputs.npz"):
