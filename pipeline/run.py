@@ -31,7 +31,7 @@ from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
-from pipeline.storage import usable_folder, write_text
+from pipeline.storage import claim, usable_folder, write_text
 from pipeline.train.config import INCIDENTAL
 from pipeline.validate import Validation
 
@@ -61,7 +61,7 @@ class Run(RunInputs):
     def open(
         cls, runfile: Path, *, data: Path | None = None, runs: Path = Path("runs"), quiet: bool = False
     ) -> Self:
-        """Read a run file. Raises ConfigError that names the file, line and key."""
+        """Read a run file and claim its folder. Raises ConfigError that names the file, line and key."""
         settings = load_runfile(runfile)
         if settings.adapt != AdaptConfig() and not cls.adapts:
             of = (
@@ -82,7 +82,9 @@ class Run(RunInputs):
                     hint="the path of a trained teacher, as seen from here; without files one is trained",
                 )
         folder = runs / settings.name
-        usable_folder(folder, "--runs")
+        claim(
+            usable_folder(folder, "--runs"), "wait for it, or choose another name in the run file, or --runs"
+        )
         return cls(settings, folder, data, Reporter(quiet=quiet))
 
     # -- stages ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
 import struct
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FIRST_S = 1.0  # until a checkpoint is written for the first time
+_claimed: dict[tuple[int, int], int] = {}  # descriptors of this process's own folders, by device and inode
 
 
 class Rhythm:
@@ -76,6 +78,26 @@ def usable_folder(path: Path, option: str) -> Path:
         hint = remedy(error) if error.errno in NO_ROOM else "give a folder that you may write to"
         raise ConfigError(f"{option}: {path} cannot be used as a folder: {why}", hint=hint) from error
     return path
+
+
+def claim(folder: Path, hint: str) -> None:
+    """Keep `folder` for this process until it ends, so that no two of them mix their files there.
+
+    Raises ConfigError with `hint` where another process has it. File systems without locks claim nothing.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    try:
+        if (status.st_dev, status.st_ino) not in _claimed:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _claimed[status.st_dev, status.st_ino] = descriptor
+            return
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(f"another edgenas is at work in {folder}", hint=hint) from error
+    except OSError:
+        pass
+    os.close(descriptor)
 
 
 def remedy(error: OSError) -> str:

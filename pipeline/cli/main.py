@@ -82,6 +82,8 @@ def main() -> None:
     except EdgeNasError as error:
         sys.exit(_complain(error))
     except Interrupted:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one while Python shuts down just ends it
+            signal.signal(number, signal.SIG_DFL)
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

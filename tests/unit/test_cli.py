@@ -92,6 +92,19 @@ def network(*, dtype: Any = np.int8, size: int = 8, last: str = "SOFTMAX") -> by
     return b.content([x], out)
 
 
+def test_a_second_interrupt_while_python_shuts_down_shows_no_traceback(tmp_path: Path) -> None:
+    code = (
+        "import atexit, signal, sys; from pipeline.cli import main as cli\n"
+        "hit = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "cli.app = hit; sys.argv = ['edgenas', 'boards']; atexit.register(hit); cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines() == ["interrupted; the same command goes on where it stopped"]
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "good.tflite"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,6 +156,20 @@ def test_a_teacher_that_is_not_there_is_missed_before_anything_runs(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"train\.teacher\.files: there is no file gone\.pt"):
         Run.open(path, runs=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_runs_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    path, folder = write(tmp_path, GOOD), tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    held = "import sys, pathlib; from pipeline.storage import claim; claim(pathlib.Path(sys.argv[1]), '')"
+    command = [sys.executable, "-c", f"{held}; print('held', flush=True); sys.stdin.read()", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another edgenas is at work in") as caught:
+            Run.open(path, runs=tmp_path / "runs", quiet=True)
+        assert "--runs" in caught.value.hint
+    for _ in range(2):  # the other one has ended; this process may open it as often as it likes
+        Run.open(path, runs=tmp_path / "runs", quiet=True)
 
 
 @pytest.mark.parametrize("key", ['cloud = "before"', "clock_hz = 84_000_000", "measure = true"])
