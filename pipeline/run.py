@@ -206,7 +206,8 @@ class Run(RunInputs):
             return f"float {100 * accuracy['float']['value']:.2f} %, INT8 {100 * accuracy['int8']['value']:.2f} %"
 
         self._stage("train and export", whole, ["training.json", "model.tflite"], work)
-        return read_json(path)
+        trained: dict[str, Any] = read_json(path, "accuracy", "history")
+        return trained
 
     def everything(self) -> dict[str, Any]:
         """All stages; returns (and writes) the report."""

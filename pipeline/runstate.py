@@ -80,11 +80,14 @@ class RunState:
         return float(self._stages.get(stage, {}).get("seconds", 0.0))
 
 
-def read_json(path: Path) -> Any:
-    """What a stage left; raises ConfigError for a damaged file."""
+def read_json(path: Path, *needed: str) -> Any:
+    """What a stage left; raises ConfigError for a damaged file, or one without the keys that are `needed`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := [key for key in needed if key not in found]:
+            raise ValueError(f"it has no {', '.join(map(repr, lacking))}")
+    except (OSError, ValueError, TypeError) as error:  # ValueError: JSON's and Unicode's, too
         raise ConfigError(
             f"{path} is damaged: {error}", hint="delete that file; its stage runs again"
         ) from error
+    return found

@@ -104,6 +104,8 @@ def remedy(error: OSError) -> str:
     """What to do about a file that cannot be read or written."""
     if error.errno in NO_ROOM:
         return "make room on that disk and give the same command again"
+    if error.errno == errno.EFBIG:
+        return "allow larger files (ulimit -f), or use another file system, and give the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "use a place that you may write to, or change its permissions"
     return "see that the path is right, and whether it leads to a file or a folder"

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from jinja2 import UndefinedError
 
 from pipeline.cli.common import Json, example, print_json, stdout
+from pipeline.errors import ConfigError
 from pipeline.report import read_document, read_sweep, write_report, write_sweep
 
 
@@ -18,12 +20,15 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Render report.html again from report.json, or sweep.html from sweep.json."""
-        if (folder / "sweep.json").is_file():
-            document = read_sweep(folder)
-            page = write_sweep(folder, document)
-        else:
-            document = read_document(folder)
-            page = write_report(folder, document)
+        sweep = (folder / "sweep.json").is_file()
+        document = read_sweep(folder) if sweep else read_document(folder)
+        try:
+            page = write_sweep(folder, document) if sweep else write_report(folder, document)
+        except (KeyError, TypeError, AttributeError, UndefinedError) as error:
+            raise ConfigError(
+                f"{folder / ('sweep.json' if sweep else 'report.json')} lacks or misstates {error}",
+                hint=f"it was edited, or written by another edgenas: run the {'sweep' if sweep else 'run'} again",
+            ) from error
         if json:
             print_json(document)
         else:

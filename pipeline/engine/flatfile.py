@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
 
-_HINT_FILE = "export it again; the file must be a complete TensorFlow Lite flatbuffer"
+_HINT_FILE = (
+    "export it again, in a run's folder after deleting it; it must be a complete TensorFlow Lite flatbuffer"
+)
 _TYPE_NAMES = {v: k for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
 OPERATOR_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
 _DTYPES: dict[int, np.dtype[Any]] = {

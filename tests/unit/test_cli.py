@@ -176,6 +176,10 @@ def test_doctor_of_no_board_is_bad_input(tmp_path: Path) -> None:
 
 def test_report_of_no_run(tmp_path: Path) -> None:
     refused(edgenas("report", tmp_path, cwd=tmp_path), "no report.json in", str(tmp_path))
+    (tmp_path / "report.json").write_text('{"layers": []}')
+    refused(edgenas("report", tmp_path, cwd=tmp_path), "report.json lacks or misstates 'memory_map'")
+    (tmp_path / "sweep.json").write_text('{"kind": "sweep"}')
+    refused(edgenas("report", tmp_path, cwd=tmp_path), "sweep.json lacks or misstates 'points'")
 
 
 def test_unknown_board(model: Path, tmp_path: Path) -> None:

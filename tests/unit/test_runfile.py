@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.run import Run
 from pipeline.runfile import load_runfile
-from pipeline.runstate import RunState, fingerprint
+from pipeline.runstate import RunState, fingerprint, read_json
 from pipeline.tomltable import Table, fill
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -216,6 +216,13 @@ def test_damaged_state_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="damaged") as caught:
         RunState(tmp_path)
     assert "delete" in caught.value.hint
+    for content in ("{}", "[]", "3", '{"history": []}'):
+        (tmp_path / "training.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"training\.json is damaged: .*") as caught:
+            read_json(tmp_path / "training.json", "accuracy")
+        assert "delete" in caught.value.hint
+    (tmp_path / "training.json").write_text('{"accuracy": 1}')
+    assert read_json(tmp_path / "training.json", "accuracy") == {"accuracy": 1}
 
 
 @dataclass(frozen=True)

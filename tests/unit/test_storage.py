@@ -146,6 +146,7 @@ def test_what_nobody_foresaw_is_no_traceback(
     for number, hint in (
         (errno.EACCES, "permissions"),
         (errno.ENOSPC, "make room"),
+        (errno.EFBIG, "ulimit -f"),
         (errno.ENOTDIR, "folder"),
     ):
         error = OSError(number, "reason", "/some/where")
