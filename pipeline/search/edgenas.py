@@ -212,15 +212,24 @@ class EdgeNas:
             for _ in range(self.task.config.paths - 1):
                 drawn, _gates = self.relaxation.sample(temperature, rng)
                 samples.append(self._leave_centre(drawn, rng, at_least=1))
-            outputs = [self.net(batch[0], path) for path, _ in samples]
-            losses = [float(F.cross_entropy(logits, batch[1])) for logits in outputs]
-            hits = [float((logits.argmax(1) == batch[1]).float().mean()) for logits in outputs]
+        losses, hits = self.compared([path for path, _ in samples], batch)
         count = len(samples)
         surrogate = torch.zeros(())
         for (path, left), loss in zip(samples[1:], losses[1:], strict=True):
             chance = self.relaxation.log_probability(path, temperature, left)
             surrogate = surrogate + (loss - losses[0]) * chance / (count - 1)
         return surrogate, sum(losses) / count, sum(hits) / count
+
+    def compared(
+        self, paths: Sequence[IndexPath], batch: tuple[Tensor, Tensor]
+    ) -> tuple[list[float], list[float]]:
+        """Loss and accuracy of each path on a batch. A GPU is waited for once, at the end."""
+        with torch.no_grad():
+            outputs = [self.net(batch[0], path) for path in paths]
+            losses = [F.cross_entropy(logits, batch[1]) for logits in outputs]
+            hits = [(logits.argmax(1) == batch[1]).float().mean() for logits in outputs]
+            found: list[float] = torch.stack([*losses, *hits]).tolist()
+        return found[: len(paths)], found[len(paths) :]
 
     def _straight_through(
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]

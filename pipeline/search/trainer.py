@@ -87,7 +87,8 @@ def shared_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    (images, labels), total = batch, 0.0
+    images, labels = batch
+    losses: list[Tensor] = []
     soft: Tensor | None = None
     for path in paths:
         logits = net(images, path).float()
@@ -96,17 +97,19 @@ def shared_step(
             loss = (1 - distill) * loss + distill * F.cross_entropy(logits, soft)
         elif distill:
             soft = logits.detach().softmax(1)
-        value = loss.item()
+        (loss / len(paths)).backward()
+        losses.append(loss.detach())
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+    # A GPU is waited for here alone. A step that diverges is not applied: the weights stay as the last checkpoint could
+    # have them.
+    *values, length = torch.stack([*losses, norm]).tolist()
+    for path, value in zip(paths, values, strict=True):
         if not math.isfinite(value):
             raise diverged(net, path, images, f"the loss is {value}", rate_name)
-        (loss / len(paths)).backward()
-        total += value / len(paths)
-    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
-    if not torch.isfinite(norm):
-        # Not applied: the weights stay as the last checkpoint could have them.
-        raise diverged(net, paths[0], images, f"the gradient's norm is {norm.item()}", rate_name)
+    if not math.isfinite(length):
+        raise diverged(net, paths[0], images, f"the gradient's norm is {length}", rate_name)
     optimizer.step()
-    return total
+    return float(sum(value / len(paths) for value in values))
 
 
 def diverged(
@@ -155,15 +158,19 @@ class Validation:
 
         Raises ConfigError where its outputs are no numbers: the last step's weights have seen no loss yet.
         """
-        correct = total = 0
+        finite, right = [], []
         with torch.inference_mode():
             for x, y in self.batches:
                 logits = net(x, path)
-                if not torch.isfinite(logits).all():
-                    raise diverged(net, path, x, "validation gives no numbers", rate_name)
-                correct += int((logits.argmax(1) == y).sum())
-                total += len(y)
-        return correct / total
+                finite.append(torch.isfinite(logits).all())
+                right.append((logits.argmax(1) == y).sum())
+            # a GPU is waited for once, not after each batch
+            found: list[int] = torch.stack([*finite, *right]).tolist()
+        count = len(self.batches)
+        for (x, _), whole in zip(self.batches, found[:count], strict=True):
+            if not whole:
+                raise diverged(net, path, x, "validation gives no numbers", rate_name)
+        return sum(found[count:]) / sum(len(y) for _, y in self.batches)
 
 
 def train_path(

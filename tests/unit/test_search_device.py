@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from placed import Placed, watch_arrays_and_parameters
 from search_standins import DATA, SMALL, TINY, MacCost
+from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import ConfigError
-from pipeline.search import device, retrain, search
+from pipeline.search import device, retrain, search, trainer
 from pipeline.search.device import _Resident
+from pipeline.search.edgenas import EdgeNas
 from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.methods import Task
 from pipeline.search.proxies import PROXIES
 from pipeline.search.proxyconfig import ProxyConfig
 from pipeline.search.sharingconfig import SharingConfig
+from pipeline.search.supernet import Supernet
+from pipeline.search.targets import one_board
 from pipeline.space import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
@@ -96,6 +101,39 @@ def test_winners_are_compared_on_the_device(
     assert there == alone and not mode.mixed, set(mode.mixed)
     with pytest.raises(ConfigError, match=r"search\.device is 'cuda:99'"):
         retrain.held_out_accuracy(space, data, winner, steps=3, seed=0, threads=1, device="cuda:99")
+
+
+class Waits(TorchFunctionMode):
+    """Counts the calls at which a GPU would be waited for."""
+
+    ASKS: ClassVar = {"item", "tolist", "__float__", "__int__", "__bool__", "__index__", "cpu", "numpy"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in self.ASKS
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_waited_for_once_a_step() -> None:
+    net, paths = Supernet(SMALL, 0), [[(0, 1)] * 3, [(1, 0)] * 3, [(2, 1)] * 3]
+    optimizer = trainer.weight_optimizer(net, 0.1)
+    x, y = trainer.tensors(DATA.x_train[:16], DATA.y_train[:16])
+    with Waits() as waits:
+        trainer.shared_step(net, optimizer, paths, (x, y), 0.1, distill=1.0)
+    assert waits.count == 1
+    validation = trainer.Validation.of(DATA, 80, 0, batch=10)
+    assert len(validation.batches) == 8
+    with Waits() as waits:
+        validation.accuracy(net, paths[0])
+    assert waits.count == 1
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), Budgets()), replace(TINY, paths=4), 0, None, None)
+    method = EdgeNas(task)
+    with Waits() as waits:
+        losses, hits = method.compared(paths, (x, y))
+    assert waits.count == 1 and len(losses) == len(hits) == 3
 
 
 def test_the_check_above_sees_a_network_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
