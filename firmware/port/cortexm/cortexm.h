@@ -13,6 +13,7 @@
 #define SCB_VTOR REGISTER(0xE000ED08u)
 #define SCB_AIRCR REGISTER(0xE000ED0Cu)
 #define SCB_CCR REGISTER(0xE000ED14u)
+#define SCB_CCR_DC (1u << 16) /* the data cache is on; reads as zero where there is none */
 #define SCB_CFSR REGISTER(0xE000ED28u)
 #define SCB_HFSR REGISTER(0xE000ED2Cu)
 #define SCB_MMFAR REGISTER(0xE000ED34u)
@@ -20,6 +21,8 @@
 #define SCB_SHCSR REGISTER(0xE000ED24u)
 #define SCB_SHCSR_MEMFAULT_ENABLE (1u << 16)
 #define SCB_CFSR_MMARVALID (1u << 7)
+#define SCB_DCCMVAC REGISTER(0xE000EF68u) /* writes the data cache's line of an address back (B2.2) */
+#define DATA_CACHE_LINE 32u               /* bytes, Cortex-M7 (DDI0489) */
 
 /* Memory protection unit (DDI0403, B3.5) */
 #define MPU_TYPE REGISTER(0xE000ED90u)

@@ -28,14 +28,28 @@ _Noreturn void Reset_Handler(void) {
     }
     uint32_t *stack_pointer;
     __asm__ volatile("mov %0, sp" : "=r"(stack_pointer));
-    for (uint32_t *word = __stack_limit; word < stack_pointer; ++word) {
+    /* volatile: no call of memset, which would paint its own frame */
+    for (volatile uint32_t *word = __stack_limit; word < stack_pointer; ++word) {
         *word = STACK_PAINT;
     }
     (void)main();
     arch_reset();
 }
 
+/* A restart drops what the data cache has not written back, and with it what is known of a fault. */
+static void save_fault_record(void) {
+    if ((SCB_CCR & SCB_CCR_DC) != 0u) {
+        const uint32_t start = (uint32_t)(uintptr_t)&fault_record;
+        for (uint32_t line = start & ~(DATA_CACHE_LINE - 1u); line < start + sizeof fault_record;
+             line += DATA_CACHE_LINE) {
+            SCB_DCCMVAC = line;
+        }
+    }
+}
+
 _Noreturn void arch_reset(void) {
+    __asm__ volatile("dsb" ::: "memory");
+    save_fault_record();
     __asm__ volatile("dsb" ::: "memory");
     SCB_AIRCR = 0x05FA0004u; /* VECTKEY, SYSRESETREQ */
     for (;;) {

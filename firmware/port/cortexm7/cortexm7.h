@@ -4,7 +4,6 @@
 
 #include "cortexm.h"
 
-#define SCB_CCR_DC (1u << 16)
 #define SCB_CCR_IC (1u << 17)
 #define SCB_CCSIDR REGISTER(0xE000ED80u)
 #define SCB_CSSELR REGISTER(0xE000ED84u)

@@ -21,7 +21,8 @@ __attribute__((used)) _Noreturn static void start(void) {
     }
     uint32_t *stack_pointer;
     __asm__ volatile("mv %0, sp" : "=r"(stack_pointer));
-    for (uint32_t *word = __stack_limit; word < stack_pointer; ++word) {
+    /* volatile: no call of memset, which would paint its own frame */
+    for (volatile uint32_t *word = __stack_limit; word < stack_pointer; ++word) {
         *word = STACK_PAINT;
     }
     (void)main();
