@@ -47,10 +47,11 @@ def one(
     seed: int,
     ablation: AblationConfig,
     steps: int,
+    judge_steps: int,
 ) -> dict[str, Any]:
-    """A whole search, its relaxed answer and its winner's accuracy on the test split."""
+    """A whole search of `steps` alternations, its relaxed answer and its winner's accuracy on the test split."""
     config = SearchConfig(
-        warmup_steps=20, steps=100, batch_size=32, validation_batch_size=64, candidates=12, ranking_images=200,
+        warmup_steps=20, steps=steps, batch_size=32, validation_batch_size=64, candidates=12, ranking_images=200,
         semifinalists=3, semifinal_steps=10, finalists=2, proxy_steps=20, threads=1, ablation=ablation,
     )  # fmt: skip
     found = search(space, data, cost, Budgets(latency_ms=limit), config, seed=seed)
@@ -64,7 +65,7 @@ def one(
     if found.architecture is not None and found.cost is not None:
         row["latency_ms"] = found.cost.latency_ms
         row["accuracy"] = held_out_accuracy(
-            space, data, found.architecture, steps=steps, seed=seed, threads=1
+            space, data, found.architecture, steps=judge_steps, seed=seed, threads=1
         )
     return row
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--limits", type=float, nargs="+", default=[1.5, 3.0], help="ms")
     parser.add_argument("--seeds", default="0-2")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, default=100, help="alternations of a search")
     parser.add_argument("--judge-steps", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -116,12 +118,13 @@ def main() -> None:
                 blocks = blocks or args.blocks
                 key = {
                     "board": args.board, "blocks": blocks, "seed": seed, "limit": limit, "variant": variant,
-                    "judge_steps": args.judge_steps,
+                    "judge_steps": args.judge_steps, "steps": args.steps,
                 }  # fmt: skip
                 row = next((r for r in known if key.items() <= r.items()), None)
                 if row is None:
                     space = SearchSpace.for_input(data.x_train.shape[1:], 10, blocks=blocks)
-                    row = key | one(space, data, cost, limit, seed, ablation, args.judge_steps)
+                    found_here = one(space, data, cost, limit, seed, ablation, args.steps, args.judge_steps)
+                    row = key | found_here
                     with args.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                 rows.append(row)
