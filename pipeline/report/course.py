@@ -14,6 +14,7 @@ History = Sequence[dict[str, Any]]
 _Part = tuple[str, History, dict[str, float]]  # a board's name, records and limits
 
 _COLORS = (BLUE, ORANGE, GREEN, "#8454b3", "#0e7c86")
+_DASHES = ("-", ":", "-.")  # of lines beyond the colours
 _COLUMNS = 4
 _FEW = 40  # points; more are drawn smaller
 _PANEL = (3.25, 2.6)  # inches
@@ -150,18 +151,19 @@ def _lines(
     paid = all("passes" in row for row in history)
     unit, many = _unit(max((row["passes"] for row in history), default=0.0) if paid else 0.0)
     steps = [row["passes"] / many if paid else row["step"] for row in history]
-    for name, tint in zip(names, _COLORS * len(names), strict=False):
+    for number, name in enumerate(names):
+        again, place = divmod(number, len(_COLORS))
         values = [row.get(name) for row in history]
         numbers = [v / divisor if isinstance(v, int | float) else float("nan") for v in values]
         # what is asked for is drawn anew each step, and architectures do not follow each other: points, not a line
-        style: dict[str, Any] = (
+        style: dict[str, Any] = {"color": _COLORS[place], "ls": _DASHES[again % len(_DASHES)], "lw": 1.1} | (
             {"ls": "", "marker": ".", "ms": 3 if len(history) > _FEW else 8, "alpha": 0.6}
             if name.startswith(("asked", "own"))
             else {"drawstyle": "steps-post"}  # the best holds until a better one is found
             if name.startswith("best")
             else {}
         )
-        axis.plot(steps, numbers, color=tint, lw=1.1, label=_NAMES.get(name, name.replace("_", " ")), **style)
+        axis.plot(steps, numbers, label=_NAMES.get(name, name.replace("_", " ")), **style)
     if limit:
         axis.axhline(limit / divisor, color=RED, lw=1, ls="--", label="limit")
     if logarithmic:

@@ -122,6 +122,17 @@ def test_a_course_counts_in_what_it_took_and_keeps_the_best_until_a_better_one()
     plt.close(figure)
 
 
+def test_lines_of_one_panel_all_look_different() -> None:
+    names = [
+        f"{kind}_{of}" for kind in ("nu", "multiplier") for of in ("latency", "sram", "flash", "parameters")
+    ]
+    history = [{"step": step, **dict.fromkeys(names, 0.1 * step)} for step in (1, 2)]
+    figure, axis = plt.subplots()
+    course._lines(axis, history, "penalty multipliers", names, logarithmic=True)
+    assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == len(names)
+    plt.close(figure)
+
+
 def test_a_cell_is_one_box_and_a_graph_with_an_operator_on_every_edge() -> None:
     space = CellSpace((8, 8, 1), 4, 4, channels=(4, 4, 8), strides=(2, 1, 1), nodes=2)
     architecture = space.build((0, 1, 2, 2, 2, 0, 0, 1, 2))
