@@ -322,15 +322,14 @@ class Lut:
     def save(self, path: Path) -> None:
         """Write `path` (`.csv`), its `.toml` and, where it is calibrated, its `.intervals.toml`.
 
-        A calibration that lies there stays where the table that it was made for turns out the same again.
+        A calibration that lies there stays where all that latencies follow from has come out the same again.
         """
-        files = (path, path.with_suffix(".toml"))
-        before = [file.read_bytes() if file.is_file() else b"" for file in files]
+        before = _timed(path)
         write_rows(path, self.rows, self.observed)
         write_toml(path.with_suffix(".toml"), self._description())
         if self.calibration is not None:
             self.calibration.save(path, self.identity)
-        elif [file.read_bytes() for file in files] != before:
+        elif _timed(path) != before:
             intervals_path(path).unlink(missing_ok=True)  # of the table that was there before
 
     @classmethod
@@ -376,6 +375,15 @@ class Lut:
 
 
 # -- description -------------------------------------------------------------------------------------------
+
+
+def _timed(path: Path) -> tuple[bytes, str, object] | None:
+    """What the latencies of the table in these files follow from; None without one, or for a damaged one."""
+    try:
+        description = read_toml(path.with_suffix(".toml"))
+        return path.read_bytes(), _identity(description, path).hash, description.get("overhead")
+    except (LutError, OSError):
+        return None
 
 
 def _identity(description: Mapping[str, Any], path: Path) -> Identity:

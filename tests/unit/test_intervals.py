@@ -91,11 +91,19 @@ def test_a_calibrated_table_keeps_its_interval_and_refuses_anothers(tmp_path: Pa
     intervals_path(path).write_text(text.replace("45", "46"))
     with pytest.raises(LutError, match="checksum"):
         Lut.load(path)
-    lut.save(path)  # a table measured anew is not the one that was calibrated
+    overhead = replace(lut.overhead, inference_cycles=lut.overhead.inference_cycles + 1.0)
+    replace(lut, overhead=overhead).save(path)  # a table measured anew is not the one that was calibrated
     assert not intervals_path(path).exists()
     replace(lut, calibration=mine).save(path)
     lut.save(path)  # unless it comes out the same
     assert Lut.load(path).interval == mine
+    # or has only other firmware around the same operators, and so another footprint
+    flash = replace(lut.flash, base_bytes=lut.flash.base_bytes + 40)
+    replace(lut, identity=replace(lut.identity, firmware_revision="y"), flash=flash).save(path)
+    assert Lut.load(path).interval == mine and Lut.load(path).flash == flash
+    rows = dict(list(lut.rows.items())[:-1])
+    replace(lut, rows=rows).save(path)
+    assert not intervals_path(path).exists()
 
 
 def test_the_search_and_the_budget_see_the_upper_quantile() -> None:
