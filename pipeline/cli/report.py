@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from jinja2 import UndefinedError
 
 from pipeline.cli.common import Json, example, print_json, stdout
-from pipeline.errors import ConfigError
-from pipeline.report import read_document, read_sweep, write_report, write_sweep
+from pipeline.report import render_again
 
 
 def register(app: typer.Typer) -> None:
@@ -20,15 +18,7 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Render report.html again from report.json, or sweep.html from sweep.json."""
-        sweep = (folder / "sweep.json").is_file()
-        document = read_sweep(folder) if sweep else read_document(folder)
-        try:
-            page = write_sweep(folder, document) if sweep else write_report(folder, document)
-        except (KeyError, TypeError, AttributeError, UndefinedError) as error:
-            raise ConfigError(
-                f"{folder / ('sweep.json' if sweep else 'report.json')} lacks or misstates {error}",
-                hint=f"it was edited, or written by another edgenas: run the {'sweep' if sweep else 'run'} again",
-            ) from error
+        document, page = render_again(folder)
         if json:
             print_json(document)
         else:
