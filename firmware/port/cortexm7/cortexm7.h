@@ -10,7 +10,6 @@
 #define SCB_ICIALLU REGISTER(0xE000EF50u)
 #define SCB_DCISW REGISTER(0xE000EF60u)
 
-#define CACHE_LINE_SHIFT 5u /* 32-byte lines */
 #define CACHE_WAY_SHIFT 30u /* the data cache has four ways */
 
 static inline void cortexm7_icache_on(void) {
@@ -31,7 +30,7 @@ static inline void cortexm7_dcache_on(void) {
         const uint32_t last_set = (size >> 13) & 0x7FFFu, last_way = (size >> 3) & 0x3FFu;
         for (uint32_t set = 0; set <= last_set; ++set) {
             for (uint32_t way = 0; way <= last_way; ++way) {
-                SCB_DCISW = way << CACHE_WAY_SHIFT | set << CACHE_LINE_SHIFT;
+                SCB_DCISW = way << CACHE_WAY_SHIFT | set * DATA_CACHE_LINE;
             }
         }
         __asm__ volatile("dsb" ::: "memory");
