@@ -11,9 +11,12 @@ import pytest
 from pipeline.boards import load_board
 from pipeline.firmware import build, render_bench
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("gcc", "cmake", "ninja"))), reason="needs gcc, cmake and ninja"
-)
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("gcc", "cmake", "ninja"))), reason="needs gcc, cmake and ninja"
+    ),
+]
 BOARD = load_board("host")
 REAL = shutil.which("gcc")
 
