@@ -123,8 +123,8 @@ def main() -> None:
                 row = next((r for r in known if key.items() <= r.items()), None)
                 if row is None:
                     space = SearchSpace.for_input(data.x_train.shape[1:], 10, blocks=blocks)
-                    found_here = one(space, data, cost, limit, seed, ablation, args.steps, args.judge_steps)
-                    row = key | found_here
+                    searched = one(space, data, cost, limit, seed, ablation, args.steps, args.judge_steps)
+                    row = key | searched
                     with args.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                 rows.append(row)
