@@ -22,6 +22,7 @@ from pipeline.storage import Rhythm
 from pipeline.train.batches import Batches
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, read_state, save_checkpoint
 from pipeline.train.config import TrainConfig
+from pipeline.train.convnet import ConvNet
 from pipeline.train.device import precision
 from pipeline.train.diagnosis import all_finite, diverged
 from pipeline.train.evaluate import accuracy
@@ -31,6 +32,7 @@ from pipeline.train.progress import Progress
 from pipeline.train.resnet import ResNet
 
 _SEED_STEP = 1_000_003  # keeps the members' random streams apart from the student's and from each other's
+_WHITENED = 2000  # images that a convnet's first convolution is found from
 # Settings of TrainConfig that concern a teacher's own training.
 _OWN = (
     "batch_size", "momentum", "weight_decay", "label_smoothing", "shift", "mirror", "cutout", "mixup",
@@ -104,6 +106,8 @@ def obtain_teacher(
     description: dict[str, Any] = {"kind": options.architecture}
     if options.architecture == "wide":
         description["architecture"] = widened(architecture, options.width).to_json()
+    elif options.architecture == "convnet":
+        description["width"] = options.width
     else:
         description |= {"width": options.width, "depth": options.depth}
     trained = []
@@ -124,6 +128,8 @@ def files_digest(names: Sequence[str]) -> list[str]:
 def _build(description: dict[str, Any], shape: tuple[int, int, int], classes: int) -> nn.Module:
     if description["kind"] == "wide":
         return QatNetwork(Architecture.from_json(description["architecture"]))
+    if description["kind"] == "convnet":
+        return ConvNet(shape, classes, description["width"])
     return ResNet(shape, classes, description["width"], description["depth"])
 
 
@@ -162,6 +168,8 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _build(description, data.input_shape, data.classes)
+        if isinstance(network, ConvNet):
+            network.whiten(torch.cat([self.batches.plain(i) for i in range(self._whitened())]))
         self.network = network.to(device, memory_format=torch.channels_last)
         self.optimizer = sgd(self.network, config)
         self.steps = config.teacher.epochs * self.batches.per_epoch
@@ -173,6 +181,10 @@ class _Training:
             self.step, self.val_accuracy = state["step"], state["val_accuracy"]
             if not state["finished"]:
                 self.optimizer.load_state_dict(state["optimizer"])
+
+    def _whitened(self) -> int:
+        """Batches that a convnet's first convolution is found from."""
+        return min(self.batches.per_epoch, math.ceil(_WHITENED / self.batches.size))
 
     def run(self, on_step: Callable[[Progress], None] | None) -> tuple[nn.Module, float]:
         rhythm = Rhythm(self.config.checkpoint_s)

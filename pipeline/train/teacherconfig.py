@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.tomltable import MOST_RATE, check_at_most
 
-ARCHITECTURES = ("wide", "resnet")
+ARCHITECTURES = ("wide", "resnet", "convnet")
 _WIDEST = 256.0  # times the student: beyond it are no teachers, but sizes that torch cannot count
 
 
@@ -21,8 +21,8 @@ class TeacherConfig:
 
     weight: float = 0.0  # share of the teacher in the loss; 0: no teacher
     temperature: float = 4.0
-    architecture: str = "wide"  # "wide": the student with `width` times its channels; "resnet"
-    width: float = 2.0  # a resnet has 16, 32 and 64 channels times this
+    architecture: str = "wide"  # "wide": the student with `width` times its channels; "resnet"; "convnet"
+    width: float = 2.0  # a resnet has 16, 32 and 64 channels times this, a convnet 32, 96 and 96
     depth: int = 2  # residual blocks in each of a resnet's three stages
     members: int = 1  # so many teachers from different seeds, their probabilities averaged
     epochs: int = 12

@@ -17,6 +17,7 @@ from pipeline.space.opspec import OpSpec, same_padding
 from pipeline.train import Progress, TrainConfig, train_qat
 from pipeline.train.averaging import Average, recalibrate_norms
 from pipeline.train.batches import Batches, to_input
+from pipeline.train.convnet import ConvNet
 from pipeline.train.device import precision
 from pipeline.train.layers import Weighted
 from pipeline.train.network import QatNetwork
@@ -159,6 +160,55 @@ def test_a_resnet_can_teach(tmp_path: Path) -> None:
     missing = replace(config, teacher=replace(config.teacher, files=(str(tmp_path / "none.ckpt"),)))
     with pytest.raises(ConfigError, match=r"none\.ckpt"):
         train_qat(ARCHITECTURE, data_set(), missing, seed=0)
+
+
+def test_a_convnet_can_teach_and_serves_again(tmp_path: Path) -> None:
+    options = TeacherConfig(0.7, architecture="convnet", width=0.25, epochs=3)
+    config, data, device = replace(CONFIG, teacher=options), data_set(), torch.device("cpu")
+    teacher = obtain_teacher(ARCHITECTURE, data, config, device, seed=3, folder=tmp_path)
+    assert teacher.val_accuracies[0] > 0.8
+    assert train_qat(ARCHITECTURE, data, config, seed=0).fake_quant_accuracy > 0.8
+    files = tuple(str(path) for path in tmp_path.glob("teacher-*.ckpt"))
+    again = obtain_teacher(
+        ARCHITECTURE,
+        data,
+        replace(config, teacher=replace(options, files=files)),
+        device,
+        seed=9,
+        folder=None,
+    )
+    x = to_input(data.x_val)
+    assert torch.equal(again.probabilities(x, 2.0), teacher.probabilities(x, 2.0))
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 3), (49, 10, 1), (2, 3, 1), (96, 80, 3)])
+def test_a_convnet_takes_images_of_every_shape(shape: tuple[int, int, int]) -> None:
+    network = ConvNet(shape, 5, 0.25).eval()
+    x = torch.rand(4, shape[2], *shape[:2])
+    network.whiten(x)
+    assert network(x).shape == (4, 5)
+
+
+def test_a_convnet_begins_with_patches_of_covariance_one_and_their_negatives() -> None:
+    rng = np.random.default_rng(4)
+    # Neighbouring pixels are alike, as in photographs.
+    images = np.cumsum(np.cumsum(rng.normal(size=(20, 3, 16, 16)), 2), 3) / 16
+    network, x = ConvNet((16, 16, 3), 5, 0.25), torch.tensor(images, dtype=torch.float32)
+    network.whiten(x)
+    found = F.conv2d(x, network.get_buffer("patches"), network.get_buffer("offset")).double()
+    values = found.permute(1, 0, 2, 3).flatten(1).numpy()
+    half = len(values) // 2
+    assert half == 12
+    assert np.allclose(values[:half], -values[half:], atol=1e-5)
+    assert np.allclose(values.mean(1), 0, atol=1e-3)
+    covariance = np.cov(values[:half], bias=True)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (2, 2), (2, 3)).transpose(0, 2, 3, 1, 4, 5)
+    variances = np.linalg.eigvalsh(np.cov(windows.reshape(-1, 12).T, bias=True))
+    # Directions in which patches hardly differ are damped: their noise would come to the others' size.
+    assert np.allclose(np.sort(np.diag(covariance)), variances / (variances + 5e-4), atol=1e-3)
+    assert np.allclose(covariance, np.diag(np.diag(covariance)), atol=1e-3)
+    trained = {name for name, _ in network.named_parameters()}
+    assert not trained & {"patches", "offset"}
 
 
 def test_a_training_that_diverges_names_the_layer_and_keeps_its_checkpoint(tmp_path: Path) -> None:
