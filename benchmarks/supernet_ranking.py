@@ -3,7 +3,8 @@
     python benchmarks/supernet_ranking.py --folder F --draw-seed 2 --steps 5000 --identity 2 --tune 30
 
 Architectures are spread over sizes in equal ratios, from the largest of 100 drawn uniformly down to 1/40 of its
-multiply-accumulates, without budgets. Space: the demo's blocks and strides; images: Fashion-MNIST, every second pixel.
+multiply-accumulates, without budgets. Space: the demo's blocks and strides; images: Fashion-MNIST, every second pixel,
+or with `--data cifar10` CIFAR-10, brought to 16x16.
 Trainings of their own (`--reference` seeds) and supernets are kept in `--folder`: an interrupted run goes on, and the
 next supernet is held against the same ones. `--tune N` adds the accuracy after N steps of an architecture's own from
 the shared weights, `--part` splits the work. Nothing is measured on a device.
@@ -27,6 +28,7 @@ from shared_weights import ceiling, varied
 from torch import Tensor, nn
 
 from pipeline.data import load
+from pipeline.data.options import SizeOptions
 from pipeline.search import SearchConfig
 from pipeline.search.candidates import ExactPath, Judge
 from pipeline.search.costs import build_tables
@@ -124,9 +126,22 @@ def shared(args: argparse.Namespace, judge: Judge, data: SimpleNamespace) -> Sup
     return net
 
 
+def images(name: str) -> SimpleNamespace:
+    """Training and validation images, a quarter of the pixels."""
+    if name == "cifar10":
+        full = load(name, options=SizeOptions((16, 16)))
+        return SimpleNamespace(
+            x_train=full.x_train, y_train=full.y_train, x_val=full.x_val, y_val=full.y_val, classes=10
+        )
+    full = load(name)
+    x_train, x_val = (np.ascontiguousarray(x[:, ::2, ::2]) for x in (full.x_train, full.x_val))
+    return SimpleNamespace(x_train=x_train, y_train=full.y_train, x_val=x_val, y_val=full.y_val, classes=10)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--data", choices=("fashion_mnist", "cifar10"), default="fashion_mnist")
     parser.add_argument("--architectures", type=int, default=30)
     parser.add_argument("--draw-seed", type=int, default=0)
     parser.add_argument("--reference", type=int, nargs="*", default=[0])
@@ -146,10 +161,9 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
 
     torch.set_num_threads(1)
-    full = load("fashion_mnist")
-    x_train, x_val = (np.ascontiguousarray(x[:, ::2, ::2]) for x in (full.x_train, full.x_val))
-    data = SimpleNamespace(x_train=x_train, y_train=full.y_train, x_val=x_val, y_val=full.y_val, classes=10)
-    space, cost = SearchSpace((14, 14, 1), 10), Linear()
+    data = images(args.data)
+    height, width, channels = map(int, data.x_train.shape[1:])
+    space, cost = SearchSpace((height, width, channels), 10), Linear()
     judge = Judge(build_tables(space, cost), cost, Budgets())
     paths = drawn(judge, args.architectures, args.draw_seed)
     truths = {f"reference {seed}": reference(args, space, data, paths, seed) for seed in args.reference}
