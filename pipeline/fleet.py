@@ -12,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+from pipeline.closing import Closing
 from pipeline.errors import ConfigError, EdgeNasError, ToolError
 
 _CONNECT_S = 5.0
@@ -109,7 +109,7 @@ class RayWorker:
         self._ray.kill(self._actor)
 
 
-class Fleet:
+class Fleet(Closing):
     """`count` workers, each with an object of `factory(index)`; a context manager that lets them all go.
 
     `ray`: None for this machine's threads, "local" for a Ray of this machine alone, else a cluster's address.
@@ -132,14 +132,6 @@ class Fleet:
             worker.close()
         if self._ray is not None:
             self._ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _require_listener(address: str) -> None:

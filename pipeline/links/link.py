@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import Self
+from abc import abstractmethod
+
+from pipeline.closing import Closing
 
 
-class Link(ABC):
+class Link(Closing):
     """A byte stream to a target; a context manager that releases the target on exit.
 
     `read` and `write` raise LinkError once the target is gone.
@@ -46,11 +46,3 @@ class Link(ABC):
     def describe(self) -> str:
         """The target in words, for messages."""
         return type(self).__name__
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

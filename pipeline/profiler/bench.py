@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from pipeline.boards import Board
+from pipeline.closing import Closing
 from pipeline.errors import LinkError
 from pipeline.firmware.bench import render_bench
 from pipeline.firmware.build import build
@@ -41,7 +41,7 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
-class BenchSession:
+class BenchSession(Closing):
     """Measures operators one by one; the target starts with the first and ends with the context.
 
     `folder` keeps the benchmark firmware's build; `port` is a real board's, which must run that firmware
@@ -142,14 +142,6 @@ class BenchSession:
     def close(self) -> None:
         self._stop()
         self._scratch.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _reason(error: RefusedError) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
+from pipeline.closing import Closing
 from pipeline.errors import LutError, StorageError
 from pipeline.latency.lut import Row
 from pipeline.space.kernels import select
@@ -53,7 +52,7 @@ class Measurement:
     number: int = 0
 
 
-class Journal:
+class Journal(Closing):
     """An SQLite file; each `add` is on disk when it returns. Raises LutError for a file that is none.
 
     What could not be written (the disk is full) is kept, and written with the next `add`, by `flush`, or on
@@ -148,14 +147,6 @@ class Journal:
             pass  # `add` has said so
         finally:
             self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def summarize(op: OpSpec, measurements: Sequence[Measurement]) -> Row | None:

@@ -8,13 +8,12 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
+from pipeline.closing import Closing
 from pipeline.errors import LinkError, ModelError
 from pipeline.firmware.build import compiler_version
 from pipeline.firmware.render import port_sources
@@ -38,7 +37,7 @@ _WALL_CLOCK_RUNS = 5  # the fastest counts: other programs on the machine only e
 _SOURCE_SUFFIXES = (".c", ".cc", ".h")
 
 
-class TflmSession:
+class TflmSession(Closing):
     """Measures operators one by one; the target starts with the first and ends with the context.
 
     `folder` keeps the firmware's build; `port` is a real board's, which must run that firmware. Raises
@@ -167,14 +166,6 @@ class TflmSession:
     def close(self) -> None:
         self._stop()
         self._scratch.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def tflm_identity(board: Board, engine: str) -> Identity:

@@ -18,8 +18,8 @@ FLOORS = {
     "firmware": 3, "engine": 3, "flashers": 3,
     "latency": 4, "memory": 4, "wire": 4, "links": 4,
     "space": 5, "data": 5, "boards": 5, "frontend": 5,
-    "fleet": 6, "figures": 6, "assets": 6, "errors": 6, "tomltable": 6, "progress": 6, "storage": 6, "runstate": 6,
-    "offline": 6,
+    "fleet": 6, "figures": 6, "assets": 6, "closing": 6, "errors": 6, "tomltable": 6, "progress": 6, "storage": 6,
+    "runstate": 6, "offline": 6,
     "__init__": 6,
 }  # fmt: skip
 TORCH_ROOMS = {"search", "train", "export"}
