@@ -19,9 +19,12 @@ _FORMAT = 3
 
 
 def fingerprint(description: dict[str, Any], data: DataSet, config: dict[str, Any], seed: int) -> str:
-    """Hex digest of everything that determines the outcome of training the network of `description`."""
+    """Hex digest of everything that determines the outcome of training the network of `description`.
+
+    The validation split is part of it: the history holds accuracies on it, and a quantization may be chosen by it.
+    """
     images = hashlib.sha256()
-    for array in (data.x_train, data.y_train):
+    for array in (data.x_train, data.y_train, data.x_val, data.y_val):
         images.update(array.tobytes())
     content = {
         "format": _FORMAT,

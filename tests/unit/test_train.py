@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,9 @@ def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
     assert first.float_accuracy == again.float_accuracy
     with pytest.raises(ConfigError, match="another architecture"):
         train_qat(ARCHITECTURE, data_set(), CONFIG, seed=2, checkpoint=file)
+    fewer = replace(data_set(), x_val=data_set().x_val[1:], y_val=data_set().y_val[1:])
+    with pytest.raises(ConfigError, match="data set"):  # its history would be of two validation splits
+        train_qat(ARCHITECTURE, fewer, CONFIG, seed=1, checkpoint=file)
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(ConfigError, match="cannot be read") as error:
         train_qat(ARCHITECTURE, data_set(), CONFIG, seed=1, checkpoint=file)
