@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as all_done
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -350,6 +352,7 @@ def profile_boards(
         spaces = [SearchSpace.for_input(shape, 10) for shape in ((28, 28, 1), (32, 32, 3))]
     ops = sorted({op for space in spaces for op in space.operators()})
 
+    stop = Event()
     paths = {board.name: lut_path(board, out, engine) for board in boards}
     for path in paths.values():
         usable_folder(path.parent, "--out")  # hours of measuring come before the table is written
@@ -367,8 +370,15 @@ def profile_boards(
             engine=engine,
             bound=limit,
             targets=targets,
+            stop=stop,
         )
         return {"board": board.name, "path": str(path), "rows": len(lut.rows), "identity": lut.identity.hash}
 
     with ThreadPoolExecutor(len(boards)) as pool:
-        return list(pool.map(one, boards))
+        summaries = [pool.submit(one, board) for board in boards]
+        try:
+            all_done(summaries)
+        except BaseException:  # interrupted, which only this thread hears of
+            stop.set()
+            raise
+        return [summary.result() for summary in summaries]

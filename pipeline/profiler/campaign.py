@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Event
 
 import numpy as np
 
-from pipeline.errors import LinkError
+from pipeline.errors import EdgeNasError, LinkError
 from pipeline.fleet import Worker
 from pipeline.profiler import repeats
 from pipeline.profiler.journal import Journal, Measurement
@@ -32,7 +34,7 @@ class _Post:
     is_anchor: bool = False
     since_anchor: int = 0
     anchor: float | None = None  # cycles at the start
-    anchor_runs: list[float] = field(default_factory=list)  # of the check under way
+    anchor_runs: list[Measurement] = field(default_factory=list)  # of the check under way
     drifts: int = 0
     block: list[tuple[OpSpec, Measurement]] = field(default_factory=list)  # since the last good anchor
 
@@ -42,6 +44,8 @@ class Campaign:
 
     An anchor operator is measured first, and again every ANCHOR_EVERY measurements: where it comes out
     different by more than `drift`, what was measured since is marked suspect in the journal and measured again.
+
+    `stop`: set by another thread, it ends the campaign after the operators that are being measured.
     """
 
     def __init__(
@@ -53,8 +57,9 @@ class Campaign:
         anchor: OpSpec,
         name: str,
         drift: float = DRIFT,
+        stop: Event | None = None,
     ) -> None:
-        self._drift = drift
+        self._drift, self._stop = drift, stop
         self._plan, self._book, self._reporter, self._anchor = plan, book, reporter, anchor
         self._name = f"profile {name}".strip()
         self._posts = [_Post(worker) for worker in workers]
@@ -66,11 +71,13 @@ class Campaign:
 
     @staticmethod
     def anything_left(plan: Plan, book: Journal) -> bool:
-        """Whether any operator of `plan` lacks a measurement: else no target need be started."""
-        return any(not book.of(op) for op in plan.waiting())
+        """Whether any operator of `plan` lacks measurements: else no target need be started."""
+        known = [book.of(op) for op in plan.waiting()]
+        noisy = not all(map(repeats.repeats, known))
+        return any(not repeats.enough(runs, proving=False, noisy=noisy) for runs in known)
 
     def run(self) -> None:
-        """Raises LinkError: a target died too often, or its clock keeps drifting."""
+        """Raises LinkError: a target died too often, its clock keeps drifting, or the campaign was stopped."""
         with self._reporter.bar(self._name, self._plan.left()) as bar:
             running: dict[Future[Measurement], _Post] = {}
             try:
@@ -81,11 +88,21 @@ class Campaign:
                     for future in done:
                         post = running.pop(future)
                         self._take(post, future.result())
+                        if self._stop is not None and self._stop.is_set():
+                            raise LinkError(f"{self._name} was stopped", hint="the same command goes on")
                         self._hand_out(post, running)
                     bar.update(self.measured, f"{self._current()}", total=self.measured + self._plan.left())
             finally:
-                for future in running:
-                    future.cancel()
+                self._keep(running)
+
+    def _keep(self, running: dict[Future[Measurement], _Post]) -> None:
+        """What the other targets are at when one fails, or all are to stop, goes to the journal too."""
+        for future in running:
+            future.cancel()
+        for future in running:
+            if not future.cancelled():
+                with suppress(EdgeNasError):  # another has been heard of already
+                    self._book.add(future.result())
 
     def _current(self) -> str:
         kinds = [post.op.kind for post in self._posts if post.op is not None]
@@ -100,18 +117,16 @@ class Campaign:
             running[post.worker.submit("measure", post.op)] = post
 
     def _next_op(self) -> OpSpec | None:
-        if self._pending:
-            return self._pending.pop(0)
-        op = self._plan.next()
-        while op is not None:
-            earlier = self._book.of(op)
+        while not self._pending and (op := self._plan.next()) is not None:
             self._started.append(op)
-            self._seen[op] = list(earlier)
-            if not self._enough(op):
-                return op
-            self._settle(op)
-            op = self._plan.next()
-        return None
+            self._seen[op] = self._book.of(op)
+            if not self._noisy and not repeats.repeats(self._seen[op]):
+                self._begin_repeating()  # an earlier call has found that out
+            if self._enough(op):
+                self._settle(op)
+            elif op not in self._pending:
+                self._pending.append(op)
+        return self._pending.pop(0) if self._pending else None
 
     def _take(self, post: _Post, measurement: Measurement) -> None:
         op = measurement.op
@@ -145,10 +160,11 @@ class Campaign:
             raise LinkError(
                 f"the anchor operator was refused: {measurement.refused}", hint="build the benchmark again"
             )
-        post.anchor_runs.append(measurement.cycles)
+        post.anchor_runs.append(measurement)
         if not self._anchor_settled(post):
             return
-        median = float(np.median(post.anchor_runs))
+        runs = post.anchor_runs.copy()
+        median = float(np.median([m.cycles for m in runs]))
         post.anchor_runs.clear()
         if post.anchor is None:
             post.anchor = median
@@ -159,21 +175,21 @@ class Campaign:
             post.block.clear()
             return
         post.drifts += 1
-        self._book.suspect([measurement])
+        self._book.suspect(runs)
         self._reporter.warn(
             f"the anchor operator took {drift:+.1%} of its first time: clock or temperature changed; "
             f"{len(post.block)} measurements since then are repeated"
         )
+        self._repeat_block(post)
         if post.drifts >= _DRIFTS_IN_A_ROW:
             raise LinkError(
                 f"the target drifts: its anchor operator is off by {drift:+.1%} for the third time",
-                hint="let it cool down, fix its clock, and start again: what was measured is kept",
+                hint="let it cool down, fix its clock, and start again: what was measured before is kept",
             )
-        self._repeat_block(post)
 
     def _anchor_settled(self, post: _Post) -> bool:
         """One run tells where it is as expected, two where they agree; else it takes several."""
-        runs = post.anchor_runs
+        runs = [m.cycles for m in post.anchor_runs]
         if post.anchor is not None and len(runs) == 1 and abs(runs[0] / post.anchor - 1.0) <= self._drift:
             return True
         return len(runs) >= _ANCHOR_RUNS or (len(runs) >= 2 and len(set(runs)) == 1)

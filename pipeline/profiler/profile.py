@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
@@ -32,15 +33,16 @@ def lut_path(board: Board, root: Path | None = None, engine: str = ENGINE) -> Pa
 def profile(
     board: Board, ops: Sequence[OpSpec], *, journal: Path, reporter: Reporter, out: Path | None = None,
     base: Lut | None = None, engine: str = ENGINE, bound: float = 0.0, targets: Targets | None = None,
+    stop: Event | None = None,
 ) -> Lut:  # fmt: skip
     """Measure `ops` (and the calibration set) on `engine`, and the application's footprint.
 
     The table is written to `out` (a `.csv`, or a folder). Each measurement goes to `journal` at once, so an
     interrupted call continues where it stopped. Rows of `base`, a table of the same identity, are taken
     over. Builds lie beside the journal. `bound`: a kernel is measured no further once its model's errors on
-    held-out operators stay below it (relative; 0: measure all). Raises ToolError (compiler or emulator
-    missing), LinkError (the target keeps dying or drifts), LutError (`base` of another identity, or an
-    unusable journal).
+    held-out operators stay below it (relative; 0: measure all). `stop`: another thread may set it to end the
+    measuring. Raises ToolError (compiler or emulator missing), LinkError (the target keeps dying or drifts, or
+    `stop`), LutError (`base` of another identity, or an unusable journal).
     """
     runner = engine_named(engine)
     identity = runner.identity(board)
@@ -52,7 +54,7 @@ def profile(
     todo = base.missing(wanted) if base is not None else wanted
     with Journal(journal, identity.hash) as book:
         plan = Plan(todo, [op for op in todo if op in needed] if bound else (), bound=bound)
-        _measure(runner, board, plan, book, journal, reporter, targets or Targets())
+        _measure(runner, board, plan, book, journal, reporter, targets or Targets(), stop)
         measured = {op.key: row for op in todo if (row := book.row(op)) is not None}
     rows = {**(base.rows if base is not None else {}), **measured}
     lut = Lut(identity, rows)
@@ -162,6 +164,7 @@ def _measure(
     journal: Path,
     reporter: Reporter,
     targets: Targets,
+    stop: Event | None = None,
 ) -> None:
     if plan.left() == 0 or not Campaign.anything_left(plan, book):
         return
@@ -174,7 +177,7 @@ def _measure(
 
     with Fleet(factory, len(ports), board=board.name, ray=targets.ray) as fleet:
         drift = WALL_CLOCK_DRIFT if board.counter.counts == "time" else DRIFT
-        campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name, drift)
+        campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name, drift, stop)
         campaign.run()
     _report_outliers(campaign.outliers(), reporter)
 

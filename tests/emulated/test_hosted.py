@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,3 +238,40 @@ def test_what_takes_less_than_a_tick(bench: Build) -> None:
             assert all(client.run_op(tiny, seed=seed).ticks < 10**6 for seed in range(1, 40))
             many = client.run_op(tiny, repetitions=1000).ticks
     assert 0 < many < 1000 * 1000
+
+
+def test_profiling_can_be_interrupted_at_any_time(tmp_path: Path) -> None:
+    """All of it takes minutes; the measuring is done by other threads than the one that hears of the signal."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli.main",
+        "profile",
+        "--board",
+        HOST.name,
+        "--out",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    journal = tmp_path / "cache" / "edgenas" / "profile" / f"{HOST.name}.sqlite"
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until = time.monotonic() + 120.0
+            while measurements_in(journal) < 200 and time.monotonic() < until:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30.0)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+    assert measurements_in(journal) >= 200
+    assert not list(tmp_path.glob("**/*.csv")), "a table of all operators was measured nevertheless"
+
+
+def measurements_in(journal: Path) -> int:
+    if not journal.is_file():
+        return 0
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as db:
+        there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'measurements'").fetchone()[0]
+        return int(db.execute("SELECT count(*) FROM measurements").fetchone()[0]) if there else 0

@@ -54,12 +54,12 @@ class Target:
     def close(self) -> None: ...
 
 
-def campaign(targets: list[Target], plan: Plan, path: Path) -> Campaign:
+def campaign(targets: list[Target], plan: Plan, path: Path, stop: threading.Event | None = None) -> Campaign:
     with (
         Journal(path, "identity") as book,
         Fleet(lambda i: lambda: targets[i], len(targets), board="simulated") as fleet,
     ):
-        made = Campaign(plan, fleet.workers, book, QUIET, ANCHOR, "simulated")
+        made = Campaign(plan, fleet.workers, book, QUIET, ANCHOR, "simulated", stop=stop)
         made.run()
     return made
 
@@ -132,10 +132,24 @@ def test_what_was_measured_while_the_clock_was_off_is_measured_again(tmp_path: P
 
 
 def test_a_target_that_keeps_drifting_is_given_up(tmp_path: Path) -> None:
-    target = Target(lambda n, cycles: cycles * (1 + 0.001 * n))
+    """What was measured since the anchor was last right does not count; what was measured before stays."""
+    slow_from = ANCHOR_EVERY + 20  # behind the first anchor of the series
+    target = Target(lambda n, cycles: cycles * (1.05 if n >= slow_from else 1.0))
     with pytest.raises(LinkError, match="drifts"):
         campaign([target], Plan(OPS[:300]), tmp_path / "j")
-    assert journalled(tmp_path / "j"), "what was measured before stays"
+    found = journalled(tmp_path / "j")
+    assert len(found) > 30
+    assert {op: {m.cycles for m in runs} for op, runs in found.items()} == {op: {TRUTH[op]} for op in found}
+
+
+def test_no_run_of_the_anchor_under_drift_counts(tmp_path: Path) -> None:
+    """The anchor may be an operator of the space: its row comes from the same journal."""
+    slow = range(20, ANCHOR_EVERY + 12)
+    rng = np.random.default_rng(4)
+    target = Target(lambda n, cycles: cycles * (1.05 + 1e-4 * rng.standard_normal() if n in slow else 1.0))
+    campaign([target], Plan(OPS[:120]), tmp_path / "j")
+    with Journal(tmp_path / "j", "identity") as book:
+        assert {m.cycles for m in book.of(ANCHOR)} == {TRUTH.get(ANCHOR, 1e5)}
 
 
 def test_an_error_of_one_target_ends_the_campaign_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -147,6 +161,73 @@ def test_an_error_of_one_target_ends_the_campaign_and_keeps_the_rest(tmp_path: P
     with pytest.raises(LinkError, match="gone"):
         campaign([Target(disturb)], Plan(OPS[:100]), tmp_path / "j")
     assert 20 <= len(journalled(tmp_path / "j")) <= 29
+
+
+def test_what_other_targets_are_at_is_kept_where_one_fails(tmp_path: Path) -> None:
+    gone = threading.Event()
+
+    def fail(n: int, cycles: float) -> float:
+        if n == 22:
+            threading.Timer(0.2, gone.set).start()
+            raise LinkError("the board is gone", hint="connect it")
+        return cycles
+
+    def be_slow(n: int, cycles: float) -> float:
+        if n == 20:
+            assert gone.wait(30)
+        return cycles
+
+    slow = Target(be_slow)
+    with pytest.raises(LinkError, match="gone"):
+        campaign([Target(fail), slow], Plan(OPS[:100]), tmp_path / "j")
+    assert len(slow.asked) == 20
+    assert slow.asked[19] in journalled(tmp_path / "j")
+
+
+def test_a_campaign_can_be_stopped_from_another_thread(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def disturb(n: int, cycles: float) -> float:
+        if n == 12:
+            stop.set()
+        return cycles
+
+    target = Target(disturb)
+    with pytest.raises(LinkError, match="stopped"):
+        campaign([target], Plan(OPS[:100]), tmp_path / "j", stop)
+    assert len(target.asked) == 12
+    assert target.asked[11] in journalled(tmp_path / "j")
+
+
+def test_an_interrupted_campaign_still_knows_that_the_target_is_noisy(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+
+    def noisy(n: int, cycles: float) -> float:
+        return cycles * (1 + 0.002 * rng.standard_normal())
+
+    def interrupted(n: int, cycles: float) -> float:
+        if n > 120:
+            raise LinkError("unplugged")
+        return noisy(n, cycles)
+
+    with pytest.raises(LinkError, match="unplugged"):
+        campaign([Target(interrupted)], Plan(OPS[:40]), tmp_path / "j")
+    assert 5 < len(journalled(tmp_path / "j")) < 30
+    again = Target(noisy)
+    campaign([again], Plan(OPS[:40]), tmp_path / "j")
+    found = journalled(tmp_path / "j")
+    assert all(len(found[op]) >= repeats.FEWEST for op in OPS[:40])
+    assert again.asked[-1] == ANCHOR, "nothing is trusted without an anchor after it"
+
+
+def test_too_few_runs_of_a_noisy_target_are_something_left_to_do(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j", "identity") as book:
+        for cycles in (100.0, 101.0):
+            book.add(Measurement(OPS[0], cycles))
+        assert Campaign.anything_left(Plan(OPS[:1]), book)
+        book.add(Measurement(OPS[1], 50.0))
+        assert not Campaign.anything_left(Plan(OPS[1:2]), book)
+        assert Campaign.anything_left(Plan(OPS[:2]), book)
 
 
 @pytest.mark.parametrize("bound", [0.02, 0.005])
