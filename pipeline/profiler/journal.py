@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,11 @@ CREATE TABLE IF NOT EXISTS measurements (
 );
 CREATE INDEX IF NOT EXISTS by_operator ON measurements (identity, op);
 """
+# nothing is wrong with what is in the file
+_NOT_NOW = (
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,8 @@ class Measurement:
 
 
 class Journal(Closing):
-    """An SQLite file; each `add` is on disk when it returns. Raises LutError for a file that is none.
+    """An SQLite file; each `add` is on disk when it returns. All of it raises LutError for a file that is none or is
+    damaged, and for one that cannot be read or written now.
 
     What could not be written (the disk is full) is kept, and written with the next `add`, by `flush`, or on
     closing, should there be room by then.
@@ -73,7 +81,12 @@ class Journal(Closing):
             self._db.executescript(_SCHEMA)
             if "suspect" not in {row[1] for row in self._db.execute("PRAGMA table_info(measurements)")}:
                 self._db.execute("ALTER TABLE measurements ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # the latter in its own words on a damaged schema
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
+                raise LutError(
+                    f"the journal {path} cannot be used: {error}",
+                    hint="is another edgenas measuring this board, or may you not write there?",
+                ) from error
             raise LutError(f"{path} is not a measurement journal: {error}", hint="move it away") from error
 
     @property
@@ -122,10 +135,13 @@ class Journal(Closing):
 
     def suspect(self, measurements: Sequence[Measurement]) -> None:
         """Marks measurements as made while the target drifted: they stay, and no longer count."""
-        with self._db:
-            self._db.executemany(
-                "UPDATE measurements SET suspect = 1 WHERE id = ?", [(m.number,) for m in measurements]
-            )
+        try:
+            with self._db:
+                self._db.executemany(
+                    "UPDATE measurements SET suspect = 1 WHERE id = ?", [(m.number,) for m in measurements]
+                )
+        except sqlite3.Error as error:
+            raise self._cannot_write(error) from error
 
     def of(self, op: OpSpec) -> list[Measurement]:
         """Every measurement of `op`, but suspect ones, under this identity and with today's kernel, oldest first."""
@@ -133,8 +149,14 @@ class Journal(Closing):
             "SELECT cycles, instructions, ticks, output_crc, refused, id FROM measurements "
             "WHERE identity = ? AND op = ? AND kernel = ? AND NOT suspect ORDER BY id"
         )
-        found = self._db.execute(query, (self._identity, op.key, select(op).name))
-        return [Measurement(op, *values) for values in found]
+        try:
+            found = self._db.execute(query, (self._identity, op.key, select(op).name)).fetchall()
+            return [Measurement(op, *_checked(values)) for values in found]
+        except (sqlite3.Error, ValueError, TypeError) as error:  # UnicodeError is a ValueError
+            raise LutError(
+                f"the journal {self._path} is damaged: {error}",
+                hint=f"move it away; what is left of it: sqlite3 {self._path} .recover",
+            ) from error
 
     def row(self, op: OpSpec) -> Row | None:
         """The table's row of `op`; None where nothing was measured."""
@@ -147,6 +169,14 @@ class Journal(Closing):
             pass  # `add` has said so
         finally:
             self._db.close()
+
+
+def _checked(values: tuple[Any, ...]) -> tuple[float, int, int, int, str, int]:
+    """A row's columns as `Journal.of` asks for them; a damaged file may have anything there."""
+    cycles, instructions, ticks, output_crc, refused, number = values
+    if not (math.isfinite(cycles) and cycles >= 0 and isinstance(refused, str)):
+        raise ValueError(f"measurement {number} has {cycles} cycles")
+    return float(cycles), int(instructions), int(ticks), int(output_crc), refused, int(number)
 
 
 def summarize(op: OpSpec, measurements: Sequence[Measurement]) -> Row | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,59 @@ def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(LutError, match=r"journal\.sqlite is not a measurement journal"):
         Journal(path, "one")
+
+
+def test_a_damaged_journal_is_named_and_never_a_traceback(tmp_path: Path) -> None:
+    """Pages of it zeroed, overwritten or cut off; single bytes changed."""
+    ops = calibration_operators()[:80]
+    with Journal(tmp_path / "whole", "one") as journal:
+        journal._db.execute("PRAGMA synchronous = OFF")
+        for op in ops:
+            journal.add(Measurement(op, 1234.5, 1000, 2000, 77))
+    whole, rng = (tmp_path / "whole").read_bytes(), random.Random(1)
+    path, noticed = tmp_path / "damaged.sqlite", 0
+    for attempt in range(60):
+        content = bytearray(whole)
+        page = rng.randrange(len(whole) // 4096) * 4096
+        if attempt % 3 == 0:
+            content[page : page + 4096] = bytes(4096) if rng.random() < 0.5 else rng.randbytes(4096)
+        elif attempt % 3 == 1:
+            del content[rng.randrange(100, len(content)) :]
+        else:
+            for _ in range(16):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content)
+        try:
+            with Journal(path, "one") as journal:
+                journal._db.execute("PRAGMA synchronous = OFF")
+                for op in ops:
+                    journal.row(op)
+                journal.suspect([journal.add(Measurement(OP, 1.0, 1, 1, 1))])
+        except LutError as error:
+            noticed += 1
+            assert path.name in error.message and error.hint
+    assert noticed > 20
+
+
+def test_values_that_no_measurement_has(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    with Journal(path, "one") as journal:
+        journal.add(Measurement(OP, 5.0))
+        journal._db.execute("UPDATE measurements SET cycles = 'many'")
+        with pytest.raises(LutError, match="is damaged"):
+            journal.row(OP)
+
+
+def test_a_journal_in_use_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, connect = tmp_path / "j.sqlite", sqlite3.connect
+    Journal(path, "one").close()
+    other = connect(path)
+    other.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: connect(path, timeout=0.05))
+    with pytest.raises(LutError, match="cannot be used: database is locked") as caught:
+        Journal(path, "one")
+    other.close()
+    assert "another edgenas" in caught.value.hint and "move it away" not in caught.value.hint
 
 
 def test_the_calibration_set_reaches_every_kernel() -> None:
