@@ -12,6 +12,7 @@ from pipeline.assets import asset_dir
 from pipeline.boards import Board
 from pipeline.errors import LutError
 from pipeline.fleet import Fleet, Targets
+from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Identity, Lut, Row
 from pipeline.profiler.calibration import ANCHOR, calibration_operators
 from pipeline.profiler.campaign import DRIFT, WALL_CLOCK_DRIFT, Campaign
@@ -59,7 +60,7 @@ def profile(
     rows = {**(base.rows if base is not None else {}), **measured}
     lut = Lut(identity, rows)
     if base is not None:
-        lut = replace(lut, calibration=base.calibration, transfer=base.transfer)
+        lut = replace(lut, calibration=_calibration(base, lut, reporter), transfer=base.transfer)
     if base is not None and base.flash is not None and base.identity == identity:
         lut = replace(lut, overhead=base.overhead, flash=base.flash)
     else:
@@ -70,6 +71,20 @@ def profile(
     if out is not None:
         lut.save(out if out.suffix == ".csv" else out / f"{engine}.csv")
     return lut
+
+
+def _calibration(base: Lut, lut: Lut, reporter: Reporter) -> Interval | None:
+    """The interval of `base`, where `lut`, which has more rows, predicts what calibrated it from the same rows."""
+    found = base.calibration
+    if found is None or lut.rows == base.rows:
+        return found
+    if found.space is not None and all(op in base for op in found.space.operators()):
+        return found
+    reporter.warn(
+        f"the calibrated interval of {base.identity.board} no longer holds: operators of its models were estimated "
+        f"and are measured now. Calibrate anew: edgenas lut check --board {base.identity.board} --calibrate"
+    )
+    return None
 
 
 def measure(
@@ -106,7 +121,7 @@ def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Repor
     """
     identity = current_identity(board)
     if board.emulator is None:
-        return _of_real_board(board, identity, folder, reporter)
+        return _of_real_board(board, identity, ops, folder, reporter)
     base: Lut | None = None
     for path in (lut_path(board, folder), lut_path(board)):
         if not path.is_file():
@@ -122,7 +137,9 @@ def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Repor
     return profile(board, ops, journal=journal, reporter=reporter, out=out, base=base)
 
 
-def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Reporter) -> Lut:
+def _of_real_board(
+    board: Board, identity: Identity, ops: Sequence[OpSpec], folder: Path, reporter: Reporter
+) -> Lut:
     others = []
     for path in (lut_path(board, folder), lut_path(board)):
         if not path.is_file():
@@ -140,7 +157,8 @@ def _of_real_board(board: Board, identity: Identity, folder: Path, reporter: Rep
             lut = replace(lut, identity=identity, flash=flash, overhead=overhead)
             return with_refill(board, lut, folder, reporter)
         others.append(f"{path} is of {_why_not(lut.identity, identity)}")
-    if not others and (other := stand_in(board, identity, folder, reporter)) is not None:
+    anew = partial(obtain, ops=ops, folder=folder, reporter=reporter)
+    if not others and (other := stand_in(board, identity, folder, reporter, anew)) is not None:
         reporter.warn(
             f"no latency table of {board.name}: {other.interval.describe()}. "
             f"Measure the board: edgenas flash, then edgenas profile, both with --board {board.name}"

@@ -5,6 +5,7 @@ Where the board file describes what the core waits for, simulated waits come on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Lut
 from pipeline.latency.waits import WaitModel
 from pipeline.profiler.footprint import measure_flash, sample_graph
+from pipeline.profiler.identity import current_identity
 from pipeline.profiler.waiting import obtain_waits
 from pipeline.progress import Reporter
 
@@ -38,20 +40,40 @@ def same_core(board: Board) -> tuple[Board, Lut] | None:
     return None
 
 
-def stand_in(board: Board, identity: Identity, folder: Path, reporter: Reporter) -> Lut | None:
-    """Cycles of an emulated board's shipped table, memory of `board`'s own applications; None without such a table.
+def stand_in(
+    board: Board, identity: Identity, folder: Path, reporter: Reporter, anew: Callable[[Board], Lut]
+) -> Lut | None:
+    """Cycles of an emulated board's table, memory of `board`'s own applications; None without such a table.
 
-    Its figures are `modelled` and have an assumed interval until the board itself is measured. Raises
-    ToolError: no compiler.
+    The table is the shipped one where it is of the code that this machine builds, else what `anew` gives. Its figures
+    are `modelled` and have an assumed interval until the board itself is measured. Raises ToolError: no compiler.
     """
     found = same_core(board)
     if found is None:
         return None
     other, lut = found
+    lut, differs = _of_this_code(other, lut, anew, reporter)
     waits = simulated_waits(board, other, lut, folder, reporter)
     flash = measure_flash(board, sample_graph(), folder / f"footprint-{board.name}")
     interval = _interval(other, waits)
+    if differs:
+        interval = replace(interval, source=f"{interval.source}; the table is of other {differs}")
     return Lut(identity, lut.rows, lut.overhead, flash, interval, stand_in=other.name, waits=waits)
+
+
+def _of_this_code(
+    other: Board, shipped: Lut, anew: Callable[[Board], Lut], reporter: Reporter
+) -> tuple[Lut, str]:
+    """A table of `other`, and in what it differs from the code that this machine builds: nothing, if that can be."""
+    today = current_identity(other)
+    if shipped.identity.hash == today.hash:
+        return shipped, ""
+    fields = sorted(shipped.identity.differences(today).keys() - {"firmware_revision"})
+    try:
+        return anew(other), ""
+    except (ToolError, LinkError) as error:
+        reporter.warn(f"the table of {other.name} is of other {', '.join(fields)}: {error.message}")
+        return shipped, ", ".join(fields)
 
 
 def with_refill(board: Board, lut: Lut, folder: Path, reporter: Reporter) -> Lut:

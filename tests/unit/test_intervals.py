@@ -13,15 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.assets import asset_dir
+from pipeline.boards import Board, load_board
 from pipeline.errors import LutError
 from pipeline.latency.intervals import FEWEST, LEVEL, Interval, intervals_path, tails
-from pipeline.latency.lut import Lut
+from pipeline.latency.lut import Identity, Lut
 from pipeline.latency.tablefiles import write_toml
+from pipeline.profiler import profile
+from pipeline.profiler.journal import Measurement
+from pipeline.progress import Reporter
 from pipeline.search.costs import build_tables
 from pipeline.space.architecture import lower
+from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
 
 TABLE = asset_dir("luts") / "qemu-cortex-m4" / "edgenas.csv"
+SHIPPED = Lut.load(TABLE)
 
 
 def coverage(models: int, draw: str, repetitions: int = 1500, tests: int = 40) -> float:
@@ -167,6 +173,49 @@ def test_the_calibrating_space_is_kept(tmp_path: Path) -> None:
     write_toml(file, {k: v for k, v in description.items() if k not in ("checksum", "format")})
     with pytest.raises(LutError, match="no blocks"):
         Lut.load(path)
+
+
+class Instant:
+    """An engine whose sessions answer with the shipped table's rows."""
+
+    name, starts = "edgenas", 1
+
+    def identity(self, board: Board) -> Identity:
+        return SHIPPED.identity
+
+    def session(self, board: Board, folder: Path, port: str | None = None) -> Instant:
+        return self
+
+    def measure(self, op: OpSpec) -> Measurement:
+        row = SHIPPED.rows.get(op.key)
+        return Measurement(op, row.cycles, row.instructions, 0, 7) if row else Measurement(op, 1e5, 1, 0, 7)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("of_its_models", "kept"), [(True, False), (False, True)])
+def test_a_calibration_over_estimates_ends_where_these_are_measured(
+    of_its_models: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its factors have the estimates' errors in them: 4 % too many cycles there would be 4 % too few of the sum."""
+    assert SHIPPED.calibration is not None and SHIPPED.calibration.space is not None
+    models_of = set(SHIPPED.calibration.space.operators())
+    fitting = [r.op for r in SHIPPED.rows.values() if not r.refused and (r.op in models_of) == of_its_models]
+    rows = {key: row for key, row in SHIPPED.rows.items() if row.op not in fitting[:40]}
+    calibration = replace(SHIPPED.calibration, low=0.95, high=0.96)
+    base = replace(SHIPPED, rows=rows, calibration=calibration)
+    monkeypatch.setitem(profile.__globals__, "engine_named", lambda name: Instant())
+    lut = profile(
+        load_board("qemu-cortex-m4"), fitting[:40], journal=tmp_path / "j.sqlite", reporter=Reporter(quiet=True),
+        base=base,
+    )  # fmt: skip
+    assert {key: row.cycles for key, row in lut.rows.items()} == {
+        k: r.cycles for k, r in SHIPPED.rows.items()
+    }
+    assert lut.calibration == (calibration if kept else None)
+    graph = lower(SHIPPED.calibration.space.random(np.random.default_rng(5)))
+    if of_its_models:
+        assert lut.predict(graph).high_cycles > SHIPPED.predict(graph).total_cycles
 
 
 def test_shipped_tables_say_what_calibrated_them() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.assets import asset_dir
-from pipeline.boards import load_board
+from pipeline.boards import Board, load_board
 from pipeline.errors import LutError, ToolError
 from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Identity, Lut, Row
@@ -21,6 +21,7 @@ from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
 
 IDENTITY = WaitIdentity("a", "b", "1", "gcc", "-O2", "t 1", "s")
+SHIPPED = Lut.load(asset_dir("luts") / "qemu-cortex-m4" / "edgenas.csv")
 OPS = [op for op in SearchSpace.for_input((28, 28, 1), 10).operators() if op.kind != "reshape"]
 
 
@@ -152,6 +153,36 @@ def test_a_calibration_replaces_the_refill(tmp_path: Path, monkeypatch: pytest.M
     assert standin.with_refill(plain, lut, tmp_path, Reporter()) is lut
 
 
+def not_asked(other: Board) -> Lut:
+    raise AssertionError(f"the table of {other.name} fits")
+
+
+def test_a_table_of_other_code_does_not_stand_in_unsaid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where this machine's compiler makes other code the emulated board is measured anew, if that can be."""
+    board, identity = load_board("nucleo-l4r5zi"), table(None)[0].identity
+    monkeypatch.setattr(standin, "obtain_waits", lambda *args: fitted())
+    monkeypatch.setattr(standin, "measure_flash", lambda *args: None)
+    today = replace(SHIPPED.identity, compiler="gcc 99", firmware_revision="other")
+    monkeypatch.setattr(standin, "current_identity", lambda other: today)
+    slower = {key: replace(row, cycles=1.1 * row.cycles) for key, row in SHIPPED.rows.items()}
+
+    measured = standin.stand_in(
+        board, identity, tmp_path, Reporter(), lambda other: replace(SHIPPED, identity=today, rows=slower)
+    )
+    assert measured is not None and measured.rows == slower
+    assert "other" not in measured.interval.source
+
+    def no_emulator(other: Board) -> Lut:
+        raise ToolError("qemu-system-arm is not installed", hint="apt")
+
+    shipped = standin.stand_in(board, identity, tmp_path, Reporter(), no_emulator)
+    assert shipped is not None and shipped.rows == SHIPPED.rows
+    assert shipped.interval.source.endswith("the table is of other compiler")
+    assert "qemu-cortex-m4 is of other compiler" in " ".join(capsys.readouterr().err.split())
+
+
 def test_without_an_emulator_the_wide_interval_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: object) -> WaitModel:
         raise ToolError("qemu-system-arm is not installed", hint="apt")
@@ -159,11 +190,12 @@ def test_without_an_emulator_the_wide_interval_stays(tmp_path: Path, monkeypatch
     board = load_board("nucleo-l4r5zi")
     monkeypatch.setattr(standin, "obtain_waits", fails)
     monkeypatch.setattr(standin, "measure_flash", lambda *args: None)
-    wide = standin.stand_in(board, table(None)[0].identity, tmp_path, Reporter())
+    monkeypatch.setattr(standin, "current_identity", lambda other: SHIPPED.identity)
+    wide = standin.stand_in(board, table(None)[0].identity, tmp_path, Reporter(), not_asked)
     assert wide is not None and wide.waits is None
     assert (wide.interval.low, wide.interval.high) == (standin.LOW, standin.HIGH)
     monkeypatch.setattr(standin, "obtain_waits", lambda *args: fitted())
-    narrow = standin.stand_in(board, table(None)[0].identity, tmp_path, Reporter())
+    narrow = standin.stand_in(board, table(None)[0].identity, tmp_path, Reporter(), not_asked)
     assert narrow is not None and narrow.waits == fitted()
     assert narrow.interval.high / narrow.interval.low < wide.interval.high / wide.interval.low
     assert "waits simulated under 6 models" in narrow.interval.source
