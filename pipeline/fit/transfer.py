@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,9 +101,9 @@ def fit_transfer(
     ops = [row.op for row in usable(base.lut.rows)]
     known = _known(identity, [*tables, *([out] if out.is_file() else [])])
     known |= journalled(board, ops, journal=journal)
-    wanted = worth_measuring(base.lut.rows, measurements, known)
-    if wanted:
-        reporter.say(f"  measuring {len(wanted)} operators of {board.name}; {len(known)} are known")
+    # again where the board refuses some, which may be too large for it
+    while wanted := worth_measuring(base.lut.rows, measurements, known):
+        reporter.say(f"  measuring {len(wanted)} operators of {board.name}; {_measured(known)} are known")
         known |= measure(
             board, [row.op for row in wanted], journal=journal, reporter=reporter, targets=targets
         )
@@ -116,6 +116,10 @@ def fit_transfer(
         reporter.warn(f"no measurement is of the kernels {names}: their intervals are wider")
     lut.save(out)
     return lut
+
+
+def _measured(rows: Mapping[str, Row]) -> int:
+    return sum(not row.refused for row in rows.values())
 
 
 def _known(identity: Identity, paths: Sequence[Path]) -> dict[str, Row]:

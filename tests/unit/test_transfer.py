@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.assets import asset_dir
-from pipeline.boards import load_board
+from pipeline.boards import Board, load_board
 from pipeline.errors import LutError
 from pipeline.fit import fit_transfer, open_base, transfer
 from pipeline.latency import correction
@@ -20,6 +20,7 @@ from pipeline.latency.lut import Lut, Row
 from pipeline.latency.transfer import transferred, usable, worth_measuring
 from pipeline.progress import Reporter
 from pipeline.space.architecture import lower
+from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
 
 
@@ -257,6 +258,27 @@ def test_measurements_of_other_conditions_are_refused(
                 board, base, journal=tmp_path / "j", out=tmp_path / "o.csv", reporter=Reporter(quiet=True),
                 tables=[table],
             )  # fmt: skip
+
+
+def test_others_are_measured_in_place_of_those_that_a_small_board_refuses(
+    tmp_path: Path, identities: dict[str, Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[OpSpec] = []
+
+    def measure(board: Board, ops: list[OpSpec], **_: object) -> dict[str, Row]:
+        asked.extend(ops)
+        return {op.key: M7.rows[op.key] if op.in_bytes < 4000 else refusal(op) for op in ops}
+
+    def refusal(op: OpSpec) -> Row:
+        return Row(op, M7.rows[op.key].kernel, 0.0, 0.0, 0, 0, "TOO_BIG 99")
+
+    monkeypatch.setattr(transfer, "measure", measure)
+    lut = fit_transfer(
+        load_board("qemu-cortex-m7"), open_base(load_board("qemu-cortex-m7"), "qemu-cortex-m4"),
+        journal=tmp_path / "j", out=tmp_path / "o.csv", reporter=Reporter(quiet=True), measurements=12,
+    )  # fmt: skip
+    assert lut.transfer is not None and lut.transfer.measurements == 12
+    assert len(asked) > 12 and len(set(asked)) == len(asked)
 
 
 def test_tables_given_and_the_one_there_both_count(tmp_path: Path, identities: dict[str, Identity]) -> None:
