@@ -25,7 +25,7 @@ def from_bytes(content: bytes) -> FrontEnd:
         if set(raw) != set(kinds) or any(type(raw[name]) is not kind for name, kind in kinds.items()):
             raise ValueError("fields are missing, unknown or of another type")
         return FrontEnd(**raw)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(
             f"the model's front end (metadata {METADATA}) is damaged: {error}", hint=_HINT
         ) from error

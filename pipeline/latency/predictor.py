@@ -125,11 +125,14 @@ class LatencyPredictor:
                 PredictorIdentity(**head["identity"]), layers, head["residual"], head["offset"], head["scale"],
                 head["provenance"], head["models"], head["errors"],
             )  # fmt: skip
+            intact = predictor.digest == head["digest"]
         except FileNotFoundError as error:
             raise LutError(f"there is no latency predictor at {path}", hint=_HINT) from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile,
+        ) as error:  # fmt: skip  # RuntimeError: the archive says that it is encrypted, or of another method
             raise LutError(f"{path} is no latency predictor: {error!r}", hint=_HINT) from error
-        if predictor.digest != head["digest"]:
+        if not intact:
             raise LutError(f"{path} is damaged: its digest does not match", hint=_HINT)
         return predictor
 

@@ -128,6 +128,15 @@ def test_windows_line_ends_do_no_harm(saved: Path, tmp_path: Path) -> None:
     assert Lut.load(tmp_path / "edgenas.csv") == table()
 
 
+def test_a_date_in_a_table_is_an_edit_like_any_other(saved: Path, tmp_path: Path) -> None:
+    for path in saved.parent.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    description = tmp_path / "edgenas.toml"
+    description.write_text(description.read_text() + "\nmeasured = 2026-11-22\n")
+    with pytest.raises(LutError, match="does not match the contents"):
+        Lut.load(tmp_path / "edgenas.csv")
+
+
 def test_hints_fit_what_is_missing_or_damaged(saved: Path, tmp_path: Path) -> None:
     def hint(path: Path) -> str:
         with pytest.raises(LutError) as caught:

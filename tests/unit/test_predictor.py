@@ -198,7 +198,18 @@ def test_files_that_are_no_predictor_are_refused(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(LutError, match="is no latency predictor"):
             LatencyPredictor.load(path)
+    # the archive's directory says that an entry is encrypted, compressed by another method, or of another version
+    entry = whole.index(b"PK\1\2")
+    for at, value in ((8, 1), (10, 97), (6, 255)):
+        path.write_bytes(whole[: entry + at] + bytes([value]) + whole[entry + at + 1 :])
+        with pytest.raises(LutError, match="is no latency predictor"):
+            LatencyPredictor.load(path)
     arrays = dict(np.load(io.BytesIO(whole)))
+    head = json.loads(str(arrays["head"]))
+    del head["digest"]
+    np.savez(path, **(arrays | {"head": np.array(json.dumps(head))}))
+    with pytest.raises(LutError, match="is no latency predictor"):
+        LatencyPredictor.load(path)
     arrays["w0"] = arrays["w0"] + 1
     np.savez(path, **arrays)
     with pytest.raises(LutError, match="digest"):
