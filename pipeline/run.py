@@ -220,7 +220,7 @@ class Run(RunInputs):
         self._done("deploy", started, f"firmware.elf, {deployment.build.flash_bytes:,} bytes of flash")
 
         images = min(s.validate.images, len(self.data.x_test))
-        key = fingerprint(deployment.build.build_id, deployment.tflite, self._data_key, images)
+        key = fingerprint(__version__, deployment.build.build_id, deployment.tflite, self._data_key, images)
         path = self.folder / "validation.json"
 
         def work() -> str:
@@ -251,7 +251,10 @@ class Run(RunInputs):
         )
         self._add_search_and_training(document, trained)
         accuracies = self._accuracies_under(deployment)
-        part = section(s.robustness, s.board, deployment.prediction.high_cycles, s.budgets, accuracies)
+        prediction = deployment.prediction
+        part = section(
+            s.robustness, s.board, prediction.high_cycles, s.budgets, accuracies, prediction.provenance
+        )
         add_robustness(document, part)
         page = write_report(self.folder, document)
         self.reporter.say(f"report: {page}")
@@ -281,10 +284,14 @@ class Run(RunInputs):
         if not (s.robustness.rotate_degrees or s.robustness.noise or s.robustness.batches):
             return None
         path = self.folder / "robustness.json"
-        key = fingerprint(deployment.tflite, self._data_key, asdict(s.robustness), s.seed)
+        rule = deployment.model.exit_rule
+        key = fingerprint(
+            __version__, deployment.tflite, self._data_key, asdict(s.robustness), s.seed,
+            *([asdict(rule)] if rule else []),
+        )  # fmt: skip
 
         def work() -> str:
-            found = accuracy_under(s.robustness, deployment.tflite, self.data, s.seed)
+            found = accuracy_under(s.robustness, deployment.tflite, self.data, s.seed, rule)
             write_text(path, json.dumps(found) + "\n")
             worst = min(row["accuracy"]["value"] for row in found["inputs"])
             return f"INT8 {100 * worst:.2f} % at worst over {len(found['inputs'])} input distributions"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.report.exits import add_split
-from pipeline.robustness import broken
+from pipeline.robustness import hold_checks
 from pipeline.space.architecture import Architecture
 
 
@@ -30,6 +30,8 @@ def add_training(
 def add_robustness(document: dict[str, Any], part: dict[str, Any] | None) -> None:
     """The section `part`; a budget that had to hold under its conditions and does not makes the run infeasible."""
     document["robustness"] = part
-    reasons = broken(part)
+    checks = hold_checks(part)
+    document["checks"] += checks
+    reasons = [check["detail"] for check in checks if not check["ok"]]
     document["reasons"] += reasons
     document["feasible"] = document["feasible"] and not reasons

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,15 @@ def _check_space(table: Table, space: SpaceConfig) -> None:
 
 def _check_conditions(table: Table, run: RunFile) -> None:
     """Raises ConfigError with the line of [robustness] for conditions that have no meaning on the run's board."""
-    try:
-        run.robustness.held(run.budgets, run.board)
-    except ConfigError as error:
-        key = "clocks_hz" if "clocks_hz" in error.message else "hold"
-        raise ConfigError(f"{table.where(key)}: {error.message}", hint=error.hint) from error
+    checks: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("clocks_hz", lambda: run.robustness.conditions(run.board)),
+        ("hold", lambda: run.robustness.held(run.budgets, run.board)),
+    )
+    for key, check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            raise ConfigError(f"{table.where(key)}: {error.message}", hint=error.hint) from error
 
 
 def _check_method(table: Table, name: str) -> None:

@@ -88,6 +88,11 @@ class Prediction:
         return text + self.estimates
 
     @property
+    def provenance(self) -> Provenance:
+        """As good as its least known operator."""
+        return "estimated" if self.unmeasured else "modelled"
+
+    @property
     def estimates(self) -> str:
         """What is said of operators that have no row; empty where all have one."""
         if not self.unmeasured:

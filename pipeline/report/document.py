@@ -157,7 +157,7 @@ def predicted_latency(board: Board, prediction: Prediction, predicted: Cost) -> 
     """By the table; the interval's upper end is what a deadline is held against before a device has run it."""
     ms = 1e3 / board.clock_hz
     return Figure(
-        prediction.total_cycles * ms, "ms", "estimated" if prediction.unmeasured else "modelled",
+        prediction.total_cycles * ms, "ms", prediction.provenance,
         low=prediction.low_cycles * ms, high=max(prediction.high_cycles * ms, predicted.latency_ms),
         note=f"latency table, layer by layer; {prediction.describe()}",
     )  # fmt: skip

@@ -12,9 +12,19 @@ import pytest
 
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError
-from pipeline.robustness import RobustnessConfig, batch_accuracies, broken, latency_under, section
+from pipeline.report.junit import junit_xml
+from pipeline.robustness import (
+    RobustnessConfig,
+    accuracy_under,
+    batch_accuracies,
+    hold_checks,
+    latency_under,
+    section,
+)
+from pipeline.rundocument import add_robustness
 from pipeline.runfile import load_runfile
 from pipeline.space.budgets import Budgets
+from pipeline.space.exits import ExitRule
 from pipeline.stages import search_target
 
 M4 = load_board("qemu-cortex-m4")
@@ -36,12 +46,39 @@ def test_held_budgets_keep_the_real_one_under_the_worst_condition() -> None:
     held = config.held(Budgets(latency_ms=60.0, sram_bytes=1000), M4)
     assert held == Budgets(latency_ms=20.0, sram_bytes=1000)
     cycles = held.latency_ms / 1e3 * M4.clock_hz  # type: ignore[operator]
-    rows = latency_under(config, M4, cycles, 60.0)
+    rows = latency_under(config, M4, cycles, 60.0, "modelled")
     assert len(rows) == 6
     assert max(row["latency_ms"]["value"] for row in rows) == pytest.approx(60.0)
-    assert not broken(section(config, M4, 0.999 * cycles, Budgets(latency_ms=60.0), None))
-    over = section(config, M4, 1.01 * cycles, Budgets(latency_ms=60.0), None)
-    assert [f"{HALF / 1e6:g} MHz, load 1.5" in line for line in broken(over)] == [True]
+    kept = hold_checks(section(config, M4, 0.999 * cycles, Budgets(latency_ms=60.0), None))
+    assert len(kept) == 6 and all(check["ok"] for check in kept)
+    over = hold_checks(section(config, M4, 1.01 * cycles, Budgets(latency_ms=60.0), None))
+    broken = [check["detail"] for check in over if not check["ok"]]
+    assert len(broken) == 1 and f"{HALF / 1e6:g} MHz, load 1.5, over" in broken[0]
+
+
+def test_a_condition_that_is_not_held_fails_in_the_labs_file_too() -> None:
+    config = RobustnessConfig(loads=(2.0,), hold=True)
+    document: dict[str, Any] = {"checks": [], "reasons": [], "feasible": True}
+    part = section(config, M4, M4.clock_hz * 6e-3, Budgets(latency_ms=10.0), None, "estimated")
+    add_robustness(document, part)
+    assert not document["feasible"] and len(document["reasons"]) == 1
+    assert "12.00 ms (estimated" in document["reasons"][0]
+    groups = (
+        "accuracy",
+        "latency_ms",
+        "energy_mj",
+        "sram_bytes",
+        "flash_bytes",
+        "arena_bytes",
+        "stack_bytes",
+    )
+    whole = {key: {} for key in groups} | {
+        "name": "n",
+        "created": "2026-01-01 00:00 UTC",
+        "board": {"name": "b"},
+    }
+    text = junit_xml(whole | document)
+    assert 'tests="2" failures="1"' in text and document["reasons"][0] in text
 
 
 def test_every_board_of_a_search_gets_the_held_budget() -> None:
@@ -61,7 +98,7 @@ def test_without_hold_budgets_stay_and_conditions_are_shown() -> None:
     assert [row["holds"] for row in part["latency"]] == [True, True, True, False]
     assert part["highest_load"] == pytest.approx(2.5)
     assert part["slowest_clock_hz"] == pytest.approx(M4.clock_hz / 2.5, abs=1)
-    assert not broken(part)
+    assert not hold_checks(part)
     assert section(RobustnessConfig(), M4, 1e6, budgets, None) is None
 
 
@@ -90,6 +127,27 @@ def test_the_run_file_names_what_is_wrong(tmp_path: Path) -> None:
     assert run.robustness.held(run.budgets, run.board).latency_ms == 2.5
 
 
+def test_each_condition_is_complained_of_in_its_own_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    text = 'board = "nucleo-l4r5zi"\n[budgets]\nlatency_ms = 5.0\n[robustness]\nhold = true\nclocks_hz = [2_000_000]\n'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.toml:6: the table of nucleo-l4r5zi cannot be scaled"):
+        load_runfile(path)
+
+
+def test_with_exits_each_image_is_judged_where_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = np.array([[90, 0], [90, 0], [10, 0]], np.int8)  # sure of class 0, sure, not sure
+    final = np.array([[0, 90], [0, 90], [0, 90]], np.int8)
+    monkeypatch.setattr("pipeline.robustness.int8_logits", lambda model, x: [first, final])
+    data: Any = SimpleNamespace(x_test=np.zeros((3, 2, 2, 1), np.uint8), y_test=np.array([0, 0, 1]))
+    config = RobustnessConfig(noise=(0.1,), images=3)
+    found = accuracy_under(config, b"", data, 0, ExitRule((50,)))["inputs"]
+    assert [row["accuracy"]["value"] for row in found] == [1.0, 1.0]
+    assert "thresholds" in found[0]["accuracy"]["note"]
+    alone = accuracy_under(config, b"", data, 0)["inputs"]
+    assert alone[0]["accuracy"]["value"] == pytest.approx(1 / 3)
+
+
 def test_even_batches_follow_the_binomial_distribution() -> None:
     right = np.arange(1000) < 800
     drawn = batch_accuracies(right, np.zeros(1000, np.int64), 50, 20_000, None, np.random.default_rng(1))
@@ -114,7 +172,6 @@ def test_accuracy_of_an_exported_file_on_changed_images() -> None:
     from test_export import HAND_MADE, trained
 
     from pipeline.export import evaluate_int8, write_tflite
-    from pipeline.robustness import accuracy_under
 
     content = write_tflite(trained(HAND_MADE["ends linear"], 4))
     rng = np.random.default_rng(5)
