@@ -163,12 +163,13 @@ class EdgeRun(Run):
         path = self.folder / LOAD
         rows = spread(self._idle, self.cloud.space.operators(), options.measure_operators)
         if path.is_file() and not self._remeasure:
+            kept = read_json(path)
             try:
-                known = LoadScale(**read_json(path))
-            except TypeError as error:
+                of, known = kept.pop("table", ""), LoadScale(**kept)
+            except (TypeError, AttributeError) as error:
                 raise ConfigError(f"{path} is damaged: {error}", hint="measure again: --measure") from error
-            asked = (options.measure_quantile, len(rows), options.measure_runs)
-            if (known.quantile, known.operators, known.runs) == asked:
+            asked = (self._idle.key, options.measure_quantile, len(rows), options.measure_runs)
+            if (of, known.quantile, known.operators, known.runs) == asked:
                 return known
         self.reporter.say(f"load: {len(rows)} operators, {options.measure_runs} runs each ...")
         session = self.session or BenchSession(self._at_rest, self.folder / "bench", port=self._port)
@@ -177,7 +178,7 @@ class EdgeRun(Run):
         finally:
             session.close()
         self.reporter.say(f"load: median {load.median:.4f}, {load.quantile:.0%} quantile {load.upper:.4f}")
-        write_text(path, json.dumps(load.to_json()) + "\n")
+        write_text(path, json.dumps({"table": self._idle.key, **load.to_json()}) + "\n")
         return load
 
     @property

@@ -24,7 +24,7 @@ from pipeline.robustness import accuracy_under, section
 from pipeline.rundocument import add_robustness, add_training
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runinputs import RunInputs
-from pipeline.runstate import RunState, fingerprint, read_json
+from pipeline.runstate import RunState, fingerprint, read_as, read_json
 from pipeline.search import Request, SearchResult
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import WITHOUT_EFFECT
@@ -92,16 +92,13 @@ class Run(RunInputs):
     def _search_key(self) -> str:
         s, targets = self.settings, self._targets()
         settings = {k: v for k, v in asdict(s.search).items() if k not in WITHOUT_EFFECT}
+        ops = self.space.operators()
         return fingerprint(
-            __version__, self._data_key, self.lut.key, self.space.to_json(), settings,
-            asdict(self.held_budgets), s.seed, [cost.lut.key for cost in self.other_costs],
-            asdict(s.vetoes),
-            # each board's own clock says how far its deadline is lowered
-            *([asdict(target.budgets) for target in targets] if s.robustness.hold else []),
+            __version__, self._data_key, self.space.to_json(), settings, s.seed,
+            # each board's own clock and memories say what it is held to
+            [(target.name, asdict(target.budgets)) for target in targets],
+            [cost.key_over(ops) for cost in (self.cost, *self.other_costs)],
             *([self.cost.predictor.digest] if self.cost.predictor else []),
-            [asdict(cost.interval) for cost in (self.cost, *self.other_costs)],
-            *(asdict(cost.sound) for cost in (self.cost, *self.other_costs) if cost.sound),
-            *[repr(c.board.running) for c in (self.cost, *self.other_costs) if c.board.running],
         )  # fmt: skip
 
     def search(self) -> SearchResult:
@@ -119,8 +116,8 @@ class Run(RunInputs):
             write_text(self.folder / "architecture.json", json.dumps(architecture.to_json(), indent=2) + "\n")
             return architecture.describe()
 
-        self._stage("search", key, list(self.search_outputs), work)
-        self._found = SearchResult.from_json(read_json(path))
+        self._stage("search", key, list(self.search_outputs), work, resumes=True)
+        self._found = read_as(path, SearchResult.from_json)
         inputs = search_inputs(
             self.settings,
             self._found.method,
@@ -205,8 +202,8 @@ class Run(RunInputs):
             accuracy = outcome["accuracy"]
             return f"float {100 * accuracy['float']['value']:.2f} %, INT8 {100 * accuracy['int8']['value']:.2f} %"
 
-        self._stage("train and export", whole, ["training.json", "model.tflite"], work)
-        trained: dict[str, Any] = read_json(path, "accuracy", "history")
+        self._stage("train and export", whole, ["training.json", "model.tflite"], work, resumes=True)
+        trained: dict[str, Any] = read_json(path, "accuracy", "history", "quantization", "agreement")
         return trained
 
     def everything(self) -> dict[str, Any]:
@@ -247,7 +244,7 @@ class Run(RunInputs):
             predicted=deployment.predicted,
             cost=deployment.cost,
             build=deployment.build,
-            validation=Validation.from_json(read_json(path)),
+            validation=read_as(path, Validation.from_json),
         )
         self._add_search_and_training(document, trained)
         accuracies = self._accuracies_under(deployment)
@@ -297,7 +294,7 @@ class Run(RunInputs):
             return f"INT8 {100 * worst:.2f} % at worst over {len(found['inputs'])} input distributions"
 
         self._stage("robustness", key, [path.name], work)
-        found: dict[str, Any] = read_json(path)
+        found: dict[str, Any] = read_json(path, "images", "inputs", "batches")
         return found
 
     def _set_searched_aside(self, found: Architecture) -> None:
@@ -318,13 +315,21 @@ class Run(RunInputs):
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{stage}-{key}.pt"
 
-    def _stage(self, name: str, key: str, outputs: list[str], work: Callable[[], str]) -> None:
+    def _stage(
+        self, name: str, key: str, outputs: list[str], work: Callable[[], str], *, resumes: bool = False
+    ) -> None:
+        """`resumes`: it goes on from a checkpoint, so its time is that of all sittings."""
         if self._state.is_done(name, key, outputs):
             self.reporter.say(f"{name}: done before, in {self._state.seconds(name):.0f} s")
             return
         self.reporter.say(f"{name} ...")
-        started = time.monotonic()
-        outcome = work()
+        started = time.monotonic() - self._state.spent(name, key)
+        try:
+            outcome = work()
+        except BaseException:
+            if resumes:
+                self._state.interrupt(name, key, time.monotonic() - started)
+            raise
         self._state.finish(name, key, time.monotonic() - started)
         self._done(name, started, outcome)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.storage import write_text
+
+T = TypeVar("T")
 
 EARLIER = "earlier"  # in a run's folder: what another search, training or validation of it left
 
@@ -34,10 +37,13 @@ class RunState:
         self.folder = folder
         self._path = folder / "state.json"
         self._stages: dict[str, dict[str, Any]] = {}
+        self._unfinished: dict[str, dict[str, Any]] = {}
         if self._path.is_file():
             try:
-                self._stages = json.loads(self._path.read_text(encoding="utf-8"))["stages"]
-            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+                state = json.loads(self._path.read_text(encoding="utf-8"))
+                self._stages = _entries(state["stages"])
+                self._unfinished = _entries(state.get("unfinished", {}))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(
                     f"{self._path} is damaged: {error}", hint="delete that file; finished stages run again"
                 ) from error
@@ -53,7 +59,23 @@ class RunState:
 
     def finish(self, stage: str, key: str, seconds: float) -> None:
         self._stages[stage] = {"key": key, "seconds": round(seconds, 1)}
-        write_text(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
+        self._unfinished.pop(stage, None)
+        self._write()
+
+    def interrupt(self, stage: str, key: str, seconds: float) -> None:
+        """Keep what an unfinished `stage` has taken so far; where not even that can be written, it is not kept."""
+        self._unfinished[stage] = {"key": key, "seconds": round(seconds, 1)}
+        with suppress(StorageError):
+            self._write()
+
+    def spent(self, stage: str, key: str) -> float:
+        """Seconds that interrupted tries with the same inputs took."""
+        entry = self._unfinished.get(stage)
+        return float(entry["seconds"]) if entry is not None and entry["key"] == key else 0.0
+
+    def _write(self) -> None:
+        unfinished = {"unfinished": self._unfinished} if self._unfinished else {}
+        write_text(self._path, json.dumps({"stages": self._stages, **unfinished}, indent=2) + "\n")
 
     def set_aside(self, outdated: Iterable[str], copied: Iterable[str] = ()) -> Path | None:
         """Move what is `outdated` into a new folder, `earlier/1` and so on, and copy what belongs to it but stays.
@@ -76,8 +98,27 @@ class RunState:
         return place
 
     def seconds(self, stage: str) -> float:
-        """Wall time that `stage` took when it last ran; 0 when it never did."""
+        """Wall time that `stage` took when it last ran, interrupted tries included; 0 when it never did."""
         return float(self._stages.get(stage, {}).get("seconds", 0.0))
+
+
+def _entries(raw: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Raises ValueError, KeyError, TypeError or AttributeError for what is no stage's key and time."""
+    return {
+        name: {"key": str(entry["key"]), "seconds": float(entry["seconds"])} for name, entry in raw.items()
+    }
+
+
+def read_as(path: Path, make: Callable[[Any], T]) -> T:
+    """What a stage left, as `make` reads it; raises ConfigError for a damaged file."""
+    raw = read_json(path)
+    try:
+        return make(raw)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is damaged, or of another edgenas: it lacks or misstates {error}",
+            hint="delete that file; its stage runs again",
+        ) from error
 
 
 def read_json(path: Path, *needed: str) -> Any:

@@ -6,6 +6,7 @@ an upper bound too (`FlashModel.most_flash_bytes`), SRAM exact.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 from pipeline.boards import Board
@@ -63,11 +64,21 @@ class CostModel:
 
     @property
     def key(self) -> str:
-        """Changes with whatever changes a cost, for caches; not with the predictor, which costs nothing."""
+        """Changes with whatever changes a cost but single rows (`key_over`), for caches; not with the predictor, which
+        costs nothing.
+
+        The footprint counts by itself: a stack or a port that changed leaves the identity of the measurements as it is.
+        """
         return fingerprint(
             self.lut.key, asdict(self.interval), asdict(self.vetoes),
-            asdict(self.sound) if self.sound else None, repr(self.board.running),
+            asdict(self.sound) if self.sound else None, repr(self.board.running), self.flash.to_table(),
+            asdict(self.lut.overhead), repr(self.lut.waits), self.board.core.array_alignment,
         )  # fmt: skip
+
+    def key_over(self, ops: Iterable[OpSpec]) -> str:
+        """`key`, and what the table has of `ops`: measuring more of them changes no identity."""
+        rows = {op.key: asdict(row) for op in ops if (row := self.lut.row(op)) is not None}
+        return fingerprint(self.key, rows)
 
     def without_sound(self) -> CostModel:
         """Of the models themselves, which predictors are fitted to. Without a predictor."""

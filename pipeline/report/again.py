@@ -24,7 +24,7 @@ def render_again(folder: Path) -> tuple[dict[str, Any], Path]:
     document = read(folder)
     try:
         return document, write(folder, document)
-    except (KeyError, TypeError, AttributeError, UndefinedError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, UndefinedError) as error:
         raise ConfigError(
             f"{folder / name} lacks or misstates {error}",
             hint=f"it was edited, or written by another edgenas: run the {what} again",

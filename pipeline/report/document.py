@@ -27,10 +27,18 @@ _WHERE = {"modelled": "emulated", "cycle-accurate": "simulated", "measured": "me
 
 
 def checks(
-    budgets: Budgets, observed: Cost, validation: Validation, build: Build, *, hosted: bool = False
-) -> list[dict[str, Any]]:
-    """What must hold for the deployed model to be acceptable: name, whether it does, and how it stands."""
-    found = budget_checks(budgets, observed)
+    budgets: Budgets, observed: Cost, validation: Validation, build: Build, latency: Provenance, *,
+    hosted: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What must hold for the deployed model to be acceptable: name, whether it does, and how it stands.
+
+    `latency`: provenance of the observed one.
+    """
+    how = {
+        "latency_ms": latency, "energy_mj": "estimated, upper end of the interval",
+        "sram_bytes": "measured", "flash_bytes": "measured",
+    }  # fmt: skip
+    found = budget_checks(budgets, observed, how)
     for name in ("latency", "sram", "flash", "stack"):
         broken = name in validation.broken
         detail = f"the device itself reports that its {name} budget {'is broken' if broken else 'holds'}"
@@ -77,7 +85,7 @@ def core_document(
         observed_ms, validation.sram_bytes, validation.flash_bytes, model.parameters,
         energy_mj=power.at_most_mj(worst_ms) if power else None,
     )  # fmt: skip
-    held = checks(budgets, observed, validation, build, hosted=board.port.hosted)
+    held = checks(budgets, observed, validation, build, board.latency_provenance, hosted=board.port.hosted)
     held += exit_checks(exits, budgets.latency_ms)
     reasons = [check["detail"] for check in held if not check["ok"]]
     return {

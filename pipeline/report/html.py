@@ -102,6 +102,8 @@ def templates() -> jinja2.Environment:
         f"after block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    environment.filters["off"] = _off
+    environment.filters["signed"] = _signed
     return environment
 
 
@@ -109,7 +111,20 @@ def _number(value: float | None) -> str:
     """Thousands separated, three decimals at most; a dash for what is not there."""
     if value is None:
         return "–"
-    return f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else f"{value:,}"
+    if not isinstance(value, float):
+        return f"{value:,}"
+    return f"{round(value, 3) + 0.0:,.3f}".rstrip("0").rstrip(".")  # 0.0 takes the sign off a rounded -0.0
+
+
+def _off(value: float, reference: float | None, digits: int) -> str:
+    """By how much `value` differs from `reference`; a dash where there is nothing to compare with."""
+    return f"{round(100 * (value / reference - 1), digits) + 0.0} %" if reference else "–"
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    """With its sign, but for what rounds to 0."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:+.{digits}f}" if rounded else f"{rounded:.{digits}f}"
 
 
 def _family(op: str) -> str:

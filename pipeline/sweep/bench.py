@@ -120,7 +120,6 @@ def perform(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dic
         )
     from pipeline.search.meter import Meter
 
-    started = time.monotonic()
     progress = Progress(folder / "progress.json", key)
     with Meter(progress.passes) as meter:
 
@@ -140,7 +139,7 @@ def perform(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dic
         "accuracy": accuracy,
         "passes": progress.passes,
         "cpu_seconds": round(progress.cpu_seconds, 2),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(progress.seconds, 2),
         "threads": threads,
         "host": platform.node(),
     }
@@ -188,6 +187,7 @@ class Progress:
         self.passes = int(known["passes"]) if same else 0
         self._cpu_before = float(known["cpu_seconds"]) if same else 0.0
         self._cpu_start = time.process_time()
+        self._started = time.monotonic() - (float(known.get("seconds", 0.0)) if same else 0.0)
         self._cpu_search: float | None = None
         self._written = -_PROGRESS_EVERY_S
 
@@ -197,6 +197,11 @@ class Progress:
         if self._cpu_search is not None:
             return self._cpu_search
         return self._cpu_before + time.process_time() - self._cpu_start
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole job."""
+        return time.monotonic() - self._started
 
     def searched(self, passes: int) -> None:
         """The search is over: what follows costs the same for every method and is not counted."""
@@ -211,7 +216,9 @@ class Progress:
 
     def _write(self, done: int, total: int, phase: str) -> None:
         state = {"key": self._key, "done": done, "total": total, "phase": phase, "passes": self.passes}
-        write_text(self._path, json.dumps({**state, "cpu_seconds": self.cpu_seconds}))
+        write_text(
+            self._path, json.dumps({**state, "cpu_seconds": self.cpu_seconds, "seconds": self.seconds})
+        )
         self._written = time.monotonic()
 
 

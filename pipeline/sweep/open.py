@@ -91,7 +91,7 @@ def open_sweep(
         judge_steps=judge_steps,
         train=settings.train if train else None,
         latency_provenance=lut.provenance,
-        cost_key=cost.key,
+        cost_key=cost.key_over(space.operators()),
     )
     return Sweep(bench, jobs, folder, reporter)
 

@@ -101,7 +101,7 @@ measure = true
 def test_a_load_is_measured_once_and_again_where_it_is_to_be_measured_otherwise(tmp_path: Path) -> None:
     file, lut = tmp_path / "run.toml", table()
 
-    def measured(more: str) -> tuple[LoadScale | None, int]:
+    def measured(more: str, lut: Lut = lut) -> tuple[LoadScale | None, int]:
         file.write_text(RUN.format(more=more))
         run = EdgeRun(load_runfile(file), tmp_path, None, Reporter(quiet=True))
         space = SearchSpace.for_input((28, 28, 1), 10)
@@ -122,6 +122,9 @@ def test_a_load_is_measured_once_and_again_where_it_is_to_be_measured_otherwise(
         found, runs = measured(more)
         assert found != first and runs == expected
         assert measured(more) == (found, 0)
+    other = replace(lut, identity=replace(lut.identity, engine_revision="another"))
+    # what another board or table showed is no load of this one
+    assert measured("candidates = 8", other)[1] == 12 * 5
 
 
 def test_load_is_the_ratio_to_the_table() -> None:

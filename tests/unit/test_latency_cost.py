@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,19 @@ def test_tables_that_do_not_belong_to_the_board(lut: Lut) -> None:
         CostModel(BOARD, replace(lut, flash=None))
     with pytest.raises(LutError, match="at 84000000 Hz"):
         CostModel(replace(BOARD, clock_hz=84_000_000), lut)
+
+
+def test_what_changes_a_cost_changes_its_key(lut: Lut) -> None:
+    """A stack or a port that changed changes memory, and leaves the identity of the measurements as it is."""
+    flash = lut.flash
+    assert flash is not None
+    cost, ops = CostModel(BOARD, lut), SPACE.operators()
+    footprint = CostModel(BOARD, replace(lut, flash=replace(flash, stack_bytes=2 * flash.stack_bytes)))
+    overhead = replace(lut.overhead, inference_cycles=lut.overhead.inference_cycles + 1)
+    assert cost.key == CostModel(BOARD, replace(lut)).key
+    assert len({cost.key, footprint.key, CostModel(BOARD, replace(lut, overhead=overhead)).key}) == 3
+    measured_again = {key: replace(row, cycles=2 * row.cycles) for key, row in lut.rows.items()}
+    again = CostModel(BOARD, replace(lut, rows=measured_again))
+    assert again.key_over(ops) != cost.key_over(ops) == CostModel(BOARD, replace(lut)).key_over(ops)
+    # rows of operators that no search asks for leave a finished one alone
+    assert again.key_over([]) == cost.key_over([])

@@ -15,6 +15,7 @@ from pipeline.boards import load_board
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.report import celldag, course, fronts, picture
+from pipeline.report.html import templates
 from pipeline.report.plots import plt
 from pipeline.report.searched import Served, search_section, stages
 from pipeline.search.hypervolume import accuracy, family
@@ -368,3 +369,38 @@ def test_what_was_never_trained_has_no_accuracy_of_nothing(monkeypatch: pytest.M
     alone = replace(first, architecture=bare.architecture, cost=bare.cost, candidates=[bare])
     points = search_section(alone, seconds=1, space_size=1)["points"]
     assert "chosen, not trained" in words(fronts.candidates(points, {"latency_ms": 5.0}, "modelled"))
+
+
+def macro(name: str, call: str, **values: Any) -> str:
+    """One macro of the report's own template."""
+    environment = templates()
+    assert environment.loader is not None
+    source = environment.loader.get_source(environment, "report.html.j2")[0]
+    start = source.index("{% macro " + name)
+    end = source.index("{% endmacro %}", start) + len("{% endmacro %}")
+    return environment.from_string(source[start:end] + "{{ " + call + " }}").render(**values)
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    environment = templates()
+    for expression, shown in (
+        ("49.99999 | off(50.0, 3)", "0.0 %"), ("49.9 | off(50.0, 3)", "-0.2 %"), ("1.0 | off(0, 2)", "–"),
+        ("-0.00001 | signed", "0.00"), ("0.126 | signed", "+0.13"), ("-0.5 | signed(3)", "-0.500"),
+        ("-0.00001 | number", "0"), ("-1234.5 | number", "-1,234.5"),
+    ):  # fmt: skip
+        assert environment.from_string("{{ " + expression + " }}").render() == shown
+
+
+def test_a_gauge_shows_the_end_that_the_budget_is_judged_by() -> None:
+    """A median within its budget does not look kept where the slow tail breaks it."""
+
+    def shown(high: float | None) -> str:
+        figure = {"value": 49.0, "unit": "ms", "provenance": "measured"} | ({"high": high} if high else {})
+        group = {"predicted": {"value": 48.0, "unit": "ms", "provenance": "modelled"}, "measured": figure}
+        budget = {"value": 50.0, "unit": "ms", "provenance": "given"}
+        return macro("gauge", "gauge('Latency', group, budget, 'ms')", group=group, budget=budget)
+
+    over = shown(51.0)
+    assert 'class="over"' in over and "102.0 % (upper end, 51 ms) of the budget" in over
+    kept = shown(None)
+    assert 'class="fill"' in kept and "98.0 % of the budget" in kept
