@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.boards import Board
 from pipeline.engine import emit_c, load
+from pipeline.errors import ConfigError
 from pipeline.firmware import build, cycles_per_tick, render_app
 from pipeline.fleet import Fleet, Targets, Worker
 from pipeline.latency.cost import CostModel
@@ -99,9 +100,14 @@ def check_table(
     """`count` random architectures (`drawn`) of `space`, or of `DEFAULT`; those in `folder`'s journal are not run
     again, unless the table predicts something else of them by now.
 
-    A real board has to be flashed with each model in turn, so `targets` are emulators or boards that start
-    what they are given. Raises as `ModelRunner.check` does.
+    `targets` are emulators or boards with an operating system, which start what they are given. Raises ConfigError for
+    a board that would have to be flashed with each model, else as `ModelRunner.check` does.
     """
+    if board.emulator is None and not board.port.hosted:
+        raise ConfigError(
+            f"{board.name} would have to be flashed with each of {count} models",
+            hint=f"one at a time: edgenas validate MODEL.tflite --board {board.name} compares with the prediction",
+        )
     targets = targets or Targets()
     wanted = list(enumerate(drawn(space or DEFAULT, count, seed)))
     journal = folder / f"models-{lut.key}-{seed}.jsonl"

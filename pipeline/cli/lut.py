@@ -28,6 +28,13 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path | None, typer.Option("--out", help="Folder of the journal; default: runs/check-<board>.")
         ] = None,
+        port: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--port",
+                help="A board with an operating system: ssh://user@host, or local; repeat it for several.",
+            ),
+        ] = None,
         workers: Annotated[int, typer.Option("--workers", min=1, help="Emulators at work side by side.")] = 1,
         calibrated: Annotated[
             bool,
@@ -62,7 +69,13 @@ def register(app: typer.Typer) -> None:
         if calibrated:  # whose interval is written beside the table once the models have run
             usable_folder(path.parent, "--tables")
         models = check_table(
-            chosen, lut, count, folder, Reporter(quiet=json), seed=seed, targets=Targets(count=workers)
+            chosen,
+            lut,
+            count,
+            folder,
+            Reporter(quiet=json),
+            seed=seed,
+            targets=Targets(tuple(port or ()), workers),
         )
         interval = lut.interval
         if calibrated:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board, load_board
-from pipeline.errors import LutError
+from pipeline.check import check_table
+from pipeline.errors import ConfigError, LutError
 from pipeline.latency.intervals import FEWEST, LEVEL, Interval, intervals_path, tails
 from pipeline.latency.lut import Identity, Lut
 from pipeline.latency.tablefiles import write_toml
@@ -216,6 +217,14 @@ def test_a_calibration_over_estimates_ends_where_these_are_measured(
     graph = lower(SHIPPED.calibration.space.random(np.random.default_rng(5)))
     if of_its_models:
         assert lut.predict(graph).high_cycles > SHIPPED.predict(graph).total_cycles
+
+
+def test_a_board_that_would_be_flashed_with_each_model_is_not_checked(tmp_path: Path) -> None:
+    """Whatever firmware it has would answer for all of them."""
+    board = load_board("nucleo-f446re")
+    identity = replace(SHIPPED.identity, board=board.name, clock_hz=board.clock_hz)
+    with pytest.raises(ConfigError, match="flashed with each of 20 models"):
+        check_table(board, replace(SHIPPED, identity=identity), 20, tmp_path, Reporter(quiet=True))
 
 
 def test_shipped_tables_say_what_calibrated_them() -> None:
