@@ -7,7 +7,9 @@ is an actor that claims one unit of the resource `board:<name>`, which the hosts
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +20,8 @@ from pipeline.closing import Closing
 from pipeline.errors import ConfigError, EdgeNasError, ToolError
 
 _CONNECT_S = 5.0
+_LONGEST_PLACE = 30  # characters: the sockets in Ray's folder may have paths of 107 in all
+_folder: tempfile.TemporaryDirectory[str] | None = None  # of the local Ray that is running
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class Fleet(Closing):
         for worker in self.workers:
             worker.close()
         if self._ray is not None:
-            self._ray.shutdown()
+            disconnect(self._ray)
 
 
 def _require_listener(address: str) -> None:
@@ -160,9 +164,10 @@ def connect(address: str, resource: str | None, count: int, store_bytes: int = 1
         raise ToolError("Ray is not installed", hint="pip install 'edgenas[ray]'") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
+        # "local", or Ray would join a cluster that it finds here, which takes none of these settings
         ray.init(
-            num_cpus=count, resources={resource: count} if resource else None, include_dashboard=False,
-            object_store_memory=store_bytes, **quiet,
+            address="local", num_cpus=count, resources={resource: count} if resource else None,
+            include_dashboard=False, object_store_memory=store_bytes, _temp_dir=_own_folder(), **quiet,
         )  # fmt: skip
         return ray
     _require_listener(address)
@@ -174,9 +179,28 @@ def connect(address: str, resource: str | None, count: int, store_bytes: int = 1
         ) from error
     offered = count if resource is None else int(ray.cluster_resources().get(resource, 0))
     if offered < count:
-        ray.shutdown()
+        disconnect(ray)
         raise ConfigError(
             f"the cluster offers {offered} of '{resource}', {count} were asked for",
             hint=f"on the host that has the boards: ray start --resources='{{\"{resource}\": {count}}}'",
         )
     return ray
+
+
+def disconnect(ray: Any) -> None:
+    """Let go of what `connect` returned. A local Ray ends, and its files with it: Ray itself would leave them."""
+    global _folder
+    ray.shutdown()
+    if _folder is not None:
+        _folder.cleanup()
+        _folder = None
+
+
+def _own_folder() -> str:
+    """For the files of a local Ray; removed by `disconnect`, or where this process ends without it."""
+    global _folder
+    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(place) > _LONGEST_PLACE:
+        place = "/tmp"
+    _folder = tempfile.TemporaryDirectory(prefix="edgenas-ray-", dir=place, ignore_cleanup_errors=True)
+    return _folder.name

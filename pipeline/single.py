@@ -162,14 +162,23 @@ class SingleModel:
     def _inputs(model: Model, images: int, inputs: Path | None, seed: int) -> Inputs:
         return random_inputs(model, images, seed) if inputs is None else read_inputs(inputs, model, images)
 
-    def validate_tflm(self, engine: str, images: int, inputs: Path | None, seed: int) -> TflmValidation:
+    def validate_tflm(
+        self, engine: str, images: int, inputs: Path | None, seed: int, targets: Targets | None = None
+    ) -> TflmValidation:
         """Run inputs through TensorFlow Lite Micro on the target; writes `tflm.json`.
 
-        Raises ConfigError for an engine that there is not, and as `pipeline.validate.tflm` does.
+        Raises ConfigError for an engine that there is not and for more than one target, and as `pipeline.validate.tflm`
+        does.
         """
         if engine not in TFLM_ENGINES:
             raise ConfigError(
                 f"unknown engine '{engine}'", hint=f"choose one of: edgenas, {', '.join(TFLM_ENGINES)}"
+            )
+        targets = targets or Targets()
+        if len(targets.each) > 1 or targets.ray:
+            raise ConfigError(
+                f"engine {engine} is validated on one target at a time",
+                hint="one --port, no --workers, no --ray",
             )
         model = load(self.path)
         usable_folder(self.folder, "--out")
@@ -177,7 +186,7 @@ class SingleModel:
         with self.reporter.bar("validate", len(x)) as bar:
             result = validate_tflm(
                 self.path.read_bytes(), self.board, x, labels, self.budgets, self.folder / engine, engine=engine,
-                on_image=lambda n: bar.update(n, "images"),
+                port=targets.each[0], on_image=lambda n: bar.update(n, "images"),
             )  # fmt: skip
         write_text(self.folder / "tflm.json", json.dumps(result.to_json(), indent=2) + "\n")
         return result

@@ -62,8 +62,9 @@ def register(app: typer.Typer) -> None:
         from pipeline.single import open_model
 
         job = open_model(model, board, out, latency_ms, sram_bytes, flash_bytes, energy_mj, quiet=json)
+        targets = Targets(tuple(port or ()), workers, ray)
         if engine != "edgenas":
-            result = job.validate_tflm(engine, images, inputs, seed)
+            result = job.validate_tflm(engine, images, inputs, seed, targets)
             if json:
                 print_json(result.to_json())
             else:
@@ -72,7 +73,7 @@ def register(app: typer.Typer) -> None:
                 broken = f"; broken: {', '.join(result.broken)}" if result.broken else ""
                 stdout.print(f"{verdict}{broken}; written: {job.folder / 'tflm.json'}", markup=False)
             raise typer.Exit(0 if result.ok else 1)
-        document = job.validate(images, inputs, seed, Targets(tuple(port or ()), workers, ray))
+        document = job.validate(images, inputs, seed, targets)
         if json:
             print_json(document)
         else:

@@ -134,6 +134,8 @@ def obtain(board: Board, ops: Sequence[OpSpec], *, folder: Path, reporter: Repor
         else:
             reporter.say(f"  {path}: {_why_not(lut.identity, identity)}; measuring anew")
     journal, out = folder / "journal.sqlite", lut_path(board, folder)
+    what = f"{len(base.missing(ops))} operators that its table lacks" if base else "its latency table"
+    reporter.say(f"  {board.name}: measuring {what} first, which can take minutes; kept in {out}")
     return profile(board, ops, journal=journal, reporter=reporter, out=out, base=base)
 
 

@@ -29,10 +29,12 @@ from types import FrameType
 from typing import Any, Protocol
 
 from pipeline.errors import ConfigError, EdgeNasError, ToolError
+from pipeline.fleet import disconnect
 from pipeline.storage import write_bytes, write_text
 from pipeline.sweep.bench import Bench, Job, perform, read
 
 _OUTCOME = "outcome.json"
+_LEAVE_S = 5.0  # for a remote job that is interrupted to hand over its checkpoint
 _FETCH_S = 10.0  # between two looks at a remote job's checkpoint: so much work can be lost with its host
 
 
@@ -168,6 +170,12 @@ class _Remote:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def leave(self, known: dict[str, float]) -> dict[str, tuple[float, bytes]]:
+        """`changed`, for the last time: the folder goes, which Ray would leave behind. To be killed next."""
+        found = self.changed(known)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return found
+
     def changed(self, known: dict[str, float]) -> dict[str, tuple[float, bytes]]:
         """Time and content of each file that is newer than `known` says."""
         found = {}
@@ -215,7 +223,7 @@ class RayWorkers:
         return _RayRun(self._ray, actor, reference, folder)
 
     def close(self) -> None:
-        self._ray.shutdown()
+        disconnect(self._ray)
 
 
 class _RayRun:
@@ -237,10 +245,13 @@ class _RayRun:
             self._asked, self._asked_at = self._actor.changed.remote(dict(self._known)), time.monotonic()
         if self._asked is not None and self._ray.wait([self._asked], timeout=0)[0]:
             with suppress(self._ray.exceptions.RayError):
-                for name, (time_s, content) in self._ray.get(self._asked).items():
-                    write_bytes(self._folder / name, content)
-                    self._known[name] = time_s
+                self._keep(self._ray.get(self._asked))
             self._asked = None
+
+    def _keep(self, files: dict[str, tuple[float, bytes]]) -> None:
+        for name, (time_s, content) in files.items():
+            write_bytes(self._folder / name, content)
+            self._known[name] = time_s
 
     def outcome(self) -> dict[str, Any]:
         try:
@@ -252,9 +263,14 @@ class _RayRun:
                 f"Ray failed: {error}", hint="do its hosts have this version of edgenas?"
             ) from error
         finally:
-            self.stop()
+            self._kill()
         return found
 
     def stop(self) -> None:
+        with suppress(self._ray.exceptions.RayError):
+            self._keep(self._ray.get(self._actor.leave.remote(dict(self._known)), timeout=_LEAVE_S))
+        self._kill()
+
+    def _kill(self) -> None:
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)

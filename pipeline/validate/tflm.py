@@ -32,6 +32,8 @@ _REGION_TIMEOUT_S = 10.0
 class TflmValidation:
     """What the interpreter computed and took. Sizes in bytes; `layer_cycles` is empty without a profiler.
 
+    `latency_ms` is the median; `latency_high_ms`, which a deadline is held against, the 95th percentile. They are one
+    figure where a timing model makes it.
     `sram_bytes`: static RAM and stack of the firmware with an arena of exactly `arena_used_bytes` in place of
     its region; `flash_bytes`: its code and the model. Both 0 where there is no firmware (the wheel).
     """
@@ -48,6 +50,7 @@ class TflmValidation:
     ticks_median: float
     ticks_p95: float
     latency_ms: float
+    latency_high_ms: float
     provenance: Provenance
     layer_cycles: tuple[float, ...]
     model_bytes: int
@@ -68,8 +71,11 @@ class TflmValidation:
 
     def figures(self) -> list[tuple[str, Figure]]:
         """For printing: name and figure."""
+        slow = ""
+        if self.latency_high_ms != self.latency_ms:
+            slow = f": median; 95th percentile {self.latency_high_ms:,.4f} ms"
         rows: list[tuple[str, Figure]] = [
-            ("latency", Figure(self.latency_ms, "ms", self.provenance, note=f"engine {self.engine}")),
+            ("latency", Figure(self.latency_ms, "ms", self.provenance, note=f"engine {self.engine}{slow}")),
             ("arena used", Figure(self.arena_used_bytes, "bytes", "measured", note="arena_used_bytes()")),
             ("model", Figure(self.model_bytes, "bytes", "measured", note="the file")),
         ]
@@ -126,14 +132,16 @@ def validate_tflm(
                 if on_image:
                     on_image(i + 1)
             memory, region = device.memory(), device.region_bytes
+    tick_ms = 1e3 / board.counter.hz
     if total is None:
-        total = statistics.median(ticks) * board.clock_hz / board.counter.hz
+        latency_ms, high_ms = statistics.median(ticks) * tick_ms, float(np.percentile(ticks, 95)) * tick_ms
+    else:
+        latency_ms = high_ms = total / board.clock_hz * 1e3
     built = target.built
     sram = (
         memory.static_bytes - region + prepared.arena_used_bytes + memory.stack_reserve_bytes if built else 0
     )
     flash = memory.flash_bytes + len(tflite) if built else 0
-    latency_ms = total / board.clock_hz * 1e3
     accuracy = None
     if labels is not None:
         accuracy = float((outputs.reshape(len(x), -1).argmax(axis=1) == labels).mean())
@@ -150,6 +158,7 @@ def validate_tflm(
         ticks_median=float(statistics.median(ticks)),
         ticks_p95=float(np.percentile(ticks, 95)),
         latency_ms=latency_ms,
+        latency_high_ms=high_ms,
         provenance=board.latency_provenance,
         layer_cycles=tuple(cycles),
         model_bytes=len(tflite),
@@ -158,7 +167,7 @@ def validate_tflm(
         stack_reserve_bytes=memory.stack_reserve_bytes,
         stack_used_bytes=memory.stack_used_bytes,
         flash_bytes=flash,
-        broken=_broken(budgets, board, latency_ms, sram, flash),
+        broken=_broken(budgets, board, high_ms, sram, flash),
     )
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ from one_operator import Builder, options, quantization
 from pipeline.boards import load_board
 from pipeline.cli.main import app
 from pipeline.engine import load
-from pipeline.errors import BudgetError
+from pipeline.errors import BudgetError, ConfigError
+from pipeline.fleet import Targets
+from pipeline.latency.lut import Lut
+from pipeline.profiler.profile import lut_path, obtain
+from pipeline.progress import Reporter
+from pipeline.single import open_model
 from pipeline.space.budgets import Cost
 from pipeline.stages import check_fits
 
@@ -342,6 +348,43 @@ def powered(folder: Path) -> Path:
     text = (Path(__file__).parents[2] / "boards" / "qemu-cortex-m4.toml").read_text()
     path.write_text(text + '\n[power]\nvoltage_v = 3.0\ncurrent_ma = 40.0\nreference = "a meter"\n')
     return path
+
+
+def test_the_interpreter_runs_on_the_port_that_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports: list[Any] = []
+
+    def stand_in(*arguments: Any, port: str | None, **options: Any) -> Any:
+        ports.append(port)
+        return SimpleNamespace(to_json=dict)
+
+    monkeypatch.setattr("pipeline.single.validate_tflm", stand_in)
+    job = open_model(model, "nucleo-f446re", tmp_path / "out", quiet=True)
+    job.validate_tflm("tflm", 1, None, 0, Targets(("/dev/ttyACM0",)))
+    assert ports == ["/dev/ttyACM0"]
+    for targets in (Targets(("/dev/ttyACM0", "/dev/ttyACM1")), Targets(count=2), Targets(ray="local")):
+        with pytest.raises(ConfigError, match="one target at a time") as caught:
+            job.validate_tflm("tflm", 1, None, 0, targets)
+        assert "--workers" in caught.value.hint
+    assert len(ports) == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_measuring_first_is_announced(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`validate --board host` takes minutes before it validates anything."""
+    m4 = load_board("qemu-cortex-m4")
+    lut = Lut.load(lut_path(m4))
+    monkeypatch.setattr(sys.modules[obtain.__module__], "current_identity", lambda board: lut.identity)
+    monkeypatch.setattr(sys.modules[obtain.__module__], "profile", lambda *arguments, **options: lut)
+    board = m4 if known else load_board("host")
+    ops = [replace(next(iter(lut.rows.values())).op, in_h=511, in_w=3)]
+    obtain(board, ops, folder=tmp_path, reporter=Reporter())
+    said = capsys.readouterr().err
+    what = "1 operators that its table lacks" if known else "its latency table"
+    assert f"{board.name}: measuring {what} first" in said
 
 
 def test_errors_as_json(model: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from search_standins import DATA, SMALL, TINY, MacCost
 
 from pipeline.cli.sweep import _print
 from pipeline.errors import ConfigError
+from pipeline.fleet import connect, disconnect
 from pipeline.progress import Reporter
 from pipeline.report import read_sweep, render_sweep, write_sweep
 from pipeline.search import search
@@ -38,7 +39,7 @@ from pipeline.space.cells import CellSpace
 from pipeline.sweep import Bench, Job, Sweep, grid, summarize
 from pipeline.sweep.bench import perform
 from pipeline.sweep.grid import method_list, numbers, seed_list
-from pipeline.sweep.workers import LocalWorkers, RayWorkers, _Remote
+from pipeline.sweep.workers import LocalWorkers, RayWorkers, _RayRun, _Remote
 
 CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 ARRAYS = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
@@ -354,6 +355,37 @@ def test_what_ran_on_another_host_leaves_nothing_there(tmp_path: Path) -> None:
     found = remote.run(BENCH, job, "key", {"progress.json": b"{}"}, 1)
     assert found["result"]["feasible"]
     assert not folder.exists() and remote.changed({}) == {}
+
+
+def test_an_interrupted_job_hands_over_its_checkpoint_and_its_folder_goes(tmp_path: Path) -> None:
+    remote = _Remote()
+    folder = remote._folder
+    (folder / "search-key.pt").write_bytes(b"weights")
+    asked: list[str] = []
+    actor = SimpleNamespace(
+        leave=SimpleNamespace(remote=lambda known: asked.append("leave") or remote.leave(known))
+    )
+    ray = SimpleNamespace(
+        exceptions=SimpleNamespace(RayError=ValueError), get=lambda files, timeout: files,
+        kill=lambda actor: asked.append("kill"),
+    )  # fmt: skip
+    _RayRun(ray, actor, None, tmp_path / "home").stop()
+    assert asked == ["leave", "kill"] and not folder.exists()
+    assert (tmp_path / "home" / "search-key.pt").read_bytes() == b"weights"
+
+
+def test_a_local_ray_is_its_own_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = mock.MagicMock()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    connected = connect("local", None, 2)
+    told = ray.init.call_args.kwargs
+    # without an address Ray would join a cluster that RAY_ADDRESS or its own files name
+    assert told["address"] == "local" and told["num_cpus"] == 2
+    folder = Path(told["_temp_dir"])
+    assert folder.is_dir()
+    ray.shutdown.side_effect = lambda: (folder / "session").mkdir()
+    disconnect(connected)
+    assert ray.shutdown.called and not folder.exists()
 
 
 class Cluster:
