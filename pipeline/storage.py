@@ -9,6 +9,8 @@ import pickle
 import struct
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StorageError
@@ -98,6 +100,19 @@ def claim(folder: Path, hint: str) -> None:
     except OSError:
         pass
     os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Others that want `folder`, in this process or another, wait meanwhile: it may be emptied and made anew.
+
+    File systems without locks let everybody in.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remedy(error: OSError) -> str:

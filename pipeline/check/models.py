@@ -31,6 +31,7 @@ from pipeline.progress import Reporter
 from pipeline.space.architecture import Architecture, lower
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
+from pipeline.storage import claim
 
 # whose models check and calibrate a table where nothing else is asked for
 DEFAULT = SearchSpace.for_input((28, 28, 1), 10)
@@ -116,6 +117,7 @@ def check_table(
     found = [m for n, a in wanted if (m := known[n]) is not None and _predicted_so(m, cost, a)]
     waiting = [(n, a) for n, a in wanted if n not in {m.number for m in found}]
     folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "its models are built there: give another folder (--out), or wait")
 
     def factory(index: int) -> Callable[[], ModelRunner]:
         return partial(ModelRunner, board, cost, folder / f"build-{index}", targets.each[index])

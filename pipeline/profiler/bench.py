@@ -17,6 +17,7 @@ from pipeline.latency.modelled import ModelledRegions
 from pipeline.links import INSTRUCTION_NS, Link, open_link
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
+from pipeline.storage import alone_in
 from pipeline.wire.client import Client, RefusedError, RestartedError, WrongFirmwareError
 from pipeline.wire.messages import Kind
 
@@ -50,7 +51,8 @@ class BenchSession(Closing):
 
     def __init__(self, board: Board, folder: Path, *, port: str | None = None) -> None:
         self._board, self._port = board, port
-        self._built = build(render_bench(board, folder), board)
+        with alone_in(folder):
+            self._built = build(render_bench(board, folder), board)
         self._scratch = tempfile.TemporaryDirectory(prefix="edgenas-")
         self._link: Link | None = None
         self._client: Client | None = None

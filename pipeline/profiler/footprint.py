@@ -33,6 +33,7 @@ from pipeline.space.budgets import Budgets
 from pipeline.space.graph import OpGraph
 from pipeline.space.kernels import KERNELS
 from pipeline.space.opspec import OpSpec
+from pipeline.storage import alone_in
 
 _GENERATED = "app/model.c"
 _ENGINE = "engine/"
@@ -74,15 +75,17 @@ def measure_footprint(board: Board, graph: OpGraph, lut: Lut, folder: Path) -> t
 
     `lut` needs a row for each operator of `graph`. Raises ToolError (compiler, emulator) and LinkError.
     """
-    flash, applications = _footprint(board, graph, folder)
-    if board.emulator is None:
-        return flash, Overhead()
-    return flash, _overhead(board, applications, lut)
+    with alone_in(folder):
+        flash, applications = _footprint(board, graph, folder)
+        if board.emulator is None:
+            return flash, Overhead()
+        return flash, _overhead(board, applications, lut)
 
 
 def measure_flash(board: Board, graph: OpGraph, folder: Path) -> FlashModel:
     """As `measure_footprint`, without running anything."""
-    return _footprint(board, graph, folder)[0]
+    with alone_in(folder):
+        return _footprint(board, graph, folder)[0]
 
 
 def _footprint(board: Board, graph: OpGraph, folder: Path) -> tuple[FlashModel, list[tuple[Model, Build]]]:

@@ -25,6 +25,7 @@ from pipeline.links.blockcount import Region, RegionReader, plugin_args
 from pipeline.profiler.identity import placement, timing_name
 from pipeline.profiler.journal import Measurement
 from pipeline.space.opspec import OpSpec
+from pipeline.storage import alone_in
 from pipeline.tflm.device import TflmDevice, why_refused
 from pipeline.tflm.firmware import CXX_FLAGS
 from pipeline.tflm.models import operator_model
@@ -47,7 +48,8 @@ class TflmSession(Closing):
     def __init__(self, board: Board, folder: Path, engine: str, *, port: str | None = None) -> None:
         check_no_waits(board)
         self._board, self._port = board, port
-        self._target = Target.build(board, engine, folder)
+        with alone_in(folder):
+            self._target = Target.build(board, engine, folder)
         self._timing = timing_model(board.core.timing) if board.counts_instructions else None
         self._scratch = tempfile.TemporaryDirectory(prefix="edgenas-")
         self._opened: ExitStack | None = None

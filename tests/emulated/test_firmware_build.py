@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.boards import load_board
 from pipeline.firmware import build, render_bench
+from pipeline.memory.flash import FlashModel
+from pipeline.profiler.footprint import measure_flash, sample_graph
 
 pytestmark = [
     pytest.mark.emulated,
@@ -50,3 +54,15 @@ def test_another_compiler_compiles_again(
     monkeypatch.setenv("PATH", f"{second}{os.pathsep}{os.environ['PATH']}")
     build(folder, BOARD)
     assert "conv.c" in log.read_text()
+
+
+def test_two_that_want_the_same_footprint_do_not_take_it_apart(tmp_path: Path) -> None:
+    """The folder is emptied first: without a lock the second would do so while the first compiles there."""
+
+    def measured(late_s: float) -> FlashModel:
+        time.sleep(late_s)
+        return measure_flash(BOARD, sample_graph(), tmp_path / "footprint")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(measured, (0.0, 0.5, 1.0, 1.5)))
+    assert found[1:] == found[:-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +227,18 @@ def test_a_board_that_would_be_flashed_with_each_model_is_not_checked(tmp_path: 
     identity = replace(SHIPPED.identity, board=board.name, clock_hz=board.clock_hz)
     with pytest.raises(ConfigError, match="flashed with each of 20 models"):
         check_table(board, replace(SHIPPED, identity=identity), 20, tmp_path, Reporter(quiet=True))
+
+
+def test_two_checks_in_one_folder_do_not_run_each_other_s_models(tmp_path: Path) -> None:
+    """Each builds its models in the same place there."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another edgenas is at work") as caught:
+            check_table(load_board("qemu-cortex-m4"), SHIPPED, 1, tmp_path, Reporter(quiet=True))
+    finally:
+        os.close(descriptor)
+    assert "--out" in caught.value.hint
 
 
 def test_shipped_tables_say_what_calibrated_them() -> None:

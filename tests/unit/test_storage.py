@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.profiler.journal import Journal
 from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.inherit import load_weights, save_weights
 from pipeline.stages import profile_boards
-from pipeline.storage import Rhythm, usable_folder, write_text
+from pipeline.storage import Rhythm, alone_in, usable_folder, write_text
 from pipeline.train.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.validate import read_inputs
 
@@ -43,6 +44,32 @@ def room_for(size: int) -> Iterator[None]:
 def checked(error: EdgeNasError, *words: str) -> None:
     assert error.exit_code == 2 and error.hint
     assert all(word in error.message for word in words), error.message
+
+
+def test_who_wants_a_folder_that_another_is_making_anew_waits(tmp_path: Path) -> None:
+    inside, leave, order = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with alone_in(tmp_path / "build"):
+            inside.set()
+            assert leave.wait(30)
+            order.append("first")
+
+    def second() -> None:
+        with alone_in(tmp_path / "build"):
+            order.append("second")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert inside.wait(30)
+    threads[1].start()
+    threads[1].join(0.3)
+    assert not order
+    with alone_in(tmp_path / "another"):
+        leave.set()
+    for thread in threads:
+        thread.join(30)
+    assert order == ["first", "second"]
 
 
 @pytest.mark.parametrize(("every", "expected"), [(20.0, [1, 3, 7, 15, 31, 51]), (0.5, [1, 2, 3, 4, 5, 6])])
