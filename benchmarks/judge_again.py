@@ -40,7 +40,7 @@ def judged(document: dict[str, Any], args: argparse.Namespace) -> dict[str, floa
         )
         with args.out.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps([key, known[key]]) + "\n")
-        print(f"{100 * known[key]:.2f} %, seed {point['seed']}, {point['described']}", flush=True)
+        print(f"{100 * known[key]:.2f} %, seed {point['seed']}, {architecture.describe()}", flush=True)
     return known
 
 
