@@ -121,6 +121,8 @@ class Source:
                 raise self.error(
                     "the kernel is larger than the input", hint="use SAME padding or a smaller kernel"
                 )
+            if max(before, after) > SIZE_LIMIT:
+                raise self.error(f"a padding of {after}", hint=f"{SIZE_LIMIT} at most")
             sides = ("top", "bottom") if axis == "h" else ("left", "right")
             fields |= {f"out_{axis}": out, f"stride_{axis}": stride, f"dilation_{axis}": dilation}
             fields |= {f"pad_{sides[0]}": before, f"pad_{sides[1]}": after}

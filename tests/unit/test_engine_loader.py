@@ -100,6 +100,18 @@ def test_refusals_say_what_is_wrong(content: bytes, message: str) -> None:
     assert caught.value.hint
 
 
+def test_a_padding_beyond_the_kernels_16_bits() -> None:
+    """5 taps 32,767 pixels apart: 65,534 pixels of padding on either side would be -2 in the parameter struct."""
+    builder = Builder()
+    x = builder.tensor((1, 4, 4, 1), quantization(0.1))
+    filters = builder.tensor((1, 5, 5, 1), quantization(0.1), np.ones((1, 5, 5, 1)), np.int8)
+    y = builder.tensor((1, 4, 4, 1), quantization(0.1))
+    far = {"dilationHFactor": 32767, "dilationWFactor": 32767, "strideH": 1, "strideW": 1, "padding": 0}
+    builder.operator("CONV_2D", (x, filters), y, options("Conv2DOptions", **far), 3)
+    with pytest.raises(ModelError, match="a padding of 65534"):
+        load(builder.content([x], y))
+
+
 def test_batch_must_be_one() -> None:
     builder = Builder()
     x = builder.tensor((2, 4, 4, 3), quantization(0.1))
