@@ -94,13 +94,14 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         relaxation.ask(condition)
         gamma = relaxation.gamma(t, rng).to(self.device)
         x, y = draw_batch(self.data.x_train, self.data.y_train, config.batch_size, rng)
-        task_loss = F.cross_entropy(self.net(x, gamma).float(), y).cpu()  # what is relaxed stays on the CPU
+        net_loss = F.cross_entropy(self.net(x, gamma).float(), y)
         expected, entropy = relaxation.expected(), relaxation.entropy()
         asked_for = self._regularizer(condition, t)
         for draw in range(1, hyper.conditions):
             other = self.condition(draw)
             relaxation.ask(other)
             asked_for = asked_for + self._regularizer(other, t)
+        task_loss = net_loss.cpu()  # what is relaxed stays on the CPU; a GPU has computed meanwhile
         loss = task_loss + asked_for / hyper.conditions
         if not torch.isfinite(loss):
             rate = "search.weight_lr" if torch.isfinite(gamma).all() else "search.hyper.lr"

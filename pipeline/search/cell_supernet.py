@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.search.cell_costs import EdgePath
 from pipeline.search.supernet import Affine, convolve, kernel, max_pool
 from pipeline.space.cells import CellSpace, edges
+from pipeline.train.seeding import seeded
 
 
 class CellSupernet(nn.Module):
@@ -24,8 +25,7 @@ class CellSupernet(nn.Module):
 
     def __init__(self, space: CellSpace, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.space = space
             self.stem = kernel(space.stem_channels, space.input_shape[2], 3)
             self.stem_norm = Affine(1, space.stem_channels)

@@ -16,7 +16,9 @@ from torch import Tensor
 from pipeline.search.config import SearchConfig
 from pipeline.search.data import SearchData
 from pipeline.train.device import choose as choose_device
-from pipeline.train.device import exact_arithmetic
+from pipeline.train.device import exact_arithmetic, memory_as_error
+
+_LOWER = "search.batch_size, search.validation_batch_size or search.workers"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +57,12 @@ def computing(config: SearchConfig) -> Iterator[torch.device]:
     """The device of `config`, with its threads and precision meanwhile.
 
     A GPU repeats its results too, or a resumed search would not end as one that was not interrupted. Raises
-    ConfigError where this machine has no such device.
+    ConfigError where this machine has no such device, or one whose memory is used up.
     """
     where, threads = choose(config.device), torch.get_num_threads()
     torch.set_num_threads(config.torch_threads)
     try:
-        with exact_arithmetic(), precision(where, config.mixed_precision):
+        with exact_arithmetic(), memory_as_error(_LOWER), precision(where, config.mixed_precision):
             yield where
     finally:
         torch.set_num_threads(threads)

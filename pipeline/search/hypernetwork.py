@@ -17,6 +17,7 @@ from pipeline.search.candidates import ExactPath, Judge, repair
 from pipeline.search.conditions import CONDITIONED, Condition, Ranges
 from pipeline.search.costs import CostTables, Floats
 from pipeline.search.relaxation import IndexPath, Relaxation
+from pipeline.train.seeding import seeded
 
 Tables = TypeVar("Tables")
 
@@ -35,8 +36,7 @@ class HyperNetwork(nn.Module):
     def __init__(self, inputs: int, choices: Sequence[int], *, hidden: int, seed: int) -> None:
         super().__init__()
         self.choices = tuple(choices)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.direct = nn.Linear(inputs, sum(choices), bias=False)
             self.hidden = nn.Sequential(
                 nn.Linear(inputs, hidden),

@@ -74,7 +74,7 @@ def save_weights(path: Path, weights: list[LayerWeights]) -> None:
 def load_weights(path: Path) -> list[LayerWeights]:
     """What `save_weights` wrote; raises ConfigError for a missing or damaged file."""
     try:
-        weights: list[LayerWeights] = torch.load(path, weights_only=True)
+        weights: list[LayerWeights] = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise ConfigError(
             f"{path} cannot be read: {error}", hint="delete that file; its stage runs again"

@@ -29,6 +29,7 @@ from pipeline.latency.predictor import (
 from pipeline.search.costs import CostTables
 from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.ranking import kendall, spearman
+from pipeline.train.seeding import seeded
 
 _FOLDS = 5
 _FEWEST = 10  # models in the fit; below, cross-validation has nothing to stand on
@@ -130,8 +131,7 @@ def _fit(x: Singles, target: Floats, config: PredictorConfig, seed: int) -> tupl
 
 
 def _train(x: Singles, y: Floats, config: PredictorConfig, seed: int) -> Layers:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         first, last = nn.Linear(x.shape[1], config.hidden), nn.Linear(config.hidden, 1)
     net = nn.Sequential(first, nn.SiLU(), last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.decay)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def gradient_norm(net: Supernet, path: Path, batch: Batch) -> float:
     used = list(net.parameters())
     loss = F.cross_entropy(net(batch[0], path), batch[1])
     gradients = torch.autograd.grad(loss, used, allow_unused=True)
-    return math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None))
+    return math.sqrt(_total(g.square().sum() for g in gradients if g is not None))
 
 
 def synflow(net: Supernet, path: Path, batch: Batch) -> float:
@@ -77,10 +77,16 @@ def synflow(net: Supernet, path: Path, batch: Batch) -> float:
     gradients = torch.autograd.grad(linear(ones, path).sum(), weights, allow_unused=True)
     for hook in hooks:
         hook.remove()
-    total = sum(
-        float((w.detach() * g).abs().sum()) for w, g in zip(weights, gradients, strict=True) if g is not None
+    total = _total(
+        (w.detach() * g).abs().sum() for w, g in zip(weights, gradients, strict=True) if g is not None
     )
     return math.log(total) - math.log(_SYNFLOW_INPUT) if total > 0 else -math.inf
+
+
+def _total(parts: Iterable[Tensor]) -> float:
+    """Sum of scalars in double precision; a GPU is waited for once."""
+    found: list[float] = torch.stack(list(parts)).tolist()
+    return sum(found)
 
 
 def naswot(net: Supernet, path: Path, batch: Batch) -> float:
@@ -93,7 +99,7 @@ def naswot(net: Supernet, path: Path, batch: Batch) -> float:
         net(batch[0], path)
     if units.kernel is None:
         return -math.inf
-    sign, logarithm = torch.linalg.slogdet(units.kernel)
+    sign, logarithm = torch.linalg.slogdet(units.kernel.cpu())  # small; a GPU would need further libraries
     return float(logarithm) if sign > 0 else -math.inf
 
 

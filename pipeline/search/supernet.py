@@ -13,7 +13,6 @@ paths whose channels mean different things. `identity` starts all choices near t
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -23,9 +22,7 @@ from torch import Tensor, nn
 from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
 from pipeline.space.opspec import same_padding
 from pipeline.space.search_space import SearchSpace
-
-# torch's generator belongs to the process, and several supernets may be made at once (parallel.py).
-_SEEDING = threading.Lock()
+from pipeline.train.seeding import seeded
 
 # One (operator index, output-width index) per block.
 Path = Sequence[tuple[int, int]]
@@ -150,8 +147,7 @@ class Supernet(nn.Module):
 
     def __init__(self, space: SearchSpace, seed: int, identity: float = 0.0) -> None:
         super().__init__()
-        with _SEEDING, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.space = space
             self.stem = kernel(space.stem_channels, space.input_shape[2], 3)
             self.stem_norm = Affine(1, space.stem_channels)
@@ -161,6 +157,10 @@ class Supernet(nn.Module):
             widest = max(space.widths)
             self.classifier = nn.Parameter(torch.randn(space.classes, widest) / math.sqrt(widest))
             self.classifier_bias = nn.Parameter(torch.zeros(space.classes))
+        # (channel, width): whether a block of that width has the channel
+        included = torch.arange(widest)[:, None] < torch.tensor(space.channels)[None, :]
+        self.included: Tensor
+        self.register_buffer("included", included, persistent=False)
 
     def forward(self, x: Tensor, path: Path, gates: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Logits (n, classes) of the architecture that `path` names."""
@@ -178,8 +178,7 @@ class Supernet(nn.Module):
         operator = gates[0][block, op]
         if self.space.ops[op] == "skip":
             return operator.reshape(1, 1, 1, 1)
-        widths = torch.tensor(self.space.channels, device=x.device)
-        included = (torch.arange(x.shape[1], device=x.device)[:, None] < widths[None, :]).to(x.dtype)
+        included = self.included[: x.shape[1]].to(x.dtype)
         return (operator * (included @ gates[1][block])).reshape(1, -1, 1, 1)
 
     def first_nonfinite(self, x: Tensor, path: Path) -> str:

@@ -20,6 +20,7 @@ from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.data import SearchData
 from pipeline.search.supernet import Path, Supernet
+from pipeline.train.device import there
 
 Images: TypeAlias = NDArray[np.uint8] | Tensor
 Labels: TypeAlias = NDArray[np.int64] | Tensor
@@ -47,7 +48,9 @@ def tensors(x: Images, y: Labels) -> tuple[Tensor, Tensor]:
 
 def draw_batch(x: Images, y: Labels, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A batch of different images. Which ones depends on `rng` alone, not on the device."""
-    index = rng.choice(len(x), size=min(size, len(x)), replace=False, shuffle=False)
+    index: Any = rng.choice(len(x), size=min(size, len(x)), replace=False, shuffle=False)
+    if isinstance(x, Tensor):
+        index = there(index, x.device)
     return tensors(x[index], y[index])
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pipeline.data import DataSet
 from pipeline.errors import ConfigError
 from pipeline.train.config import TrainConfig
+from pipeline.train.device import there
 
 _SHUFFLE, _AUGMENT, _CUT, _MIX, _PLAIN = 1, 2, 3, 4, 5  # separate random streams
 
@@ -97,7 +98,7 @@ class Batches:
         return to_input(self.x[chosen])
 
     def _on_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return there(array, self.device)
 
     def _count(self, n: int) -> Tensor:
         return torch.arange(n, device=self.device)

@@ -46,5 +46,6 @@ def fingerprint_of(weights: Sequence[Mapping[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for layer in weights:
         for name, value in sorted(layer.items()):
-            digest.update(f"{name} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+            content = value.cpu().contiguous().numpy().tobytes()
+            digest.update(f"{name} {tuple(value.shape)}".encode() + content)
     return digest.hexdigest()

@@ -63,13 +63,13 @@ class Range(nn.Module):
         self.hi.fill_(hi)
         self.seen.fill_(1)
 
-    def quantization(self, floor: Tensor | float = SCALE_FLOOR) -> tuple[Tensor, Tensor]:
-        """(scale float32, zero point int32), both 0-d. The range always includes 0."""
+    def quantization(self, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(scale float32, at least `floor`; zero point int32), both 0-d. The range always includes 0."""
         lo = self.lo.clamp(max=0.0)
         hi = self.hi.clamp(min=0.0)
-        scale = torch.maximum(
-            (hi - lo) / 255.0, torch.as_tensor(floor, device=lo.device).clamp(min=SCALE_FLOOR)
-        )
+        scale = ((hi - lo) / 255.0).clamp(min=SCALE_FLOOR)
+        if floor is not None:
+            scale = torch.maximum(scale, floor)
         zero_point = torch.round(-128.0 - lo / scale).clamp(-128, 127).to(torch.int32)
         return scale, zero_point
 
@@ -104,6 +104,14 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, activation: str 
         high = min(high, round(6.0 / step))
     result: Tensor = _FakeQuantize.apply(x, step, low, high)
     return result
+
+
+def constant_grid(scale: float, zero_point: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(scale float32, zero point int32), both 0-d; written by the device itself, so that nothing is waited for."""
+    return (
+        torch.full((), scale, device=device),
+        torch.full((), zero_point, dtype=torch.int32, device=device),
+    )
 
 
 @torch.no_grad()
@@ -229,9 +237,7 @@ class Weighted(nn.Module):
         """Fixed (scale, zero point) of a gate; None where the range is learned."""
         if not self.gate:
             return None
-        device = self.weight.device
-        zero_point = torch.tensor(GATE_ZERO_POINT, dtype=torch.int32, device=device)
-        return torch.tensor(GATE_SCALE, device=device), zero_point
+        return constant_grid(GATE_SCALE, GATE_ZERO_POINT, self.weight.device)
 
     @torch.no_grad()
     def weight_scale(self, input_scale: Tensor) -> Tensor:
@@ -259,7 +265,8 @@ class Weighted(nn.Module):
         """What the integer kernel computes before it requantizes and activates, in real units."""
         if self.bias is None:
             raise ModelError("batch normalization must be folded before quantization")
-        zeros = torch.zeros_like(weight_scale, dtype=torch.int32)
+        # float32: torch looks at the values of whole zero points, and a GPU would be waited for
+        zeros = torch.zeros_like(weight_scale)
         weight = torch.fake_quantize_per_channel_affine(self.weight, weight_scale, zeros, 0, -127, 127)
         step = input_scale * weight_scale
         rounded = torch.round(self.bias / step) * step

@@ -19,6 +19,7 @@ from pipeline.train.layers import (
     INPUT_ZERO_POINT,
     Range,
     Weighted,
+    constant_grid,
     fake_quantize,
     requantize,
 )
@@ -118,9 +119,7 @@ class QatNetwork(nn.Module):
 
     @property
     def input_quantization(self) -> Quantization:
-        device = self.device
-        zero_point = torch.tensor(INPUT_ZERO_POINT, dtype=torch.int32, device=device)
-        return torch.tensor(INPUT_SCALE, device=device), zero_point
+        return constant_grid(INPUT_SCALE, INPUT_ZERO_POINT, self.device)
 
     def grids(self) -> dict[int, Quantization]:
         """(scale, zero point) of every activation tensor, as the quantized mode uses them."""

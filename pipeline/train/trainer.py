@@ -23,7 +23,7 @@ from pipeline.train.batches import Batches
 from pipeline.train.calibration import Images
 from pipeline.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from pipeline.train.config import TrainConfig
-from pipeline.train.device import choose, exact_arithmetic, precision
+from pipeline.train.device import choose, exact_arithmetic, memory_as_error, precision
 from pipeline.train.diagnosis import all_finite, diverged
 from pipeline.train.evaluate import accuracy as evaluate
 from pipeline.train.grids import renew_ranges, set_grids
@@ -33,6 +33,7 @@ from pipeline.train.network import Mode, QatNetwork
 from pipeline.train.optimizer import cosine, one_cycle, set_rate, sgd
 from pipeline.train.progress import Phase, Progress
 from pipeline.train.quantconfig import Choice
+from pipeline.train.seeding import seeded
 from pipeline.train.teacher import Teacher, distillation_loss, files_digest, obtain_teacher
 
 # A mapping by operator, or a state of the whole network.
@@ -106,7 +107,7 @@ def settings(config: TrainConfig) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        with exact_arithmetic():
+        with exact_arithmetic(), memory_as_error("train.batch_size"):
             yield
     finally:
         torch.set_num_threads(threads)
@@ -131,8 +132,7 @@ class Training:
         self.total_steps = self.float_steps + config.qat_epochs * self.batches.per_epoch
         self.identity = fingerprint(architecture.to_json(), data, asdict(config), seed)
         self.identity += "".join(files_digest(config.teacher.files))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
         if start is not None:
             if isinstance(start, Mapping):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from placed import Placed
 from test_train import ARCHITECTURE, CONFIG, data_set
 
 from pipeline.data.shift import ShiftConfig, shifted
@@ -28,7 +27,6 @@ from pipeline.train.resnet import ResNet
 from pipeline.train.teacherconfig import TeacherConfig
 
 RESNET = TeacherConfig(weight=0.5, architecture="resnet", width=0.5, depth=1, epochs=2)
-ALL = replace(CONFIG, ema=0.9, norm_batches=4, teacher=RESNET)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -141,29 +139,3 @@ def test_first_nonfinite_names_the_poisoned_layer(quantized: bool) -> None:
         teacher.get_parameter("blocks.1.conv2.weight")[0] = float("inf")
     assert first_nonfinite(teacher, x) == "blocks.1.conv2"
     assert first_nonfinite(teacher, x * float("nan")) == "the input"
-
-
-@pytest.mark.parametrize("settings", [{}, {"cutout": 3, "mixup": 0.3, "shift": 2}])
-def test_no_tensor_is_left_on_the_host(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(ALL, float_epochs=1, teacher=replace(RESNET, epochs=1), **settings)
-    with Placed() as mode:
-        real = torch.from_numpy  # which function modes do not see
-
-        def from_numpy(array: Any) -> torch.Tensor:
-            result = real(array)
-            mode.mark(result, False)
-            return result
-
-        monkeypatch.setattr(torch, "from_numpy", from_numpy)
-        train_qat(ARCHITECTURE, data_set(), config, seed=1)
-    assert len(mode.kept) > 1000
-    assert not mode.mixed, set(mode.mixed)
-
-
-def test_the_check_above_sees_a_tensor_on_the_host() -> None:
-    device = torch.device("cpu")
-    with Placed() as mode:
-        torch.arange(3, device=device) + torch.zeros(3).to(device)
-        assert not mode.mixed
-        torch.arange(3, device=device) + torch.zeros(3)
-    assert mode.mixed
