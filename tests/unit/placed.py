@@ -2,7 +2,8 @@
 
 A tensor on the stand-in is of a subclass whose data lie in the CPU's memory. It says that its device is `meta`, the one
 device beside the CPU that autograd knows in every build of torch. So `.numpy()` of it raises, as does a call that mixes
-it with a tensor of the CPU where CUDA would raise too; and calls at which the host would wait for the GPU are counted.
+it with a tensor of the CPU where CUDA would raise too, or that CUDA would not repeat bit for bit; and calls at which
+the host would wait for the GPU are counted.
 What the stand-in cannot show: kernels, their rounding, memory and speed, and autocast, which has no effect here.
 """
 
@@ -28,6 +29,14 @@ _ASKS = {
     aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default,
     aten._unique2.default,
 }  # fmt: skip
+# What `torch.use_deterministic_algorithms` names, as far as networks might call it: CUDA adds up in another order
+# each time. Left out are convolutions, for which cuDNN is told to repeat, `histc`, which counts whole numbers, and
+# `nll_loss` but for its form with two dimensions.
+_NOT_REPEATED = (
+    "scatter", "index_add", "index_copy", "put", "cumsum", "bincount", "median", "upsample", "grid_sampler",
+    "nll_loss2d", "_adaptive_avg_pool", "adaptive_max_pool", "avg_pool3d", "reflection_pad", "replication_pad",
+    "embedding_bag", "index_select_backward", "repeat_interleave",
+)  # fmt: skip
 
 
 class There(torch.Tensor):
@@ -101,6 +110,8 @@ def _call(func: Any, args: Any, kwargs: dict[str, Any], gpu: Gpu | None) -> Any:
             gpu.waited(name, times)
     if there and func not in (aten._to_copy.default, aten.copy_.default):
         _refuse_mixture(func, args, leaves)
+        if func.__name__.startswith(_NOT_REPEATED):
+            raise RuntimeError(f"{func} does not have a deterministic implementation")
     if wanted is not None:
         kwargs = {**kwargs, "device": CPU}
     plain = tree_map(lambda x: x.elem if isinstance(x, There) else x, (args, kwargs))

@@ -245,6 +245,8 @@ def test_the_stand_in_refuses_what_a_gpu_refuses(monkeypatch: pytest.MonkeyPatch
             torch.zeros(()).add_(x.sum())
         with pytest.raises(RuntimeError, match="numpy"):
             x.numpy()
+        with pytest.raises(RuntimeError, match="deterministic"):
+            x.cumsum(0)
         assert (x * torch.tensor(2.0)).sum().item() == 12.0  # numbers may come from anywhere
         gpu.clear()
         x[torch.tensor([0, 1])]
