@@ -105,8 +105,10 @@ class Run(RunInputs):
         """Search stage; writes search.json and architecture.json."""
         if self._found is not None:
             return self._found
-        key = self._search_key()
         path = self.folder / "search.json"
+        if not path.is_file():  # not only after the table was measured
+            _check_device(self.settings.search.device, "search.device")
+        key = self._search_key()
 
         def work() -> str:
             result = self._find(self._checkpoint("search", key))
@@ -166,10 +168,7 @@ class Run(RunInputs):
 
     def export(self) -> dict[str, Any]:
         """Training and export stages; writes model.tflite and training.json."""
-        if self.settings.train.device not in ("auto", "cpu"):  # not only after the search
-            from pipeline.train.device import choose
-
-            choose(self.settings.train.device)
+        _check_device(self.settings.train.device, "train.device")  # not only after the search
         architecture = chosen(self.search())
         s = self.settings
         key, whole = self._training_keys(architecture)
@@ -332,6 +331,14 @@ class Run(RunInputs):
             raise
         self._state.finish(name, key, time.monotonic() - started)
         self._done(name, started, outcome)
+
+
+def _check_device(name: str, field: str) -> None:
+    """Raises ConfigError where `field` names a device that this machine has not. torch is loaded only for others."""
+    if name not in ("auto", "cpu"):
+        from pipeline.train.device import choose
+
+        choose(name, field)
 
 
 def chosen(result: SearchResult) -> Architecture:

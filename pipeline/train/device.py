@@ -22,12 +22,12 @@ def choose(name: str, field: str = "train.device") -> torch.device:
         return _usable(torch.device("cuda"), field) if torch.cuda.is_available() else torch.device("cpu")
     device = torch.device(name)
     # There may be a GPU that torch cannot use, for its driver's sake; then it is as if there were none.
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
         build = f"; torch {torch.__version__} is a build without CUDA" if torch.version.cuda is None else ""
         raise ConfigError(
-            f"{field} is '{name}', and this machine has {there} CUDA devices{build}",
-            hint='use "auto" or "cpu"' + ("" if there else "; nvidia-smi says whether there is a driver"),
+            f"{field} is '{name}', and this machine has {count} CUDA devices{build}",
+            hint='use "auto" or "cpu"' + ("" if count else "; nvidia-smi says whether there is a driver"),
         )
     if device.type == "mps" and (device.index or not torch.backends.mps.is_available()):
         raise ConfigError(

@@ -191,6 +191,14 @@ def test_a_missing_training_device_is_told_before_the_search(tmp_path: Path) -> 
     assert not list((tmp_path / "runs" / "small").iterdir())
 
 
+def test_a_missing_search_device_is_told_before_the_table_is_measured(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("[search]", '[search]\ndevice = "cuda:99"'))
+    run = Run.open(path, runs=tmp_path / "runs", quiet=True)
+    with pytest.raises(ConfigError, match=r"search\.device is 'cuda:99'"):
+        run.search()
+    assert not list((tmp_path / "runs" / "small").iterdir())
+
+
 @given(st.integers(0, len(GOOD) - 1), st.text(max_size=3))
 def test_edits_load_or_explain(tmp_path_factory: pytest.TempPathFactory, position: int, text: str) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "run.toml"
