@@ -34,14 +34,21 @@ def provenance(settings: RunFile, data: DataSet, lut: Lut) -> dict[str, Any]:
 
 
 def _git_revision() -> str:
+    """Of edgenas' own checkout; a repository around an installed edgenas is somebody else's."""
+    here = Path(__file__).resolve().parents[1]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
+        top = _git(here, "rev-parse", "--show-toplevel")
+        if not top or Path(top).resolve() != here:
+            return "not a checkout"
+        return _git(here, "describe", "--always", "--dirty", "--abbrev=12") or "not a checkout"
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return done.stdout.strip() or "not a checkout"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says; empty where it fails."""
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
 
 
 def _versions(*names: str) -> list[str]:

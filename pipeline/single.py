@@ -14,7 +14,7 @@ from pipeline.boards import Board, load_board
 from pipeline.engine import Model, load
 from pipeline.errors import ConfigError
 from pipeline.figures import Figure
-from pipeline.firmware import too_long
+from pipeline.firmware import plain_name, too_long
 from pipeline.fleet import Targets
 from pipeline.progress import Reporter
 from pipeline.report import write_report
@@ -22,7 +22,7 @@ from pipeline.report.document import core_document, energy_figure, predicted_lat
 from pipeline.report.verdict import budget_checks, budget_figures
 from pipeline.search.energy import unknown_current
 from pipeline.space.budgets import Budgets, Cost
-from pipeline.storage import usable_folder, write_text
+from pipeline.storage import claim, usable_folder, write_text
 from pipeline.tflm.library import ENGINES as TFLM_ENGINES
 from pipeline.validate import Inputs, random_inputs, read_inputs
 from pipeline.validate.tflm import TflmValidation, validate_tflm
@@ -63,7 +63,7 @@ def open_model(
     )
     if energy_mj is not None and board.running is None:
         raise unknown_current(board)
-    folder = out or Path("runs") / f"{model.stem}-{board.name}"
+    folder = out or Path("runs") / plain_name(f"{model.stem}-{board.name}")
     return SingleModel(model, board, budgets, folder, Reporter(quiet=quiet))
 
 
@@ -79,7 +79,12 @@ class SingleModel:
 
     @functools.cached_property
     def deployment(self) -> stages.Deployment:
+        self._claim()
         return stages.deploy(self.path, self.board, self.budgets, self.folder, self.reporter)
+
+    def _claim(self) -> None:
+        """The folder, for this process alone: two that build and report in it would mix their files."""
+        claim(usable_folder(self.folder, "--out"), "wait for it, or give another folder: --out")
 
     def deploy(self) -> dict[str, Any]:
         """Build the firmware; returns the folder, the predicted and linked figures, and how the budgets stand.
@@ -181,7 +186,7 @@ class SingleModel:
                 hint="one --port, no --workers, no --ray",
             )
         model = load(self.path)
-        usable_folder(self.folder, "--out")
+        self._claim()
         x, labels, _ = self._inputs(model, images, inputs, seed)
         with self.reporter.bar("validate", len(x)) as bar:
             result = validate_tflm(

@@ -26,7 +26,7 @@ from pipeline.exitstage import export_exits, measure_exits, record, with_exits
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
 from pipeline.export.parity import Int8Network
 from pipeline.figures import Figure
-from pipeline.firmware import Build, build, render_app
+from pipeline.firmware import Build, build, check_path, render_app
 from pipeline.fleet import Targets
 from pipeline.frontend import FrontEnd
 from pipeline.latency.cost import CostModel
@@ -284,7 +284,7 @@ def deploy(
         raise ModelError(
             f"{path.name} cannot be deployed: {'; '.join(against)}", hint="loosen [vetoes], or search again"
         )
-    usable_folder(folder, "--out")  # before anything is measured
+    check_path(usable_folder(folder, "--out"))  # before anything is measured
     lut = obtain_lut(
         board, [node.op for node in model.graph.nodes if node.op.kind != "reshape"], folder / "lut", reporter
     )

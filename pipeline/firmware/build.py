@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.boards import Board
-from pipeline.errors import BudgetError, ToolError
+from pipeline.errors import BudgetError, ConfigError, ToolError
 from pipeline.firmware.elf import Sizes, read_sizes
 
 _BUILD_TIMEOUT_S = 300.0
@@ -25,6 +25,7 @@ _PACKAGES = {
     "ninja": "ninja-build",
 }
 _NO_PACKAGE = "install it from its maker, or correct core.toolchain in the board's file"
+_UNUSABLE = re.compile(r"[\[\];|$\"\\*?\n]")  # globs, lists, variables and strings of CMake and Ninja
 _COMPILER = "compiler.txt"  # in a build folder: path and version of what compiled it
 
 
@@ -76,13 +77,29 @@ def compiler_version(program: str) -> str:
     return done.stdout.splitlines()[0].strip()
 
 
+def plain_name(text: str) -> str:
+    """`text` as a folder's name that CMake and Ninja can work in."""
+    return _UNUSABLE.sub("_", text)
+
+
+def check_path(folder: Path) -> None:
+    """Raises ConfigError where CMake or Ninja would take a part of the path for an instruction."""
+    if found := _UNUSABLE.search(str(folder.resolve())):
+        raise ConfigError(
+            f"firmware cannot be built in {folder.resolve()}: CMake stumbles over {found[0]!r} in a path",
+            hint="choose another folder, or another name for one on the way",
+        )
+
+
 def build(folder: Path, board: Board, *, link_flags: Sequence[str] = ()) -> Build:
     """Configures and compiles `folder` (from `render_app` or `render_bench`), with extra `link_flags`.
 
-    The same sources, flags and compiler give the same bytes and the same build id. Raises ToolError (a
-    missing tool, with the package to install; a failed compilation, with the log's tail and path) and
-    BudgetError (the program does not fit the board's flash or SRAM, with the bytes that are missing).
+    The same sources, flags and compiler give the same bytes and the same build id. Raises ConfigError (a path that
+    CMake cannot take), ToolError (a missing tool, with the package to install; a failed compilation, with the log's
+    tail and path) and BudgetError (the program does not fit the board's flash or SRAM, with the bytes that are
+    missing).
     """
+    check_path(folder)
     for program in ("cmake", "ninja"):
         require_tool(program)
     gcc = f"{board.core.toolchain}gcc"

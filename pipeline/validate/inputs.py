@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
         raise DataError(
             f"{path} cannot be read: {why_unreadable(error)}", hint="a .npy, or an .npz with array 'x'"
         ) from error
-    labels = None if y is None else _labels(path, x, y)[:limit]
+    labels = None if y is None else _labels(path, x, y, math.prod(model.output_shape))[:limit]
     if x.dtype == np.int16:
         return _clips(path, x[:limit] if x.ndim else x, labels, model.front_end)
     shape = model.input_shape[1:]
@@ -73,6 +74,8 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
     if x.dtype == np.uint8:
         x = (x ^ 0x80).view(np.int8)
     elif np.issubdtype(x.dtype, np.floating):
+        if np.isnan(x).any():
+            raise DataError(f"{path} holds values that are no number (nan)", hint="leave those inputs out")
         scaled = np.round(x / model.input.scale) + model.input.zero_point
         x = np.clip(scaled, -128, 127).astype(np.int8)
     elif x.dtype != np.int8:
@@ -80,13 +83,18 @@ def read_inputs(path: Path, model: Model, limit: int) -> Inputs:
     return Inputs(np.ascontiguousarray(x), labels)
 
 
-def _labels(path: Path, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+def _labels(path: Path, x: NDArray[Any], y: NDArray[Any], classes: int) -> NDArray[np.int64]:
     if y.shape != (x.shape or (0,))[:1]:
         raise DataError(
             f"{path}: y has shape {y.shape}, x {x.shape}", hint="one class for each input, or leave y out"
         )
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"{path}: y holds {y.dtype}", hint="the number of each input's class, from 0")
+    if y.size and not 0 <= y.min() <= y.max() < classes:
+        raise DataError(
+            f"{path}: y holds {y.min()} to {y.max()}, the model has {classes} outputs",
+            hint=f"the number of each input's class, 0 to {classes - 1}",
+        )
     return y.astype(np.int64)
 
 

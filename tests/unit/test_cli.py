@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -20,10 +21,12 @@ import typer
 from needs import NEEDS_QEMU_ARM
 from one_operator import Builder, options, quantization
 
+from pipeline import provenance
 from pipeline.boards import load_board
 from pipeline.cli.main import app
 from pipeline.engine import load
 from pipeline.errors import BudgetError, ConfigError
+from pipeline.firmware import check_path
 from pipeline.fleet import Targets
 from pipeline.latency.lut import Lut
 from pipeline.profiler.profile import lut_path, obtain
@@ -368,6 +371,48 @@ def test_the_interpreter_runs_on_the_port_that_is_named(
             job.validate_tflm("tflm", 1, None, 0, targets)
         assert "--workers" in caught.value.hint
     assert len(ports) == 1
+
+
+@pytest.mark.parametrize("name", ["v[2]", "a;b", "a|b", "$HOME", 'a"b', "a\\b", "*"])
+def test_a_path_that_cmake_cannot_take(name: str, model: Path, tmp_path: Path) -> None:
+    """CMake's own complaint is of a compiler that does not work."""
+    job = open_model(model, "qemu-cortex-m4", tmp_path / name, quiet=True)
+    with pytest.raises(ConfigError, match="firmware cannot be built in") as caught:
+        job.deploy()
+    assert "another folder" in caught.value.hint
+    # the folder that nobody named is one that works
+    named = open_model(tmp_path / f"model {name}.tflite", "qemu-cortex-m4", quiet=True)
+    check_path(tmp_path / named.folder)
+
+
+def test_a_models_folder_belongs_to_one_process_at_a_time(model: Path, tmp_path: Path) -> None:
+    job = open_model(model, "qemu-cortex-m4", tmp_path / "out", quiet=True)
+    job.folder.mkdir()
+    other = os.open(job.folder, os.O_RDONLY)  # locks are of open files: as another process has it
+    fcntl.flock(other, fcntl.LOCK_EX)
+    try:
+        for work in (job.deploy, lambda: job.validate_tflm("tflm", 1, None, 0)):
+            with pytest.raises(ConfigError, match="another edgenas is at work in"):
+                work()
+    finally:
+        os.close(other)
+
+
+def test_the_revision_is_of_edgenas_and_not_of_a_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "somebody's project")
+    installed = tmp_path / "venv" / "pipeline" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance._git_revision() == "not a checkout"
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "pipeline" / "provenance.py"))
+    assert re.fullmatch("[0-9a-f]{12}", provenance._git_revision())
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -207,6 +207,8 @@ def model() -> Model:
         (np.zeros((3, 10), np.int64), ("y has shape (3, 10)",)),
         (np.array(["a", "b", "c"]), ("y holds <U1",)),
         (np.array(1), ("y has shape ()",)),
+        (np.array([1, 2, 4]), ("y holds 1 to 4", "4 outputs")),  # counted from 1
+        (np.array([-1, 2, 0]), ("y holds -1 to 2",)),
     ],
 )
 def test_labels_that_do_not_belong_to_the_inputs(
@@ -229,6 +231,16 @@ def test_inputs_without_an_x_or_without_any_input(model: Model, tmp_path: Path) 
     np.save(tmp_path / "none.npy", np.zeros((0, 2, 2, 1), np.int8))
     with pytest.raises(DataError, match=r"none\.npy holds no inputs"):
         read_inputs(tmp_path / "none.npy", model, 3)
+
+
+def test_inputs_that_are_no_numbers(model: Model, tmp_path: Path) -> None:
+    x = np.zeros((3, 2, 2, 1))
+    x[1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(DataError, match="nan") as caught:
+        read_inputs(tmp_path / "x.npy", model, 3)
+    assert caught.value.hint
+    assert len(read_inputs(tmp_path / "x.npy", model, 1).x) == 1
 
 
 def test_the_content_of_inputs_counts_and_not_their_files_name(model: Model, tmp_path: Path) -> None:
