@@ -7,16 +7,24 @@ from pipeline.space.kernels import DEPTHWISE_LEFT_SHIFTS
 
 # the other limits of the fast row functions, as in firmware/engine/portable/depthwise_planes.c
 _RIGHT_MAX, _SUM_MAX = 22, 1 << 30
-_KERNELS = ("edgenas_depthwise_3x3", "edgenas_depthwise_plain")
+_DEPTHWISE = ("edgenas_depthwise_3x3", "edgenas_depthwise_plain")
+# those of Armv7E-M that reckon with the whole range of int8
+_WHOLE_RANGE = ("edgenas_conv", "edgenas_conv_1x1", "edgenas_fully_connected", "edgenas_add")
+_NARROW = "its activation's range is narrower than int8 and is applied in a pass of its own"
 
 
 def slower_than_measured(layer: Layer) -> str | None:
     """Why a layer takes longer than the measurement of its shape; None where it does not.
 
-    Networks trained here have no such layer: their depthwise convolutions end in a ReLU6 over the whole range of
-    int8. Foreign ones may.
+    Networks trained here have no such layer: their activations take the whole range of int8, and depthwise
+    convolutions end in a ReLU6. Foreign ones may.
     """
-    if layer.kernel not in _KERNELS:
+    narrow = "activation_min" in layer.fields and (
+        layer.fields["activation_min"] > -128 or layer.fields["activation_max"] < 127
+    )
+    if layer.kernel in _WHOLE_RANGE and narrow:
+        return f"{_NARROW} or a slower loop (Cortex-M4 and M7)"
+    if layer.kernel not in _DEPTHWISE:
         return None
     slow = sum(
         not _fast(int(shift), int(bias), layer.fields)
@@ -25,8 +33,8 @@ def slower_than_measured(layer: Layer) -> str | None:
     reasons = []
     if slow:
         reasons.append(f"{slow} of {layer.op.out_c} channels have scales beyond the fast depthwise kernels")
-    if layer.fields["activation_min"] > -128 or layer.fields["activation_max"] < 127:
-        reasons.append("its activation's range is narrower than int8 and is applied in a pass of its own")
+    if narrow:
+        reasons.append(_NARROW)
     return "; ".join(reasons) or None
 
 

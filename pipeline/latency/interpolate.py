@@ -178,28 +178,34 @@ def _general(op: OpSpec) -> Sequence[float]:
 
 
 def _dot(op: OpSpec, pairs: int, singles: int, count: int) -> Sequence[float]:
-    """edgenas_dot_2 over `pairs` of patches and edgenas_dot_1 over `singles`."""
+    """edgenas_dot_2 over `pairs` of patches and edgenas_dot_1 over `singles`.
+
+    Armv7E-M's edgenas_dot_2 takes two fours of taps an iteration; an odd one runs by itself.
+    """
     twos, odd = divmod(op.out_c, 2)
     fours, rest = divmod(count, 4)
     return (
-        pairs, pairs * twos, pairs * twos * fours, pairs * twos * rest, pairs * odd, pairs * odd * count,
+        pairs, pairs * twos, pairs * twos * fours, pairs * twos * (fours % 2), pairs * twos * rest,
+        pairs * odd, pairs * odd * count,
         singles, singles * twos, singles * twos * fours, singles * twos * rest, singles * odd * (count + 1),
     )  # fmt: skip
 
 
 def _conv(op: OpSpec) -> Sequence[float]:
+    """Rows under the kernel are copied whole, with what the padding adds before and behind; dilated ones by taps."""
     pixels = op.out_h * op.out_w
     pairs, odd = divmod(op.out_w, 2)
     rows, columns = _axis(op, 0), _axis(op, 1)
     inside = sum(rows) * sum(columns)
     padded = sum(rows) * (op.out_w * op.kernel_w - sum(columns))
     empty_rows = (op.out_h * op.kernel_h - sum(rows)) * op.out_w
-    copied = inside * (op.in_c if op.in_c > 1 else 0)
+    edges = sum(taps < op.kernel_w for taps in columns)
     by_words = op.in_c % 4 == 0  # memcpy copies words where both sides are aligned
+    whole, by_taps = (op.dilation_w == 1, op.dilation_w > 1)
     return (
-        1, op.out_h, pixels, pixels * op.kernel_h, inside, inside * (op.in_c > 1), copied * by_words,
-        copied * (not by_words),
-        padded, padded * op.in_c, empty_rows, empty_rows * op.kernel_w * op.in_c,
+        1, op.out_h, pixels, whole * sum(rows) * op.out_w, whole * sum(rows) * edges, by_taps * inside,
+        by_taps * padded, inside * op.in_c * by_words, inside * op.in_c * (not by_words), padded * op.in_c,
+        empty_rows, empty_rows * op.kernel_w * op.in_c,
         *_dot(op, pairs * op.out_h, odd * op.out_h, op.kernel_h * op.kernel_w * op.in_c),
     )  # fmt: skip
 

@@ -134,6 +134,19 @@ def test_computes_what_a_host_build_computes(client: Client, board: Board, tmp_p
         assert client.run_op(OPS[0], seed=1).output_crc != client.run_op(OPS[0], seed=2).output_crc
 
 
+def test_rows_beyond_16_bits_are_added_as_one_long_row(tmp_path: Path) -> None:
+    """In memory both are the same; the taller one's rows are 38,400 elements apart."""
+    board = load_board("host")
+    built = build(render_bench(board, tmp_path), board)
+    tall, long = (
+        OpSpec("add", h, w, 64, h, w, 64, in2_h=h, in2_w=w, in2_c=64) for h, w in ((2, 600), (1, 1200))
+    )
+    with open_link(board, built.elf) as opened:
+        client = Client(opened)
+        client.hello()
+        assert client.run_op(tall).output_crc == client.run_op(long).output_crc
+
+
 def test_too_big_is_refused_with_the_bytes_needed(client: Client) -> None:
     for op in (
         OpSpec("conv2d", 128, 128, 64, 128, 128, 64),

@@ -245,10 +245,23 @@ def dense_and_softmax() -> bytes:
     return net.content(net.softmax(logits))
 
 
+def additions() -> bytes:
+    """Of different and of equal scales, with every remainder by four, also broadcast, and of a narrower range."""
+    net = Net(12, 7, 5, 6)
+    x = net.conv(net.input, 6, 3)
+    y = net.two("ADD", x, net.conv(x, 6, 3))
+    y = net.two("ADD", y, y)
+    y = net.conv(y, 5, 3)
+    y = net.two("ADD", net.conv(y, 5, 1), y)
+    y = net.two("ADD", y, net.mean(y, keep=True))
+    y = net.conv(y, 3, 3, stride=2)
+    return net.content(net.two("ADD", y, net.conv(y, 3, 1), 1))
+
+
 NETWORKS: list[Callable[[], bytes]] = [
     odd_convolutions, pointwise_of_every_remainder, depthwise, depthwise_by_fours,
     depthwise_wide_by_fours, depthwise_strides_by_fours, depthwise_narrow_images, squeeze_and_excitation,
-    pools_and_classifier, dense_and_softmax,
+    pools_and_classifier, dense_and_softmax, additions,
 ]  # fmt: skip
 
 
@@ -320,3 +333,25 @@ def test_no_scale_changes_the_cycles_of_a_depthwise_convolution(
 def test_a_layer_that_is_slower_than_its_table_row_is_named() -> None:
     (layer,) = load(scaled_depthwise(3, 1, [0, -7] * 4, 100, 0)).layers
     assert "4 of 8 channels" in (slower_than_measured(layer) or "")
+
+
+@pytest.mark.parametrize("kind", ["CONV_2D", "ADD"])
+def test_a_range_narrower_than_int8_is_named_and_slower(kind: str, tmp_path: Path) -> None:
+    """Kernels of this instruction set reckon with the whole range, which a ReLU at zero point -128 leaves."""
+    board = load_board("qemu-cortex-m4")
+    cycles = {}
+    for zero in (-128, 0):
+        net = Net(13, 8, 8, 8)
+        x = net.input
+        y = net.two("ADD", x, x, 1) if kind == "ADD" else net.conv(x, 8, 1, activation=1)
+        net.b.tensors[y.index].quantization.zeroPoint[:] = zero
+        content = net.content(y)
+        model = load(content)
+        (layer,) = model.layers
+        assert (slower_than_measured(layer) is None) == (zero == -128)
+        built = build(render_app(emit_c(model), board, Budgets(), tmp_path / str(zero), 1.0), board)
+        image = np.random.default_rng(3).integers(-128, 128, (1, 8, 8, 8)).astype(np.int8)
+        found = emulated_inference(board, built.elf, image.tobytes())
+        assert found.output == run_tflm(content, [image]).tobytes()
+        cycles[zero] = sum(one.cycles for one in found.layers)
+    assert cycles[0] > 1.05 * cycles[-128]

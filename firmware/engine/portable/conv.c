@@ -4,23 +4,34 @@
 
 /* Copies the input under one kernel position into `patch`; what lies in the padding reads the zero point. */
 static void gather(const edgenas_conv_t *p, const int8_t *input, int top, int left, int8_t *patch) {
-    const int depth = p->in_c;
-    for (int ky = 0; ky < p->kernel_h; ky++) {
+    const int depth = p->in_c, row = p->kernel_w * depth;
+    /* bytes of each row before, inside and behind the image; a dilated kernel is looked at tap by tap */
+    const int before = left < 0 ? -left * depth : 0;
+    const int beyond = (left + p->kernel_w - p->in_w) * depth;
+    const int behind = beyond > 0 ? beyond : 0;
+    for (int ky = 0; ky < p->kernel_h; ky++, patch += row) {
         const int y = top + ky * p->dilation_h;
         if (y < 0 || y >= p->in_h) {
-            memset(patch, p->input_zero_point, (size_t)(p->kernel_w * depth));
-            patch += p->kernel_w * depth;
+            memset(patch, p->input_zero_point, (size_t)row);
             continue;
         }
-        const int8_t *row = input + y * p->in_w * depth;
-        for (int kx = 0; kx < p->kernel_w; kx++, patch += depth) {
+        const int8_t *pixels = input + y * p->in_w * depth;
+        if (p->dilation_w == 1) {
+            if (before > 0) {
+                memset(patch, p->input_zero_point, (size_t)before);
+            }
+            memcpy(patch + before, pixels + left * depth + before, (size_t)(row - before - behind));
+            if (behind > 0) {
+                memset(patch + row - behind, p->input_zero_point, (size_t)behind);
+            }
+            continue;
+        }
+        for (int kx = 0; kx < p->kernel_w; kx++) {
             const int x = left + kx * p->dilation_w;
             if (x < 0 || x >= p->in_w) {
-                memset(patch, p->input_zero_point, (size_t)depth);
-            } else if (depth == 1) {
-                *patch = row[x];
+                memset(patch + kx * depth, p->input_zero_point, (size_t)depth);
             } else {
-                memcpy(patch, row + x * depth, (size_t)depth);
+                memcpy(patch + kx * depth, pixels + x * depth, (size_t)depth);
             }
         }
     }

@@ -1,6 +1,7 @@
 #include "dot.h"
 
 void edgenas_dot_1(const edgenas_conv_t *p, const int8_t *patch, int count, int8_t *output) {
+    const edgenas_output_t o = edgenas_output(p);
     const int8_t *w0 = p->weights;
     int c = 0;
     for (; c + 2 <= p->out_c; c += 2) {
@@ -18,8 +19,11 @@ void edgenas_dot_1(const edgenas_conv_t *p, const int8_t *patch, int count, int8
             s0 += v * *w0++;
             s1 += v * *w1++;
         }
-        output[c] = edgenas_finish(p, s0, c);
-        output[c + 1] = edgenas_finish(p, s1, c + 1);
+        const int i = c * p->per_channel, j = i + p->per_channel;
+        const int32_t m0 = o.multiplier[i], m1 = o.multiplier[j];
+        const int32_t shift0 = o.shift[i], shift1 = o.shift[j];
+        output[c] = edgenas_finish_channel(o, s0, m0, shift0);
+        output[c + 1] = edgenas_finish_channel(o, s1, m1, shift1);
         w0 = w1;
     }
     if (c < p->out_c) {
@@ -33,6 +37,7 @@ void edgenas_dot_1(const edgenas_conv_t *p, const int8_t *patch, int count, int8
 
 void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *patch1, int count,
                    int8_t *output0, int8_t *output1) {
+    const edgenas_output_t o = edgenas_output(p);
     const int8_t *w0 = p->weights;
     int c = 0;
     for (; c + 2 <= p->out_c; c += 2) {
@@ -67,10 +72,13 @@ void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *
             x1 += a * w;
             y1 += b * w;
         }
-        output0[c] = edgenas_finish(p, x0, c);
-        output0[c + 1] = edgenas_finish(p, x1, c + 1);
-        output1[c] = edgenas_finish(p, y0, c);
-        output1[c + 1] = edgenas_finish(p, y1, c + 1);
+        const int i = c * p->per_channel, j = i + p->per_channel;
+        const int32_t m0 = o.multiplier[i], m1 = o.multiplier[j];
+        const int32_t shift0 = o.shift[i], shift1 = o.shift[j];
+        output0[c] = edgenas_finish_channel(o, x0, m0, shift0);
+        output0[c + 1] = edgenas_finish_channel(o, x1, m1, shift1);
+        output1[c] = edgenas_finish_channel(o, y0, m0, shift0);
+        output1[c + 1] = edgenas_finish_channel(o, y1, m1, shift1);
         w0 = w1;
     }
     if (c < p->out_c) {
