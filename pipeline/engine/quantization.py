@@ -102,10 +102,14 @@ def accumulator_reach(folded: NDArray[Any], weights: NDArray[np.int8]) -> NDArra
 
 
 def rounding_is_safe(reach: int, multiplier: int, shift: int) -> bool:
-    """Whether edgenas_scale_sum (requantize.h) cannot overflow for sums up to `reach`."""
+    """Whether edgenas_scale_sum (requantize.h) cannot overflow for sums up to `reach`.
+
+    Nor armv7em/dot_pairs.S, which adds twice the zero point before its last shift.
+    """
     if shift >= 0:
         return reach << shift < 1 << 31
-    return (reach * multiplier >> 31) + 1 + (1 << (-shift - 1)) < 1 << 31
+    scaled = (reach * multiplier >> 31) + 1
+    return scaled + (1 << (-shift - 1)) < 1 << 31 and (scaled >> (-shift - 1)) + 257 < 1 << 31
 
 
 @dataclass(frozen=True, slots=True)

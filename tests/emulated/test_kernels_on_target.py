@@ -304,6 +304,40 @@ def scaled_depthwise(kernel: int, stride: int, exponents: list[int], bias: int, 
     return b.content([x], y)
 
 
+def scaled_convolution(exponents: list[int]) -> bytes:
+    """A 1x1 convolution whose channels are scaled by about 2^exponents, with sums that round to ties."""
+    rng = np.random.default_rng(14)
+    b = Builder()
+    channels = len(exponents)
+    x = b.tensor((1, 9, 9, 8), quantization(0.5, 3))
+    scales = np.ldexp(np.where(np.arange(channels) % 2, 1.0, rng.uniform(0.5, 1.0, channels)), exponents)
+    scales = scales.astype(np.float32)
+    data = rng.integers(-3, 4, (channels, 1, 1, 8))
+    weights = b.tensor(data.shape, quantization(scales, 0, 0), data)
+    offsets = rng.integers(-60, 60, channels)
+    bias = b.tensor((channels,), quantization(scales * np.float32(0.5)), offsets, np.int32)
+    y = b.tensor((1, 9, 9, channels), quantization(0.5, -7))
+    option = options("Conv2DOptions", padding=0, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    b.operator("CONV_2D", (x, weights, bias), y, option, 3)
+    return b.content([x], y)
+
+
+@pytest.mark.parametrize("board_name", ["qemu-cortex-m4", "qemu-cortex-m7"])
+def test_convolutions_round_every_scale_as_the_reference(board_name: str, tmp_path: Path) -> None:
+    """Shifts to the left and to the right by none, one and many bits, on even and odd channels."""
+    board = load_board(board_name)
+    content = scaled_convolution([0, 0, -1, -1, -2, -3, 1, 1, 3, 4, -6, -8, 2, -1, 0])
+    built = build(render_app(emit_c(load(content)), board, Budgets(), tmp_path, 1.0), board)
+    rng = np.random.default_rng(15)
+    with open_link(board, built.elf) as link:
+        client = Client(link)
+        client.hello()
+        for _ in range(5):
+            x = rng.integers(-128, 128, (1, 9, 9, 8)).astype(np.int8)
+            found = np.frombuffer(client.invoke(x.tobytes()).output, np.int8)
+            np.testing.assert_array_equal(found, run_tflm(content, [x]).reshape(-1))
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (7, 2)])
 def test_no_scale_changes_the_cycles_of_a_depthwise_convolution(
     kernel: int, stride: int, tmp_path: Path

@@ -14,8 +14,8 @@ typedef struct {
     const int8_t *patch, *end; /* end: behind the last whole word of the first patch */
     const int32_t *bias, *multiplier;
     const int8_t *shift;
-    int32_t step; /* per_channel */
-    int32_t zero_point;
+    int32_t step;     /* per_channel */
+    int32_t rounding; /* half a unit of what is shifted last, and the output's zero point */
     int8_t *output;
     int32_t channels, pairs;
 } edgenas_dot_pairs_t;
@@ -121,7 +121,7 @@ void edgenas_dot_2(const edgenas_conv_t *p, const int8_t *patch0, const int8_t *
             .multiplier = p->multiplier,
             .shift = p->shift,
             .step = p->per_channel,
-            .zero_point = p->output_zero_point,
+            .rounding = 2 * p->output_zero_point + 1,
             .output = output0,
             .channels = channels,
             .pairs = channels / 2,

@@ -12,7 +12,7 @@
     .equ MULTIPLIER, 12
     .equ SHIFT, 16
     .equ STEP, 20
-    .equ ZERO_POINT, 24
+    .equ ROUNDING, 24 /* 2 * zero_point + 1 */
     .equ OUTPUT, 28
     .equ CHANNELS, 32
     .equ PAIRS, 36
@@ -58,30 +58,39 @@ odd1 .req lr
     smlad x1, q, odd1, x1
 .endm
 
-/* Two sums of a channel, scaled as by edgenas_scale_sum (requantize.h); uses up multiplier and shift. */
-.macro scale sum_x, sum_y, multiplier, shift, half
+/* Two sums of a channel to outputs, as edgenas_scale_sum (requantize.h) and the zero point: rounding half away from
+ * zero by `right` bits is a shift by all but one of them, and half a unit more; so
+ *     (((x - (x < 0)) >> (right - 1)) + 1 + 2 * zero_point) >> 1.
+ * A shift to the left leaves for `left`. Uses up multiplier and shift. */
+.macro outputs sum_x, sum_y, multiplier, shift, left, back
     lsl \multiplier, \multiplier, #1
-    cmp \shift, #0
-    bge 1f
+    mvns \shift, \shift /* right - 1 */
+    bmi \left
     smmlar \sum_x, \sum_x, \multiplier, \sum_x
     smmlar \sum_y, \sum_y, \multiplier, \sum_y
-    mvn \multiplier, \shift
-    mov \half, #1
-    lsl \half, \half, \multiplier
-    rsb \shift, \shift, #0
-    add \multiplier, \half, \sum_x, asr #31
-    add \half, \half, \sum_y, asr #31
-    add \sum_x, \sum_x, \multiplier
-    add \sum_y, \sum_y, \half
+    add \sum_x, \sum_x, \sum_x, asr #31
+    add \sum_y, \sum_y, \sum_y, asr #31
     asr \sum_x, \sum_x, \shift
     asr \sum_y, \sum_y, \shift
-    b 2f
-1:
+\back:
+    add \sum_x, \sum_x, p
+    add \sum_y, \sum_y, p
+    ssat \sum_x, #8, \sum_x, asr #1
+    ssat \sum_y, #8, \sum_y, asr #1
+.endm
+
+/* The same with a shift to the left, up to the doubled scaled sum. */
+.macro outputs_left sum_x, sum_y, multiplier, shift, back
+    mvn \shift, \shift
     lsl \sum_x, \sum_x, \shift
     lsl \sum_y, \sum_y, \shift
     smmlar \sum_x, \sum_x, \multiplier, \sum_x
     smmlar \sum_y, \sum_y, \multiplier, \sum_y
-2:
+    ssat \sum_x, #30, \sum_x
+    ssat \sum_y, #30, \sum_y
+    lsl \sum_x, \sum_x, #1
+    lsl \sum_y, \sum_y, #1
+    b \back
 .endm
 
     .section .text.edgenas_dot_pairs, "ax", %progbits
@@ -147,20 +156,11 @@ edgenas_dot_pairs:
     add q, q, odd0, lsl #1
     str p, [sp, #MULTIPLIER]
     str q, [sp, #SHIFT]
-    scale x0, y0, even0, x, odd1
-    scale x1, y1, even1, end, odd1
-
-    ldr p, [sp, #ZERO_POINT]
+    ldr p, [sp, #ROUNDING]
     ldr q, [sp, #OUTPUT]
     ldr odd0, [sp, #CHANNELS]
-    add x0, p
-    add y0, p
-    add x1, p
-    add y1, p
-    ssat x0, #8, x0
-    ssat y0, #8, y0
-    ssat x1, #8, x1
-    ssat y1, #8, y1
+    outputs x0, y0, even0, x, .Lleft0, .Lback0
+    outputs x1, y1, even1, end, .Lleft1, .Lback1
     strb y0, [q, odd0]
     strb x0, [q], #1
     strb y1, [q, odd0]
@@ -173,4 +173,9 @@ edgenas_dot_pairs:
 
     add sp, #FRAME
     pop {r4-r11, pc}
+
+.Lleft0:
+    outputs_left x0, y0, even0, x, .Lback0
+.Lleft1:
+    outputs_left x1, y1, even1, end, .Lback1
     .size edgenas_dot_pairs, . - edgenas_dot_pairs
