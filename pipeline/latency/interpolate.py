@@ -283,6 +283,15 @@ def _elementwise(op: OpSpec) -> Sequence[float]:
     return 1, op.out_h, op.out_h * op.out_w, op.out_bytes
 
 
+def _add(op: OpSpec) -> Sequence[float]:
+    """Armv7E-M takes operands of the output's shape by fours; others row by row, as all are elsewhere."""
+    shape = (op.out_h, op.out_w, op.out_c)
+    flat = (op.in_h, op.in_w, op.in_c) == (op.in2_h, op.in2_w, op.in2_c) == shape
+    rows, pixels, (fours, rest) = op.out_h, op.out_h * op.out_w, divmod(op.out_bytes, 4)
+    along = (flat * rows, flat * pixels, flat * fours, flat * rest)
+    return 1, *along, (not flat) * rows, (not flat) * pixels, (not flat) * op.out_bytes
+
+
 def _mean(op: OpSpec) -> Sequence[float]:
     fours, rest = divmod(op.in_c, 4)
     pixels = op.in_h * op.in_w
@@ -326,7 +335,7 @@ _TRIPS: dict[str, Callable[[OpSpec], Sequence[float]]] = {
     "edgenas_depthwise": _depthwise,
     "edgenas_depthwise_3x3": _depthwise_3x3,
     "edgenas_depthwise_plain": _depthwise_plain,
-    "edgenas_add": _elementwise,
+    "edgenas_add": _add,
     "edgenas_mul": _elementwise,
     "edgenas_mean": _mean,
     "edgenas_average_pool": _pool,
