@@ -164,16 +164,18 @@ def test_an_error_of_one_target_ends_the_campaign_and_keeps_the_rest(tmp_path: P
 
 
 def test_what_other_targets_are_at_is_kept_where_one_fails(tmp_path: Path) -> None:
-    gone = threading.Event()
+    there, gone = threading.Event(), threading.Event()
 
     def fail(n: int, cycles: float) -> float:
         if n == 22:
+            assert there.wait(30)  # the other one is in the middle of an operator
             threading.Timer(0.2, gone.set).start()
             raise LinkError("the board is gone", hint="connect it")
         return cycles
 
     def be_slow(n: int, cycles: float) -> float:
         if n == 20:
+            there.set()
             assert gone.wait(30)
         return cycles
 

@@ -136,8 +136,7 @@ def test_layouts() -> None:
 def test_a_measurement_takes_few_bytes_on_the_wire() -> None:
     """For the whole table that ships; benchmarks/results/wire_bytes.md is its output.
 
-    At 115,200 baud the bytes once took less time than the operators; since depthwise kernels got faster they take
-    about as much.
+    At 115,200 baud the bytes once took less time than the operators; since kernels got faster they take more.
     """
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "wire_bytes.py"
     done = subprocess.run(
@@ -147,4 +146,4 @@ def test_a_measurement_takes_few_bytes_on_the_wire() -> None:
     everything = next(line for line in done.stdout.splitlines() if line.startswith("| **all** |"))
     assert float(everything.split("|")[6]) < 60  # bytes a run, there and back
     share = re.search(r"operators' [\d.]+ s \((\d+)%\)", done.stdout)
-    assert share is not None and int(share[1]) < 120
+    assert share is not None and int(share[1]) < 150
