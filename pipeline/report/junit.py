@@ -7,6 +7,9 @@ from typing import Any
 
 from pipeline.figures import Figure
 
+# of the document, whose figures become properties
+GROUPS = ("accuracy", "latency_ms", "energy_mj", "sram_bytes", "flash_bytes", "arena_bytes", "stack_bytes")
+
 
 def junit_xml(document: dict[str, Any]) -> str:
     """One test case a check, failed where it does not hold; the figures are the suite's properties."""
@@ -17,15 +20,7 @@ def junit_xml(document: dict[str, Any]) -> str:
         timestamp=document["created"].removesuffix(" UTC").replace(" ", "T") + ":00",
     )  # fmt: skip
     properties = ElementTree.SubElement(suite, "properties")
-    for group in (
-        "accuracy",
-        "latency_ms",
-        "energy_mj",
-        "sram_bytes",
-        "flash_bytes",
-        "arena_bytes",
-        "stack_bytes",
-    ):
+    for group in GROUPS:
         for source, raw in document[group].items():
             if raw is not None:
                 figure = Figure.from_json(raw)

@@ -30,6 +30,7 @@ from pipeline.train.network import QatNetwork
 from pipeline.train.optimizer import one_cycle, set_rate, sgd
 from pipeline.train.progress import Progress
 from pipeline.train.resnet import ResNet
+from pipeline.train.seeding import seeded
 
 _SEED_STEP = 1_000_003  # keeps the members' random streams apart from the student's and from each other's
 _WHITENED = 2000  # images that a convnet's first convolution is found from
@@ -165,8 +166,7 @@ class _Training:
         self.identity = fingerprint(description, data, settings, seed)
         self.file = folder / f"teacher-{self.identity[:12]}.ckpt" if folder else None
         self.batches = Batches.of(data, config, seed, device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             network = _build(description, data.input_shape, data.classes)
         if isinstance(network, ConvNet):
             network.whiten(torch.cat([self.batches.plain(i) for i in range(self._whitened())]))

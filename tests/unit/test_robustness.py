@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError
-from pipeline.report.junit import junit_xml
+from pipeline.report.junit import GROUPS, junit_xml
 from pipeline.robustness import (
     RobustnessConfig,
     accuracy_under,
@@ -63,16 +63,7 @@ def test_a_condition_that_is_not_held_fails_in_the_labs_file_too() -> None:
     add_robustness(document, part)
     assert not document["feasible"] and len(document["reasons"]) == 1
     assert "12.00 ms (estimated" in document["reasons"][0]
-    groups = (
-        "accuracy",
-        "latency_ms",
-        "energy_mj",
-        "sram_bytes",
-        "flash_bytes",
-        "arena_bytes",
-        "stack_bytes",
-    )
-    whole = {key: {} for key in groups} | {
+    whole = {key: {} for key in GROUPS} | {
         "name": "n",
         "created": "2026-01-01 00:00 UTC",
         "board": {"name": "b"},
