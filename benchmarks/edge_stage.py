@@ -33,8 +33,8 @@ from pipeline.export import to_int8
 from pipeline.search import SearchConfig, search
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import AdaptConfig
+from pipeline.search.cloud import Cloud
 from pipeline.search.costs import working_set_bytes
-from pipeline.search.edge import Cloud
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.result import SearchResult
 from pipeline.space import Budgets, Cost, OpGraph, OpSpec

@@ -27,7 +27,6 @@ from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import Spending
 from pipeline.search.candidates import way_out
 from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
-from pipeline.search.effort import edgenas_passes
 from pipeline.search.energy import unknown_current
 from pipeline.searchinputs import CloudRun
 from pipeline.space.budgets import Budgets
@@ -37,7 +36,7 @@ from pipeline.stages import obtain_lut, search_target
 from pipeline.storage import write_text
 
 if TYPE_CHECKING:
-    from pipeline.search.edge import Cloud
+    from pipeline.search.cloud import Cloud
 
 LOAD = "load.json"
 _WEIGHTS = "inherited.pt"
@@ -118,16 +117,11 @@ class EdgeRun(Run):
             return super()._load_data()
 
     @functools.cached_property
-    def space(self) -> SearchSpace:
+    def space(self) -> SearchSpace | CellSpace:
         shape, classes = self.data.input_shape, self.data.classes
         if self.settings.space == SpaceConfig():
             return replace(self.cloud.space, input_shape=shape, classes=classes)
-        space = self.settings.space.build(shape, classes)
-        if isinstance(space, CellSpace):
-            raise ConfigError(
-                "a cell space cannot be searched on from the cloud's", hint='[space] kind = "blocks"'
-            )
-        return space
+        return self.settings.space.build(shape, classes)
 
     # -- the device's condition ----------------------------------------------------------------------------
 
@@ -152,6 +146,11 @@ class EdgeRun(Run):
     def cost(self) -> CostModel:
         """The table: a predictor of the cloud's was fitted to another condition, and few steps are left to guide."""
         return self.table_cost
+
+    @functools.cached_property
+    def other_costs(self) -> tuple[CostModel, ...]:
+        """None: for further boards the cloud is searched, whatever [search] of this run file says."""
+        return ()
 
     @functools.cached_property
     def load(self) -> LoadScale | None:
@@ -265,7 +264,7 @@ class EdgeRun(Run):
         return outcome.result
 
     def _cloud_state(self) -> Cloud:
-        from pipeline.search.edge import Cloud
+        from pipeline.search.cloud import Cloud
 
         cloud, config = self.cloud, self.cloud.search
         steps = config.warmup_steps + config.steps
@@ -291,12 +290,10 @@ class EdgeRun(Run):
     def effort(self) -> dict[str, Any]:
         """What the adaptation cost against the cloud search: images (search/effort.py) and seconds."""
         cloud = self.cloud
-        spending = Spending.plan(
-            self.settings.adapt, self._search_config, cloud.validation_images, len(self.data.x_val)
-        )
+        spending = Spending.plan(self.settings.adapt, self._search_config, cloud.passes, len(self.data.x_val))
         return {
             "passes": spending.passes,
-            "cloud_passes": edgenas_passes(cloud.search, cloud.validation_images),
+            "cloud_passes": cloud.passes,
             "seconds": self._state.seconds("search"),
             "cloud_seconds": cloud.seconds,
         }

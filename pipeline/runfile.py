@@ -171,7 +171,8 @@ def load_runfile(path: Path) -> RunFile:
     _check_method(table.sub("search", required=False), run.search.method)
     _check_given(table.sub("search", required=False), run)
     _check_boards(table, run)
-    if run.space.kind == "cells" and (refusal := refused_for_cells(run.search)) is not None:
+    adapts = run.adapt != AdaptConfig()  # with the cloud's settings of the search
+    if run.space.kind == "cells" and not adapts and (refusal := refused_for_cells(run.search)) is not None:
         *sections, key = ("search", *refusal.key.split("."))
         raise functools.reduce(Table.sub, sections, table).error(key, refusal.what, hint=refusal.hint)
     return run

@@ -13,12 +13,15 @@ from pipeline.latency.lut import Identity
 from pipeline.runfile import RunFile
 from pipeline.runstate import RunState, read_json
 from pipeline.search.config import SearchConfig
+from pipeline.search.effort import search_passes
+from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 
 INPUTS = "search_inputs.json"
+_METHODS = {"blocks": "edgenas", "cells": "hypernetwork"}  # that the edge stage goes on from
 # A table under another of these says something else about the same operators. The clock may differ: it is part of
 # the device's condition. Other revisions and compilers may differ too: the edge's own table decides.
 _CONDITIONS = ("board", "memory", "engine", "timing", "counter")
@@ -51,7 +54,7 @@ class CloudRun:
 
     folder: Path
     name: str
-    space: SearchSpace
+    space: SearchSpace | CellSpace
     search: SearchConfig
     table: dict[str, Any]
     validation_images: int
@@ -60,7 +63,8 @@ class CloudRun:
 
     @classmethod
     def open(cls, folder: Path) -> CloudRun:
-        """Raises ConfigError: no such folder, not finished, damaged, or another method than EdgeNAS."""
+        """Raises ConfigError: no such folder, not finished, damaged, or a method that the edge stage does not go on
+        from in that space."""
         if not folder.is_dir():
             raise ConfigError(
                 f"adapt.cloud: there is no run folder {folder}", hint="give the folder of an `edgenas search`"
@@ -72,12 +76,15 @@ class CloudRun:
             )
         raw = read_json(folder / INPUTS)
         try:
-            if raw["method"] != "edgenas":
+            space = _space(raw["space"])
+            kind = _kind(space)
+            if raw["method"] != _METHODS[kind]:
                 raise ConfigError(
-                    f"adapt.cloud: {folder} was searched with method '{raw['method']}', not with EdgeNAS",
-                    hint='the edge stage goes on from the supernet of method = "edgenas", in a space of blocks',
+                    f"adapt.cloud: {folder} was searched with method '{raw['method']}' in a space of {kind}, "
+                    f"not with '{_METHODS[kind]}'",
+                    hint='the edge stage goes on from the supernet of method = "edgenas" in a space of blocks, '
+                    'of "hypernetwork" in one of cells',
                 )
-            space = SearchSpace.from_json(raw["space"])
             checkpoint = folder / raw["checkpoint"]
             found = cls(
                 folder, str(raw["name"]), space, _search_config(raw["search"]), dict(raw["table"]),
@@ -99,10 +106,17 @@ class CloudRun:
     def identity(self) -> str:
         return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
 
-    def check(self, wanted: SearchSpace, table: Identity) -> None:
+    @property
+    def passes(self) -> int:
+        """What the search cost, in the unit of search/effort.py."""
+        return search_passes(self.search, self.space, self.validation_images)
+
+    def check(self, wanted: SearchSpace | CellSpace, table: Identity) -> None:
         """Raises ConfigError that names each field in which the edge's space or table is another one."""
         ours, theirs = wanted.to_json(), self.space.to_json()
-        other = [f"{k} {ours[k]} (there {theirs[k]})" for k in ours if ours[k] != theirs[k]]
+        if (kind := _kind(wanted)) != _kind(self.space):
+            ours, theirs = {"kind": kind}, {"kind": _kind(self.space)}
+        other = [f"{k} {ours[k]} (there {theirs.get(k)})" for k in ours if ours[k] != theirs.get(k)]
         if other:
             raise ConfigError(
                 f"the search in {self.folder} has another search space: {', '.join(other)}",
@@ -122,14 +136,24 @@ class CloudRun:
             )
 
 
+def _kind(space: SearchSpace | CellSpace) -> str:
+    """As `[space] kind` calls it."""
+    return "cells" if isinstance(space, CellSpace) else "blocks"
+
+
+def _space(raw: dict[str, Any]) -> SearchSpace | CellSpace:
+    """What `to_json` of either kind of space wrote; TypeError or ConfigError on anything else."""
+    return CellSpace.from_json(raw) if "kind" in raw else SearchSpace.from_json(raw)
+
+
 def _search_config(raw: dict[str, Any]) -> SearchConfig:
     """The settings that `search_inputs` wrote; TypeError or AttributeError on anything else.
 
-    Of the tables only those that say what EdgeNAS did and cost come back: the others' methods leave no supernet.
+    Of the tables only those that say what a search with a supernet did and cost come back.
     """
     plain = {f.name for f in fields(SearchConfig)}
     values = {k: v for k, v in raw.items() if k in plain and not isinstance(v, dict | list)}
-    tables = {"sharing": SharingConfig, "selection": SelectionConfig}
+    tables = {"sharing": SharingConfig, "selection": SelectionConfig, "hyper": HyperConfig}
     for name, table in tables.items():
         known = {f.name for f in fields(table)}
         given = {k: v for k, v in raw.get(name, {}).items() if k in known}  # older runs have fewer keys

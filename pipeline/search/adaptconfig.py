@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
-from pipeline.search.effort import TRAINING, edgenas_passes
+from pipeline.search.effort import TRAINING
 from pipeline.tomltable import MOST_RATE, check_at_most
 
 
@@ -77,14 +77,14 @@ class Spending:
 
     @classmethod
     def plan(
-        cls, adapt: AdaptConfig, config: SearchConfig, cloud_validation_images: int, validation_images: int
+        cls, adapt: AdaptConfig, config: SearchConfig, cloud_passes: int, validation_images: int
     ) -> Spending:
-        """Divide `adapt.share` of the cloud search (of `config`, on so many validation images).
+        """Divide `adapt.share` of the cloud search (of `config`, which cost `cloud_passes`).
 
         At most a quarter goes into scoring and an eighth into judging the contest; of the rest 2/5 tune the
         supernet and 3/5 train the contestants. Raises ConfigError where that is less than one step each.
         """
-        allowed = int(adapt.share * edgenas_passes(config, cloud_validation_images))
+        allowed = int(adapt.share * cloud_passes)
         most = min(config.ranking_images, validation_images)
         ranking = min(most, allowed // (4 * adapt.candidates))
         contest = min(validation_images, allowed // (8 * adapt.contestants))

@@ -103,6 +103,7 @@ class CellJudge:
     cost: CostModel
     budgets: Budgets
     _known: dict[EdgePath, Cost] = field(default_factory=dict)
+    _macs: dict[EdgePath, int] = field(default_factory=dict)
 
     def within(self, budgets: Budgets) -> CellJudge:
         """A judge by other budgets that shares what is known of costs."""
@@ -116,12 +117,28 @@ class CellJudge:
             self._known[path] = exact_cost(self.cost, self.architecture(path))
         return self._known[path]
 
+    def macs(self, path: EdgePath) -> int:
+        """Multiply-accumulates of one inference."""
+        if path not in self._macs:
+            self._macs[path] = self.architecture(path).lower().macs
+        return self._macs[path]
+
     def violation(self, path: EdgePath) -> float:
         """Sum of the relative excesses; 0 meets every budget."""
         return sum(self.budgets.violations(self.exact(path)).values())
 
     def feasible(self, path: EdgePath) -> bool:
         return not self.budgets.violations(self.exact(path))
+
+    def roughly_within(self, path: EdgePath, slack: float) -> bool:
+        """Quick look by the tables alone: latency and parameters at most `slack` times their limits."""
+        rows = np.arange(len(path))
+        figures = {
+            "latency_ms": self.tables.path_latency_ms(path),
+            "parameters": self.tables.weights_fixed + float(self.tables.weights[rows, path].sum()),
+        }
+        limits = {name: getattr(self.budgets, name) for name in figures}
+        return all(limit is None or figures[name] <= slack * limit for name, limit in limits.items())
 
     def vetoes(self, path: EdgePath) -> list[str]:
         """Why it cannot be deployed, whatever the budgets."""

@@ -168,6 +168,7 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         for path in paths:
             if path not in self.shared:
                 self.shared[path] = self._accuracy(self.net, path, self.config.ranking_images)
+        self._save()
 
     def _train_alone(self, paths: list[EdgePath], steps: int) -> None:
         for place, path in enumerate(paths):
@@ -180,7 +181,7 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
         self._restore()
         if self.store.path is None or self.step < self.steps:
             raise not_trained()
-        self.own, self.history = {}, []
+        self.shared, self.own, self.history = {}, {}, []
         self.store.path = None
 
     def _sweep_rng(self, place: int) -> np.random.Generator:
@@ -199,13 +200,21 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
 
     def _state(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return {**super()._state(), **parts, "step": self.step, "history": self.history}
+        first = self.boards[0]
+        # how the run's board was told to the hypernetwork, for the edge stage
+        told = {"low": first.ranges.low, "high": first.ranges.high, "features": first.features.tolist()}
+        return {
+            **super()._state(), **parts, "step": self.step, "history": self.history, "told": told,
+            "shared": [(list(p), a) for p, a in self.shared.items()],
+        }  # fmt: skip
 
     def _take_up(self, state: dict[str, Any]) -> None:
         super()._take_up(state)
         for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.history = state["step"], list(state["history"])
+        # earlier versions did not keep them
+        self.shared = {tuple(p): a for p, a in state.get("shared", [])}
 
 
 def cell_ranges(judge: CellJudge, seed: int, samples: int = 64) -> Ranges:

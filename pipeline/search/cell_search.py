@@ -14,7 +14,7 @@ import torch
 
 from pipeline.search.cell_costs import CellJudge, CellTables, EdgePath
 from pipeline.search.cell_supernet import CellSupernet
-from pipeline.search.checkpoint import Checkpoint, identity_of
+from pipeline.search.checkpoint import Checkpoint, cell_fingerprint
 from pipeline.search.config import SearchConfig
 from pipeline.search.data import SearchData
 from pipeline.search.energy import with_energy
@@ -51,11 +51,7 @@ class CellSearch(ABC):
         tables = CellTables.of(space, first.cost)
         self.budgets = with_energy(first.budgets, first.cost, space)
         self.judge = CellJudge(tables, first.cost, self.budgets)
-        identity = identity_of(
-            space.to_json(),
-            (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes()),
-            self.data, self.budgets, self.config, self.seed,
-        )  # fmt: skip
+        identity = cell_fingerprint(tables, self.data, self.budgets, self.config, self.seed)
         self.store = Checkpoint(self.checkpoint, identity, self.config.checkpoint_seconds)
 
     def run(self) -> SearchResult:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.search.cell_costs import CellTables
 from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
@@ -33,6 +34,14 @@ def fingerprint(
     )  # fmt: skip
     predictor = {"latency predictor": tables.predictor.digest} if tables.predictor is not None else {}
     return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | predictor
+
+
+def cell_fingerprint(
+    tables: CellTables, data: SearchData, budgets: Budgets, config: SearchConfig, seed: int
+) -> Identity:
+    """`identity_of` for a space of cells."""
+    table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
+    return identity_of(tables.space.to_json(), table, data, budgets, config, seed)
 
 
 def identity_of(

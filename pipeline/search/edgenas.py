@@ -66,7 +66,7 @@ class EdgeNas:
             self.relaxation.parameters(), lr=config.architecture_lr, betas=(0.5, 0.98)
         )
         self.penalty = Penalty.start(task.budgets, config)
-        self.selection = Selection()
+        self.selection = Selection[ExactPath]()
         self.history: list[dict[str, float]] = []
         self.step = 0
         identity = fingerprint(task.tables, task.data, task.budgets, config, task.seed)

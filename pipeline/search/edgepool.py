@@ -6,37 +6,55 @@ may leave much of a budget unused. Growing costs looks at tables only, no image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from pipeline.search.candidates import ExactPath, Judge, grow, repair
+from pipeline.search.candidates import ExactPath
 from pipeline.search.costs import Floats
+from pipeline.search.pathjudge import PathJudge
 from pipeline.search.ranking import ranks
 from pipeline.search.relaxation import Relaxation
-from pipeline.search.selection import starting_paths
 from pipeline.space.architecture import lower
 from pipeline.space.graph import Node
+
+P = TypeVar("P", bound=Hashable)
 
 _DECAY = 0.85  # weight of a candidate in the new distribution, relative to the one ranked before it
 _POOL = 2  # samples and what they grow to, for each place
 
 
-def repaired(
-    judge: Judge, ranked: Sequence[ExactPath], log_ops: Floats, log_widths: Floats
-) -> tuple[list[ExactPath], ExactPath]:
-    """Those of `ranked` that meet the budgets after a repair, in their order; and the least infeasible path seen."""
-    found: dict[ExactPath, None] = {}
+def repaired(judge: PathJudge, ranked: Sequence[P], mend: Callable[[P], P]) -> tuple[list[P], P]:
+    """Those of `ranked` that meet the budgets once `mend` has repaired them, in their order; and the least infeasible
+    path seen."""
+    found: dict[P, None] = {}
     nearest = ranked[0]
     for path in ranked:
-        mended = repair(judge, path, log_ops, log_widths)
+        mended = mend(path)
         if judge.feasible(mended):
             found[mended] = None
         elif judge.violation(mended) < judge.violation(nearest):
             nearest = mended
     return list(found), nearest
+
+
+def weights_of(paths: Sequence[P]) -> list[tuple[float, P]]:
+    """Each of `paths` (best first) with its weight in the new distribution."""
+    return [(_DECAY**rank, path) for rank, path in enumerate(paths)]
+
+
+def mixed(near: Floats, before: Floats, focus: float) -> Floats:
+    """Chances of every row's choices: `focus` of them by `near` (weights), the rest as `before` says.
+
+    A row to which `near` gives no weight stays as it was.
+    """
+    mass = near.sum(1, keepdims=True)
+    middle = np.where(mass > 0, near / np.maximum(mass, 1e-12), before)
+    chances: Floats = focus * middle + (1 - focus) * before
+    return chances
 
 
 def centre(
@@ -48,53 +66,49 @@ def centre(
     """
     near_ops, near_widths = np.zeros_like(ops), np.zeros_like(widths)
     names = relaxation.tables.space.ops
-    for rank, path in enumerate(paths):
+    for weight, path in weights_of(paths):
         for block, (op, width) in enumerate(path):
-            near_ops[block, op] += _DECAY**rank
+            near_ops[block, op] += weight
             if names[op] != "skip":
-                near_widths[block, width] += _DECAY**rank
+                near_widths[block, width] += weight
     with torch.no_grad():
         for parameter, near, before in (
             (relaxation.ops, near_ops, ops),
             (relaxation.widths, near_widths, widths),
         ):
-            mass = near.sum(1, keepdims=True)
             # A block that every candidate skips says nothing about its width.
-            middle = np.where(mass > 0, near / np.maximum(mass, 1e-12), before)
-            mixed = focus * middle + (1 - focus) * before
-            parameter.copy_(torch.from_numpy(np.log(np.maximum(mixed, 1e-12))))
+            chances = mixed(near, before, focus)
+            parameter.copy_(torch.from_numpy(np.log(np.maximum(chances, 1e-12))))
 
 
 def gathered(
-    judge: Judge,
-    relaxation: Relaxation,
-    mended: Sequence[ExactPath],
+    judge: PathJudge,
+    mended: Sequence[P],
+    draw: Callable[[int, np.random.Generator], tuple[list[P], P]],
     wanted: int,
-    likelihood: Callable[[ExactPath], float],
+    likelihood: Callable[[P], float],
     rng: np.random.Generator,
-) -> tuple[list[ExactPath], ExactPath]:
+) -> tuple[list[P], P]:
     """Up to `wanted` paths within the budgets, the largest first; and the least infeasible one that was drawn.
 
     Half of the places are for `mended`, what is left of the cloud's candidates (best first): each as grown into what
-    the limits leave, then as it is. The others are for the largest of what the distribution gives, grown or not.
-    Of paths to the same network the one stays that `likelihood` prefers.
+    the limits leave, then as it is. The others are for the largest of what `draw` gives (so many, within the budgets;
+    and the least infeasible one), grown or not. Of paths to the same network the one stays that `likelihood` prefers.
     """
     half = (wanted + 1) // 2
-    own = [other for path in mended[:half] for other in (grow(judge, path, rng), path)] + list(mended[half:])
-    drawn, nearest = starting_paths(judge, relaxation, 1.0, _POOL * wanted // 2, rng)
-    others = by_size(judge, [*(grow(judge, path, rng) for path in drawn), *drawn])
+    own = [other for path in mended[:half] for other in (judge.grown(path, rng), path)] + list(mended[half:])
+    drawn, nearest = draw(_POOL * wanted // 2, rng)
+    others = by_size(judge, [*(judge.grown(path, rng) for path in drawn), *drawn])
     own = distinct(judge, own, likelihood)
     return by_size(judge, distinct(judge, [*own[:half], *others, *own[half:]], likelihood)[:wanted]), nearest
 
 
-def distinct(
-    judge: Judge, paths: Sequence[ExactPath], likelihood: Callable[[ExactPath], float]
-) -> list[ExactPath]:
+def distinct(judge: PathJudge, paths: Sequence[P], likelihood: Callable[[P], float]) -> list[P]:
     """One path to each network, in the order of the first: where a skip changes nothing, several paths lead there.
 
     It is the likeliest of them: the supernet has trained the weights along that one most.
     """
-    found: dict[tuple[Node, ...], ExactPath] = {}
+    found: dict[tuple[Node, ...], P] = {}
     for path in paths:
         nodes = tuple(replace(node, name="") for node in lower(judge.architecture(path)).nodes)
         if nodes not in found or likelihood(path) > likelihood(found[nodes]):
@@ -102,7 +116,7 @@ def distinct(
     return list(found.values())
 
 
-def by_size(judge: Judge, paths: Sequence[ExactPath]) -> list[ExactPath]:
+def by_size(judge: PathJudge, paths: Sequence[P]) -> list[P]:
     """Largest first, by the mean rank of multiply-accumulates and parameters.
 
     Of all looks that cost no image these say most of an architecture's place after a full training

@@ -6,6 +6,8 @@ A training image counts three times (forward, and twice that for the gradients).
 from __future__ import annotations
 
 from pipeline.search.config import SearchConfig
+from pipeline.space.cells import CellSpace
+from pipeline.space.search_space import SearchSpace
 
 TRAINING = 3
 
@@ -27,6 +29,13 @@ def edgenas_passes(config: SearchConfig, validation_images: int) -> int:
     looks += judged * min(config.ranking_images, validation_images)
     looks += (config.semifinalists + config.finalists) * validation_images
     return training_passes(config, weight_steps) + looks
+
+
+def search_passes(config: SearchConfig, space: SearchSpace | CellSpace, validation_images: int) -> int:
+    """Passes of the search that sets what others in `space` may cost: EdgeNAS', of cells the hypernetwork's."""
+    if isinstance(space, CellSpace):
+        return cell_passes(config, len(space.ops), validation_images)
+    return edgenas_passes(config, validation_images)
 
 
 def affordable_trainings(config: SearchConfig, validation_images: int) -> int:

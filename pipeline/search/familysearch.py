@@ -9,13 +9,14 @@ from typing import Any, Generic
 
 import numpy as np
 
-from pipeline.search.conditions import Condition, leaning
+from pipeline.search.conditions import Condition
 from pipeline.search.config import SearchConfig
 from pipeline.search.energy import with_energy
 from pipeline.search.hyperfamily import (
     Emitter,
     J,
     ServedBoard,
+    around_centre,
     conditions,
     front_of,
     members,
@@ -144,9 +145,9 @@ class FamilySearch(ABC, Generic[J]):
         if impossible:
             return self._family_result([board], [impossible], 0)
         ops = len(space.ops)
-        asked = [Condition(request.complexity or leaning(ops, None), target.budgets, place)]
-        if request.complexity is None:
-            asked += [Condition(leaning(ops, op), target.budgets, place) for op in range(ops)]
+        asked = around_centre(ops, target.budgets, place)
+        if request.complexity is not None:
+            asked = [Condition(request.complexity, target.budgets, place)]
         paths, nearest = sweep(self.emitter, board, asked, request.members, self._sweep_rng(place))
         if not paths:
             return self._family_result([board], [self._explain(board.judge, nearest)], 0)

@@ -17,10 +17,10 @@ from pipeline.search.conditions import CONDITIONED, Condition, Ranges, draw_comp
 from pipeline.search.costs import CostTables, Floats
 from pipeline.search.energy import with_energy
 from pipeline.search.hypervolume import family
+from pipeline.search.pathjudge import PathJudge
 from pipeline.search.result import Candidate, Front
 from pipeline.search.targets import Target, board_features
-from pipeline.space.architecture import Architecture
-from pipeline.space.budgets import Budgets, Cost
+from pipeline.space.budgets import Budgets
 
 # Attempts per wanted member before a sweep takes what it has.
 _ATTEMPTS = 4
@@ -28,20 +28,14 @@ _ATTEMPTS = 4
 P = TypeVar("P", bound=Hashable)
 
 
-class FamilyJudge(Protocol):
-    """Exact costs of a space's paths against budgets; paths are what the space makes them."""
+class FamilyJudge(PathJudge, Protocol):
+    """A judge that also serves other budgets."""
 
     @property
     def tables(self) -> Any:
         """With `space` (which has `ops`) and `latency_ms`."""
 
     def within(self, budgets: Budgets) -> Any: ...
-    def architecture(self, path: Any) -> Architecture: ...
-    def exact(self, path: Any) -> Cost: ...
-    def violation(self, path: Any) -> float: ...
-    def feasible(self, path: Any) -> bool: ...
-    def grown(self, path: Any, rng: np.random.Generator) -> Any:
-        """With more work, as far as the budgets allow."""
 
 
 J = TypeVar("J", bound=FamilyJudge)
@@ -100,6 +94,12 @@ def conditions(board: ServedBoard[J], place: int, count: int) -> list[Condition]
         budgets = replace(budgets, **{name: v for name, v in exact.items() if v is not None})
         out.append(Condition(leaning(ops, i // 2 % ops if i % 2 else None), budgets, place))
     return out
+
+
+def around_centre(operators: int, budgets: Budgets, place: int) -> list[Condition]:
+    """`budgets` with S uniform, then leaning to one operator after another."""
+    asked = [leaning(operators, to) for to in (None, *range(operators))]
+    return [Condition(complexity, budgets, place) for complexity in asked]
 
 
 def sweep(

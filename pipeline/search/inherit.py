@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.search.candidates import ExactPath
+from pipeline.search.cell_costs import EdgePath
+from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.supernet import Affine, SuperBlock, Supernet
 from pipeline.space.blocks import DEPTHWISE_KERNEL, EXPANSION, SE_REDUCTION, se_channels
 from pipeline.storage import UNREADABLE, write_bytes
@@ -31,7 +33,33 @@ def inherited(net: Supernet, path: ExactPath) -> list[LayerWeights]:
             layers += _block(cast(SuperBlock, block), name, arriving, channels)
             arriving = channels
     layers.append({"weight": net.classifier[:, :arriving], "bias": net.classifier_bias})
+    return _copies(layers)
+
+
+@torch.no_grad()
+def inherited_cells(net: CellSupernet, path: EdgePath) -> list[LayerWeights]:
+    """`inherited` in a space of cells."""
+    space = net.space
+    layers = [_normalized(net.stem, net.stem_norm, 0)]
+    for cell in range(len(space.channels)):
+        if str(cell) in net.widen:
+            layers.append(_normalized(net.widen[str(cell)], _affine(net.widen_norm[str(cell)]), 0))
+        for edge in range(cell * space.edges, (cell + 1) * space.edges):
+            if space.ops[path[edge]] == "conv":
+                layers += [
+                    _normalized(net.depthwise[edge], _affine(net.depthwise_norm[edge]), 0),
+                    _normalized(net.pointwise[edge], _affine(net.pointwise_norm[edge]), 0),
+                ]
+    layers.append({"weight": net.classifier, "bias": net.classifier_bias})
+    return _copies(layers)
+
+
+def _copies(layers: list[LayerWeights]) -> list[LayerWeights]:
     return [{key: value.detach().cpu().clone() for key, value in layer.items()} for layer in layers]
+
+
+def _affine(module: nn.Module) -> Affine:
+    return cast(Affine, module)
 
 
 def _normalized(weight: Tensor, norm: Affine, row: int) -> LayerWeights:

@@ -25,19 +25,33 @@ from pipeline.space.search_space import SearchSpace
 OnStep = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Task:
-    """Everything that a method gets."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Sitting:
+    """What a search is told beside its space and its boards."""
 
-    space: SearchSpace
     data: SearchData
-    targets: tuple[Target, ...]  # the run's board, then others, for methods that serve several
-    tables: CostTables  # of the run's board
     config: SearchConfig
     seed: int
     checkpoint: Path | None
     on_step: OnStep | None
     device: Any = "cpu"  # a torch.device; torch is imported late here
+
+    def rng(self, phase: int, step: int = 0) -> np.random.Generator:
+        """The random stream of one step: a function of seed, phase and step, so resuming needs no state."""
+        return np.random.default_rng([self.seed, phase, step])
+
+    def report(self, phase: str, done: int, total: int, record: dict[str, float] | None = None) -> None:
+        if self.on_step is not None:
+            self.on_step({"phase": phase, "done": done, "total": total, **(record or {})})
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Task(Sitting):
+    """Everything that a method gets."""
+
+    space: SearchSpace
+    targets: tuple[Target, ...]  # the run's board, then others, for methods that serve several
+    tables: CostTables  # of the run's board
 
     @property
     def cost(self) -> CostModel:
@@ -76,15 +90,10 @@ class Task:
                 )
             tables = replace(tables, predictor=predictor)
         data = device.resident(data, where)
-        return cls(space, data, boards, tables, config, seed, checkpoint, on_step, where)
-
-    def rng(self, phase: int, step: int = 0) -> np.random.Generator:
-        """The random stream of one step: a function of seed, phase and step, so resuming needs no state."""
-        return np.random.default_rng([self.seed, phase, step])
-
-    def report(self, phase: str, done: int, total: int, record: dict[str, float] | None = None) -> None:
-        if self.on_step is not None:
-            self.on_step({"phase": phase, "done": done, "total": total, **(record or {})})
+        return cls(
+            data=data, config=config, seed=seed, checkpoint=checkpoint, on_step=on_step, device=where,
+            space=space, targets=boards, tables=tables,
+        )  # fmt: skip
 
 
 Method = Callable[[Task], SearchResult]

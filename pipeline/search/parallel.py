@@ -9,15 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
 
 import torch
 
-from pipeline.search.candidates import ExactPath
 from pipeline.search.config import SearchConfig
 from pipeline.search.device import precision
 
-# Trains one path, calling its argument after each step; returns the validation accuracy.
-Train = Callable[[ExactPath, Callable[[int], None]], float]
+P = TypeVar("P")  # a path, of any space
 
 
 class _Cancelled(Exception):
@@ -25,15 +24,17 @@ class _Cancelled(Exception):
 
 
 def train_all(
-    paths: Sequence[ExactPath],
-    train: Train,
+    paths: Sequence[P],
+    train: Callable[[P, Callable[[int], None]], float],
     config: SearchConfig,
     device: torch.device,
     *,
     on_step: Callable[[int], None],
-    on_done: Callable[[ExactPath, float], None],
+    on_done: Callable[[P, float], None],
 ) -> None:
     """Train every path, `config.workers` at once; `on_step` gets the steps of all together.
+
+    `train` trains one, calls its argument after each step and returns the validation accuracy.
 
     `on_done` runs in the calling thread as each finishes. The first exception (`on_step` may raise one) stops
     the other trainings at their next step and is passed on.
@@ -59,7 +60,7 @@ def train_all(
             on_done(path, train(path, stepper()))
         return
 
-    def work(path: ExactPath) -> float:
+    def work(path: P) -> float:
         with precision(device, config.mixed_precision):  # a context belongs to its thread
             return train(path, stepper())
 

@@ -61,7 +61,7 @@ class Progressive:
     judge: Judge
     net: Supernet
     relaxation: Relaxation
-    selection: Selection
+    selection: Selection[ExactPath]
     contest: Contest
     save: Callable[[], None]
     due: Callable[[], bool]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -26,10 +26,13 @@ from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import Floats
 from pipeline.search.data import SearchData
+from pipeline.search.pathjudge import PathJudge
 from pipeline.search.relaxation import Relaxation
 from pipeline.search.result import Candidate
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, train_path
+
+P = TypeVar("P", bound=Hashable)
 
 # Best semifinalists so far whose mutations enter the next round.
 PARENTS = 3
@@ -38,7 +41,7 @@ ATTEMPTS = 12
 
 
 @dataclass(slots=True)
-class Selection:
+class Selection(Generic[P]):
     """Feasible paths with their accuracies; its state is what a checkpoint stores.
 
     `scored` are with shared weights (empty where a method has none), `tried` after the semifinal's training,
@@ -46,27 +49,30 @@ class Selection:
     `cut` are those of the first cut, best first; `rounds` who trains in each round of the semifinal.
     """
 
-    scored: dict[ExactPath, float] = field(default_factory=dict)
-    tried: dict[ExactPath, float] = field(default_factory=dict)
-    proxied: dict[ExactPath, float] = field(default_factory=dict)
-    cut: list[ExactPath] = field(default_factory=list)
-    rounds: list[list[ExactPath]] = field(default_factory=list)
-    looks: dict[ExactPath, dict[str, float]] = field(default_factory=dict)
+    scored: dict[P, float] = field(default_factory=dict)
+    tried: dict[P, float] = field(default_factory=dict)
+    proxied: dict[P, float] = field(default_factory=dict)
+    cut: list[P] = field(default_factory=list)
+    rounds: list[list[P]] = field(default_factory=list)
+    looks: dict[P, dict[str, float]] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         known = {
-            name: [([list(choice) for choice in path], value) for path, value in getattr(self, name).items()]
+            name: [(list(path), value) for path, value in getattr(self, name).items()]
             for name in ("scored", "tried", "proxied", "looks")
         }
         return {**known, "cut": list(self.cut), "rounds": [list(paths) for paths in self.rounds]}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Selection:
-        def read(rows: list[Any]) -> dict[ExactPath, Any]:
-            return {tuple((op, width) for op, width in path): value for path, value in rows}
+    def from_state(cls, state: dict[str, Any]) -> Selection[P]:
+        def path_of(row: Any) -> Any:
+            return tuple(tuple(choice) if isinstance(choice, list) else choice for choice in row)
 
-        def read_paths(rows: list[Any]) -> list[ExactPath]:
-            return [tuple((op, width) for op, width in path) for path in rows]
+        def read(rows: list[Any]) -> dict[P, Any]:
+            return {path_of(path): value for path, value in rows}
+
+        def read_paths(rows: list[Any]) -> list[P]:
+            return [path_of(path) for path in rows]
 
         accuracies = read(state["scored"]), read(state["tried"]), read(state["proxied"])
         return cls(
@@ -76,10 +82,10 @@ class Selection:
             read(state.get("looks", [])),  # earlier versions did not keep them
         )
 
-    def ranked(self, bonus: Callable[[ExactPath], float] = lambda _: 0.0) -> list[ExactPath]:
+    def ranked(self, bonus: Callable[[P], float] = lambda _: 0.0) -> list[P]:
         """Finalists first, then semifinalists, each by its own accuracy plus `bonus`; the others by the shared one."""
 
-        def merit(path: ExactPath) -> tuple[float, float, float]:
+        def merit(path: P) -> tuple[float, float, float]:
             final, short = (
                 known[path] + bonus(path) if path in known else -1.0 for known in (self.proxied, self.tried)
             )
@@ -88,7 +94,7 @@ class Selection:
         return sorted({**self.scored, **self.tried, **self.proxied}, key=merit, reverse=True)
 
     def candidates(
-        self, judge: Judge, config: SearchConfig, bonus: Callable[[ExactPath], float] = lambda _: 0.0
+        self, judge: PathJudge, config: SearchConfig, bonus: Callable[[P], float] = lambda _: 0.0
     ) -> list[Candidate]:
         out = []
         for path in self.ranked(bonus):
@@ -178,9 +184,7 @@ def first_cut_size(config: SearchConfig) -> int:
     return max(1, places(config)[0], config.candidates - sum(places(config)[1:]))
 
 
-def first_round(
-    selection: Selection, cut: Sequence[ExactPath], count: int, *, shared: bool = True
-) -> list[ExactPath]:
+def first_round(selection: Selection[P], cut: Sequence[P], count: int, *, shared: bool = True) -> list[P]:
     """Who trains first: half of the places to the best of the first cut (`cut`, best first), half by shared weights.
 
     Where these have no say (`shared` False) all places go by the first cut.
@@ -198,7 +202,7 @@ def first_round(
 
 
 def children(
-    selection: Selection,
+    selection: Selection[ExactPath],
     judge: Judge,
     count: int,
     bonus: Callable[[ExactPath], float],

@@ -35,14 +35,14 @@ class Standalone:
         self.judge = Judge(task.tables, task.cost, task.budgets)
         self.wanted = affordable_trainings(task.config, len(task.data.x_val))
         self.impossible = impossible_budgets(self.judge)
-        self.selection = Selection()
+        self.selection = Selection[ExactPath]()
         identity = fingerprint(task.tables, task.data, task.budgets, task.config, task.seed)
         self._checkpoint = Checkpoint(task.checkpoint, identity, task.config.checkpoint_seconds)
         self._validation = Validation.of(task.data, len(task.data.x_val), task.seed)
         self._finished: dict[ExactPath, float] = {}
         state = None if self.impossible else self._checkpoint.load()
         if state is not None:
-            known = Selection.from_state(state)
+            known: Selection[ExactPath] = Selection.from_state(state)
             self._finished = known.proxied or known.scored  # where earlier versions kept them
 
     def accuracy(self, path: ExactPath) -> float:

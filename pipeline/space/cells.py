@@ -229,3 +229,11 @@ class CellSpace:
     def to_json(self) -> dict[str, Any]:
         raw = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
         return {"kind": "cells", **raw}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> CellSpace:
+        """Inverse of `to_json`. Raises TypeError and ConfigError for what is no space of cells."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        if fields.pop("kind", None) != "cells":
+            raise ConfigError(f"{raw.get('kind')!r} is no space of cells")
+        return cls(**fields)

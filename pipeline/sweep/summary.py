@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import __version__
-from pipeline.search.effort import cell_passes, edgenas_passes
+from pipeline.search.effort import search_passes
 from pipeline.search.hypervolume import front, hypervolume, interval
 from pipeline.search.result import SearchResult
 from pipeline.space.cells import CellSpace
@@ -154,10 +154,7 @@ def _best(limit: float, methods: Sequence[str], points: Sequence[dict[str, Any]]
 
 def _planned(sweep: Sweep) -> int:
     """Passes of the search that sets what all may cost."""
-    bench, images = sweep.bench, len(sweep.bench.data.x_val)
-    if isinstance(bench.space, CellSpace):
-        return cell_passes(bench.config, len(bench.space.ops), images)
-    return edgenas_passes(bench.config, images)
+    return search_passes(sweep.bench.config, sweep.bench.space, len(sweep.bench.data.x_val))
 
 
 def _planned_for(sweep: Sweep) -> str:

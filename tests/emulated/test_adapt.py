@@ -21,6 +21,7 @@ from pipeline.errors import BudgetError, ConfigError
 from pipeline.profiler.bench import BenchSession
 from pipeline.profiler.journal import Measurement
 from pipeline.run import Run
+from pipeline.space.cells import CellSpace
 
 pytestmark = [
     pytest.mark.emulated,
@@ -126,6 +127,44 @@ def test_from_a_search_to_a_validated_model_at_half_the_clock(runs: Path) -> Non
     page = (runs / "half" / "report.html").read_text()
     assert "84 MHz of 168 MHz" in page and "adapted from" in page
     assert (runs / "half" / "lut" / "qemu-cortex-m4" / "edgenas.csv").is_file()
+
+
+CELLS = """\
+[space]
+kind = "cells"
+stem_channels = 4
+channels = [4, 8]
+strides = [1, 2]
+nodes = 2
+"""
+
+
+def test_cells_from_a_search_to_a_validated_model_at_half_the_clock(tmp_path: Path) -> None:
+    """The cloud's best breaks the new limits; what is built keeps them. What is of blocks is told from it."""
+    text = CLOUD.replace(SPACE, CELLS).replace("[search]\n", '[search]\nmethod = "hypernetwork"\n')
+    (tmp_path / "cloud.toml").write_text(text)
+    cloud = Run.open(tmp_path / "cloud.toml", runs=tmp_path, quiet=True).search().candidates
+    limits = {
+        "latency_ms": 2 * sorted(c.cost.latency_ms for c in cloud)[1],
+        "sram_bytes": sorted(c.cost.sram_bytes for c in cloud)[1],
+    }
+    report = edge(tmp_path, "half", "clock_hz = 84_000_000", **limits).everything()
+    assert report["feasible"], report["reasons"]
+    assert report["parity"]["mismatches"] == 0
+    latency = report["latency_ms"]
+    assert latency["predicted"]["value"] <= limits["latency_ms"]
+    assert latency["emulated"]["value"] == pytest.approx(latency["predicted"]["value"], rel=0.02)
+    assert report["sram_bytes"]["emulated"]["value"] <= limits["sram_bytes"]
+    assert report["adaptation"]["passes"] <= 0.5 * report["adaptation"]["cloud_passes"]
+    assert CellSpace((8, 8, 1), 10, 4, 1, (4, 8), (1, 2), 2) == edge(tmp_path, "half", **limits).space
+    with pytest.raises(BudgetError, match="SRAM"):
+        edge(tmp_path, "tiny", sram_bytes=2_000).search()
+    path = tmp_path / "blocks.toml"
+    path.write_text(EDGE.format(adapt="", prune="", latency_ms=50.0, sram_bytes=262_144) + SPACE)
+    run = EdgeRun.open(path, runs=tmp_path, quiet=True)
+    run.configure(Options())
+    with pytest.raises(ConfigError, match=r"another search space: kind blocks \(there cells\)"):
+        run.search()
 
 
 def test_what_was_adapted_is_pruned_from_its_inherited_weights_at_half_the_clock(

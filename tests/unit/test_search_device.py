@@ -19,7 +19,7 @@ from pipeline.search.ablation import AblationConfig
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.cell_hypersearch import CellHyperSearch
-from pipeline.search.edge import Cloud
+from pipeline.search.cloud import Cloud
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.inherit import load_weights, save_weights

@@ -16,20 +16,20 @@ from search_standins import DATA, SMALL, TINY, MacCost, images
 
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.search import SearchConfig, search
-from pipeline.search.adaptation import adapt
+from pipeline.search.adaptation import adapt, edge_space
 from pipeline.search.adaptconfig import AdaptConfig, Spending
-from pipeline.search.candidates import Judge
+from pipeline.search.candidates import Judge, repair
 from pipeline.search.checkpoint import Checkpoint
+from pipeline.search.cloud import Cloud
 from pipeline.search.costs import build_tables
-from pipeline.search.edge import Adapted, Cloud, EdgeStage
+from pipeline.search.edge import Adapted
 from pipeline.search.edgepool import repaired
+from pipeline.search.edgespace import BlockEdge
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.inherit import inherited, load_weights
-from pipeline.search.methods import Task
 from pipeline.search.result import Candidate
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.supernet import Supernet
-from pipeline.search.targets import one_board
 from pipeline.space.architecture import lower, parameters
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
@@ -118,8 +118,9 @@ def test_images_are_counted_and_stay_within_the_share(
 def test_the_default_share_is_below_a_tenth_and_fits_default_searches() -> None:
     from pipeline.search import SearchConfig
 
-    spending = Spending.plan(AdaptConfig(), SearchConfig(), 6000, 6000)
-    assert spending.passes <= 0.1 * edgenas_passes(SearchConfig(), 6000)
+    cloud = edgenas_passes(SearchConfig(), 6000)
+    spending = Spending.plan(AdaptConfig(), SearchConfig(), cloud, 6000)
+    assert spending.passes <= 0.1 * cloud
     assert spending.steps > 20 and spending.contest_steps > 15
 
 
@@ -206,13 +207,14 @@ def test_divergence_names_the_rate_in_force(finished: Path) -> None:
 
 
 def test_the_distribution_moves_to_the_candidates(finished: Path) -> None:
-    cost = MacCost()
-    task = Task.prepare(SMALL, images(9), one_board(cost, TIGHT), TINY, 2, None, None)
-    stage = EdgeStage(task, OPTIONS, cloud_of(finished))
-    before = [p.detach().double().log().numpy() for p in stage.relaxation.probabilities(TINY.temperature_end)]
-    best, *_ = repaired(stage.judge, stage.cloud.selection.ranked(stage._bonus), *before)[0]
-    pool, _ = stage._recentre()
-    ops, widths = (p.detach().numpy() for p in stage.relaxation.probabilities(1.0))
+    cost, cloud = MacCost(), cloud_of(finished)
+    space = edge_space(SMALL, cost, TIGHT, cloud, TINY, 2)
+    assert isinstance(space, BlockEdge)
+    before = [p.detach().double().log().numpy() for p in space.relaxation.probabilities(TINY.temperature_end)]
+    ranked = cloud.selection.ranked(space.bonus)
+    best, *_ = repaired(space.judge, ranked, lambda path: repair(space.judge, path, *before))[0]
+    pool, _ = space.recentre(OPTIONS.focus, OPTIONS.candidates, np.random.default_rng(0))
+    ops, widths = (p.detach().numpy() for p in space.relaxation.probabilities(1.0))
     assert np.allclose(ops.sum(1), 1, atol=1e-5) and np.allclose(widths.sum(1), 1, atol=1e-5)
     judge = Judge(build_tables(SMALL, cost), cost, TIGHT)
     assert all(judge.feasible(path) for path in pool)
@@ -225,10 +227,9 @@ def test_the_distribution_moves_to_the_candidates(finished: Path) -> None:
 def test_candidates_leave_less_of_the_limits_unused_than_repairs_do(finished: Path) -> None:
     """The cloud's, repaired for half its deadline, stop where they fit; half of the pool goes on from there."""
     half = replace(CLOUD_BUDGETS, latency_ms=1.5)
-    task = Task.prepare(SMALL, images(9), one_board(MacCost(), half), TINY, 2, None, None)
-    stage = EdgeStage(task, OPTIONS, cloud_of(finished))
-    pool, _ = stage._recentre()
-    assert sum(stage.judge.exact(path).latency_ms > 0.9 * 1.5 for path in pool) >= len(pool) // 2
+    space = edge_space(SMALL, MacCost(), half, cloud_of(finished), TINY, 2)
+    pool, _ = space.recentre(OPTIONS.focus, OPTIONS.candidates, np.random.default_rng(0))
+    assert sum(space.judge.exact(path).latency_ms > 0.9 * 1.5 for path in pool) >= len(pool) // 2
 
 
 def test_impossible_budgets_are_named(finished: Path) -> None:
@@ -264,7 +265,7 @@ def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path)
         cloud_of(torn)
     foreign = tmp_path / "random.pt"
     search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, replace(TINY, method="random"), seed=1, checkpoint=foreign)
-    with pytest.raises(ConfigError, match="not the checkpoint of an EdgeNAS search"):
+    with pytest.raises(ConfigError, match="not the checkpoint of a search with a supernet"):
         cloud_of(foreign)
 
 
@@ -348,10 +349,12 @@ def test_the_clouds_cost_counts_the_tables_that_set_it(finished: Path, tmp_path:
     inputs = search_inputs(run, "edgenas", SMALL, data, table, checkpoint)
     (folder / INPUTS).write_text(json.dumps(inputs))
     cloud = CloudRun.open(folder).search
-    assert (cloud.sharing, cloud.selection) == (run.search.sharing, run.search.selection)
+    told = (cloud.sharing, cloud.selection, cloud.hyper)
+    assert told == (run.search.sharing, run.search.selection, run.search.hyper)
     assert edgenas_passes(cloud, 80) == edgenas_passes(run.search, 80) != edgenas_passes(SearchConfig(), 80)
     # a run of before these tables has none
-    del inputs["search"]["sharing"], inputs["search"]["selection"]
+    for table in ("sharing", "selection", "hyper"):
+        del inputs["search"][table]
     (folder / INPUTS).write_text(json.dumps(inputs))
     assert CloudRun.open(folder).search == SearchConfig()
     inputs["search"]["sharing"] = "wrong"

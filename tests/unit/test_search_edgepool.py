@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from search_standins import SMALL, MacCost
 
-from pipeline.search.candidates import ExactPath, Judge
+from pipeline.search.candidates import ExactPath, Judge, repair
 from pipeline.search.costs import build_tables
 from pipeline.search.edgepool import by_size, centre, distinct, gathered, repaired
 from pipeline.search.relaxation import Relaxation
-from pipeline.search.selection import Selection, first_round
+from pipeline.search.selection import Selection, first_round, starting_paths
 from pipeline.space.architecture import lower
 from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
@@ -22,6 +25,10 @@ EVEN = np.zeros((3, len(SMALL.ops))), np.zeros((3, len(SMALL.channels)))
 
 def judge_of(budgets: Budgets) -> Judge:
     return Judge(TABLES, MacCost(), budgets)
+
+
+def mending(judge: Judge) -> Callable[[ExactPath], ExactPath]:
+    return lambda path: repair(judge, path, *EVEN)
 
 
 def evenly(_: ExactPath) -> float:
@@ -41,10 +48,11 @@ def pool_of(
     budgets: Budgets, wanted: int = 8, seed: int = 0
 ) -> tuple[Judge, list[ExactPath], list[ExactPath]]:
     judge, relaxation = judge_of(budgets), Relaxation(TABLES)
-    mended, _ = repaired(judge, [NARROW, WIDE], *EVEN)
+    mended, _ = repaired(judge, [NARROW, WIDE], mending(judge))
     ops, widths = (p.detach().numpy() for p in relaxation.probabilities(1.0))
     centre(relaxation, mended, ops, widths, 0.8)
-    pool, _ = gathered(judge, relaxation, mended, wanted, evenly, np.random.default_rng(seed))
+    draw = partial(starting_paths, judge, relaxation, 1.0)
+    pool, _ = gathered(judge, mended, draw, wanted, evenly, np.random.default_rng(seed))
     return judge, mended, pool
 
 
@@ -125,10 +133,10 @@ def test_contests_are_entered_by_size_and_by_shared_weights() -> None:
 
 def test_repairs_keep_the_clouds_order_and_report_the_nearest_miss() -> None:
     judge = judge_of(Budgets(latency_ms=1.2))
-    mended, _ = repaired(judge, [WIDE, NARROW], *EVEN)
+    mended, _ = repaired(judge, [WIDE, NARROW], mending(judge))
     assert mended[1] == NARROW and judge.feasible(mended[0]) and mended[0] != WIDE
     strict = judge_of(Budgets(latency_ms=0.01))
-    none, nearest = repaired(strict, [WIDE, NARROW], *EVEN)
+    none, nearest = repaired(strict, [WIDE, NARROW], mending(strict))
     assert none == [] and strict.violation(nearest) < strict.violation(NARROW)
 
 
