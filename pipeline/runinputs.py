@@ -11,7 +11,6 @@ import numpy as np
 from pipeline import stages
 from pipeline.boards import Board, load_board
 from pipeline.data import DataSet
-from pipeline.errors import ConfigError
 from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
@@ -50,13 +49,6 @@ class RunInputs:
     def space(self) -> SearchSpace | CellSpace:
         return self.settings.space.build(self.data.input_shape, self.data.classes)
 
-    @property
-    def block_space(self) -> SearchSpace:
-        """Raises ConfigError for a space of cells, which not everything can work with."""
-        if isinstance(self.space, CellSpace):
-            raise ConfigError("a space of cells has no latency predictor", hint='kind = "blocks"')
-        return self.space
-
     @functools.cached_property
     def lut(self) -> Lut:
         started = time.monotonic()
@@ -86,7 +78,7 @@ class RunInputs:
         cost, search = self.table_cost, self.settings.search
         if search.latency == "predictor":
             cost.predictor = obtain_predictor(
-                self.block_space, cost, search.predictor, self.predictor_folder, self.reporter
+                self.space, cost, search.predictor, self.predictor_folder, self.reporter
             )
         return cost
 

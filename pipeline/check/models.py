@@ -30,6 +30,7 @@ from pipeline.profiler.footprint import sample_network
 from pipeline.progress import Reporter
 from pipeline.space.architecture import Architecture, lower
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import claim
 
@@ -96,7 +97,7 @@ class ModelRunner:
 
 def check_table(
     board: Board, lut: Lut, count: int, folder: Path, reporter: Reporter, *, seed: int = 0,
-    targets: Targets | None = None, space: SearchSpace | None = None,
+    targets: Targets | None = None, space: SearchSpace | CellSpace | None = None,
 ) -> list[CheckedModel]:  # fmt: skip
     """`count` random architectures (`drawn`) of `space`, or of `DEFAULT`; those in `folder`'s journal are not run
     again, unless the table predicts something else of them by now.
@@ -146,7 +147,7 @@ def _predicted_so(model: CheckedModel, cost: CostModel, architecture: Architectu
     return bool(np.allclose((model.predicted, model.low, model.high), expected, rtol=1e-9, atol=0.0))
 
 
-def drawn(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
+def drawn(space: SearchSpace | CellSpace, count: int, seed: int) -> list[Architecture]:
     """The architectures that `check_table` runs, in the order of their numbers."""
     rng = np.random.default_rng(seed)
     return [space.random(rng) for _ in range(count)]

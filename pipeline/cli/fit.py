@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
             config, models=models or config.models, residual=config.residual and not alone, file=""
         )
         found = fit_to_target(
-            run.block_space, run.table_cost, config, run.predictor_folder, run.reporter,
+            run.space, run.table_cost, config, run.predictor_folder, run.reporter,
             targets=Targets(count=workers),
         )  # fmt: skip
         found.save(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +17,23 @@ from pipeline.latency.predictor import LatencyPredictor, PredictorIdentity
 from pipeline.progress import Reporter
 from pipeline.runstate import fingerprint
 from pipeline.search.candidates import Judge
+from pipeline.search.cell_costs import CellTables
 from pipeline.search.costs import CostTables, build_tables
 from pipeline.search.predictorconfig import PredictorConfig
+from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Budgets
+from pipeline.space.cells import CellArchitecture, CellSpace
 from pipeline.space.search_space import SearchSpace
 
 _SEED = 0  # of the architectures
 
 
-def predictor_identity(space: SearchSpace, cost: CostModel) -> PredictorIdentity:
+def predictor_identity(space: SearchSpace | CellSpace, cost: CostModel) -> PredictorIdentity:
     return PredictorIdentity.of(space, cost.board.name, cost.board.clock_hz, cost.lut.key)
 
 
 def fit_to_target(
-    space: SearchSpace,
+    space: SearchSpace | CellSpace,
     cost: CostModel,
     config: PredictorConfig,
     folder: Path,
@@ -51,7 +55,7 @@ def fit_to_target(
 
     # a front end is the same before every model; where a predictor is used its part is added
     cost = cost.without_sound()
-    tables = build_tables(space, cost)
+    tables = CellTables.of(space, cost) if isinstance(space, CellSpace) else build_tables(space, cost)
     paths, observed_ms = observe(space, tables, cost, config.models, folder, reporter, targets)
     reporter.say(f"  fitting a latency predictor to {len(observed_ms)} models")
     identity, provenance = predictor_identity(space, cost), cost.board.latency_provenance
@@ -59,27 +63,35 @@ def fit_to_target(
 
 
 def observe(
-    space: SearchSpace,
-    tables: CostTables,
+    space: SearchSpace | CellSpace,
+    tables: CostTables | CellTables,
     cost: CostModel,
     count: int,
     folder: Path,
     reporter: Reporter,
     targets: Targets | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Index paths (n, blocks, 2) of random architectures, and what one inference of each took, in ms."""
+    """Index paths (n, blocks, 2), of cells (n, edges), of random architectures, and what one inference of each took,
+    in ms."""
     # One journal a space: it tells models apart by number and description.
     journals = folder / fingerprint(space.to_json())
     models = check_table(
         cost.board, cost.lut, count, journals, reporter, seed=_SEED, targets=targets, space=space
     )
-    judge = Judge(tables, cost, Budgets())
-    paths = np.array([judge.path(a) for a in drawn(space, count, _SEED)])
+    paths = np.array([_path(tables, cost, a) for a in drawn(space, count, _SEED)])
     return paths, np.array([m.observed for m in models]) / cost.board.clock_hz * 1e3
 
 
+def _path(tables: CostTables | CellTables, cost: CostModel, architecture: Architecture) -> Any:
+    """The indices that `architecture` is in its space."""
+    if isinstance(tables, CellTables):
+        assert isinstance(architecture, CellArchitecture)  # of that space
+        return tables.space.path(architecture)
+    return Judge(tables, cost, Budgets()).path(architecture)
+
+
 def obtain_predictor(
-    space: SearchSpace, cost: CostModel, config: PredictorConfig, folder: Path, reporter: Reporter
+    space: SearchSpace | CellSpace, cost: CostModel, config: PredictorConfig, folder: Path, reporter: Reporter
 ) -> LatencyPredictor:
     """The predictor of `config.file`, else the one in `folder`, else one that is fitted now and kept there.
 

@@ -2,7 +2,8 @@
 
 NumPy alone: `pipeline.search.predictor` fits it and differentiates through it (HW-DARTS). An architecture is
 given by its features, one row [operator probabilities, width probabilities] a block, one-hot where it is
-discrete; the widths of a skip, which has none, count with the probability that the block is no skip.
+discrete; the widths of a skip, which has none, count with the probability that the block is no skip. In a space of
+cells a row is the operator probabilities of an edge.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import LutError
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_bytes
 
@@ -42,7 +44,7 @@ class PredictorIdentity:
     space: str  # the search space, as JSON
 
     @classmethod
-    def of(cls, space: SearchSpace, board: str, clock_hz: int, lut: str) -> PredictorIdentity:
+    def of(cls, space: SearchSpace | CellSpace, board: str, clock_hz: int, lut: str) -> PredictorIdentity:
         return cls(board, clock_hz, lut, json.dumps(space.to_json(), sort_keys=True))
 
 
@@ -75,8 +77,8 @@ class LatencyPredictor:
         return digest.hexdigest()
 
     def latency_many(self, features: Singles, base_ms: ArrayLike = 1.0) -> Floats:
-        """Latency in ms of each row of `features` (n, blocks * (ops + channels)); `base_ms` (n,) is the table's,
-        and not looked at where the predictor does without."""
+        """Latency in ms of each row of `features` (n, all of an architecture); `base_ms` (n,) is the table's, and not
+        looked at where the predictor does without."""
         out = forward(self.layers, features)
         base = np.asarray(base_ms, np.float64) if self.residual else 1.0
         result: Floats = base * np.exp(self.offset + self.scale * out)
@@ -147,12 +149,15 @@ def forward(layers: Layers, x: Singles) -> Floats:
     return out
 
 
-def features(space: SearchSpace, paths: ArrayLike) -> Singles:
-    """Features (n, blocks * (ops + channels)) of discrete architectures.
+def features(space: SearchSpace | CellSpace, paths: ArrayLike) -> Singles:
+    """Features (n, blocks * (ops + channels)) of discrete architectures; of cells (n, edges * ops).
 
-    `paths` (n, blocks, 2) has an operator's index and an output width's index per block; a skip's width is
-    ignored.
+    `paths` (n, blocks, 2) has an operator's index and an output width's index per block, where a skip's width is
+    ignored; of cells (n, edges) an operator's index per edge.
     """
+    if isinstance(space, CellSpace):
+        chosen = np.asarray(paths, np.int64).reshape(-1, space.positions)
+        return np.eye(len(space.ops), dtype=np.float32)[chosen].reshape(len(chosen), -1)
     index = np.asarray(paths, np.int64).reshape(-1, len(space.strides), 2)
     ops, widths = len(space.ops), len(space.channels)
     out = np.zeros((*index.shape[:2], ops + widths), np.float32)

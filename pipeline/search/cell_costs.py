@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from pipeline.latency.predictor import LatencyPredictor
 from pipeline.search.candidates import VETOED, describe_excess, own_budgets
 from pipeline.search.costs import CostModel, Floats, exact_cost, fitted_line, live_bytes, operator_price
 from pipeline.space.architecture import operator_parameters
@@ -27,7 +29,7 @@ class CellTables:
     Both are exact: what is not on an edge is the same in every architecture. `working_set` are the bytes alive
     while an edge's operator runs, where no other edge is an identity (0: nothing runs), `working_fixed` the most while
     anything else does. `sram = sram_offset + largest working set` and `flash = flash_fit[0] + flash_fit[1] *
-    parameters` are fitted to exact evaluations.
+    parameters` are fitted to exact evaluations. `predictor` and `front_end_ms` as in CostTables.
     """
 
     space: CellSpace
@@ -39,6 +41,8 @@ class CellTables:
     working_fixed: float
     sram_offset: float
     flash_fit: tuple[float, float]
+    predictor: LatencyPredictor | None = None
+    front_end_ms: float = 0.0
 
     @classmethod
     def of(cls, space: CellSpace, cost: CostModel, *, seed: int = 0, samples: int = 12) -> CellTables:
@@ -67,10 +71,17 @@ class CellTables:
             tables[1], counted - float(tables[1][:, 0].sum()),
             working, fixed, float(np.median(beyond)),
             fitted_line([e.parameters for e in exact], [e.flash_bytes for e in exact]),
+            front_end_ms=getattr(cost, "front_end_ms", 0.0),
         )  # fmt: skip
 
     def path_latency_ms(self, path: EdgePath) -> float:
         return self.latency_fixed + float(self.latency_ms[np.arange(len(path)), path].sum())
+
+    def latency_many(self, paths: ArrayLike) -> Floats:
+        """`path_latency_ms` of many: `paths` (n, edges) of indices to (n,) ms."""
+        index = np.asarray(paths, np.int64)
+        total: Floats = self.latency_fixed + self.latency_ms[np.arange(index.shape[1]), index].sum(1)
+        return total
 
 
 def _working_sets(space: CellSpace) -> tuple[Floats, float]:

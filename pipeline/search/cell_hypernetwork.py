@@ -12,6 +12,7 @@ from pipeline.search.cell_costs import CellJudge, CellTables, EdgePath
 from pipeline.search.conditions import Condition, Ranges
 from pipeline.search.costs import Floats
 from pipeline.search.hypernetwork import Conditional
+from pipeline.search.predictor import predicted_from
 from pipeline.search.relaxation import Expected
 
 
@@ -75,14 +76,17 @@ class ConditionedCells(Conditional[CellTables]):
 def expected_cost(tables: CellTables, gamma: Tensor) -> Expected:
     """Expected cost of independent choices (edges, ops), in `gamma`'s precision.
 
-    Latency and parameters are exact expectations. SRAM is a smooth maximum over edges of expected working sets, flash
-    a line through the parameters.
+    Latency and parameters are exact expectations; a predictor says its latency of `gamma` as a whole. SRAM is a smooth
+    maximum over edges of expected working sets, flash a line through the parameters.
     """
 
     def table(values: Floats) -> Tensor:
         return torch.from_numpy(values).to(gamma.dtype)
 
     latency = tables.latency_fixed + (gamma * table(tables.latency_ms)).sum()
+    if tables.predictor is not None:
+        besides = tables.front_end_ms
+        latency = besides + predicted_from(tables.predictor, gamma.flatten(), latency - besides)
     weights = tables.weights_fixed + (gamma * table(tables.weights)).sum()
     edges = (gamma * table(tables.working_set)).sum(1)
     peaks = torch.cat([edges, torch.tensor([tables.working_fixed], dtype=gamma.dtype)])

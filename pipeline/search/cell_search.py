@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.search.checkpoint import Checkpoint, cell_fingerprint
 from pipeline.search.config import SearchConfig
 from pipeline.search.data import SearchData
 from pipeline.search.energy import with_energy
+from pipeline.search.methods import guiding_predictor
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.targets import Target
 from pipeline.search.trainer import GRADIENT_NORM, Validation, diverged, train_path
@@ -48,7 +49,8 @@ class CellSearch(ABC):
 
     def __post_init__(self) -> None:
         space, first = self.space, self.targets[0]
-        tables = CellTables.of(space, first.cost)
+        predictor = guiding_predictor(first.cost, self.config)
+        tables = replace(CellTables.of(space, first.cost), predictor=predictor)
         self.budgets = with_energy(first.budgets, first.cost, space)
         self.judge = CellJudge(tables, first.cost, self.budgets)
         identity = cell_fingerprint(tables, self.data, self.budgets, self.config, self.seed)

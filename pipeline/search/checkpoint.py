@@ -32,8 +32,7 @@ def fingerprint(
         tables.latency_fixed, tables.sram_offset, tables.flash_fit,
         tables.latency_ms.tobytes(), tables.latency_head.tobytes(),
     )  # fmt: skip
-    predictor = {"latency predictor": tables.predictor.digest} if tables.predictor is not None else {}
-    return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | predictor
+    return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | _guided_by(tables)
 
 
 def cell_fingerprint(
@@ -41,7 +40,11 @@ def cell_fingerprint(
 ) -> Identity:
     """`identity_of` for a space of cells."""
     table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
-    return identity_of(tables.space.to_json(), table, data, budgets, config, seed)
+    return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | _guided_by(tables)
+
+
+def _guided_by(tables: CostTables | CellTables) -> Identity:
+    return {"latency predictor": tables.predictor.digest} if tables.predictor is not None else {}
 
 
 def identity_of(

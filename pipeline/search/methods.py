@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ConfigError
+from pipeline.latency.predictor import LatencyPredictor
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel, CostTables, build_tables
 from pipeline.search.data import SearchData
@@ -81,19 +82,25 @@ class Task(Sitting):
         boards = tuple(replace(t, budgets=with_energy(t.budgets, t.cost, space)) for t in targets)
         cost = boards[0].cost
         tables = build_tables(space, cost)
-        if config.latency == "predictor":
-            predictor = getattr(cost, "predictor", None)
-            if predictor is None:
-                raise ConfigError(
-                    "search.latency is 'predictor', and the cost model has none",
-                    hint="set its `predictor` (pipeline.fit.obtain_predictor)",
-                )
-            tables = replace(tables, predictor=predictor)
+        tables = replace(tables, predictor=guiding_predictor(cost, config))
         data = device.resident(data, where)
         return cls(
             data=data, config=config, seed=seed, checkpoint=checkpoint, on_step=on_step, device=where,
             space=space, targets=boards, tables=tables,
         )  # fmt: skip
+
+
+def guiding_predictor(cost: CostModel, config: SearchConfig) -> LatencyPredictor | None:
+    """What guides in place of the table's expectation; None: nothing does. Raises ConfigError where `cost` lacks it."""
+    if config.latency != "predictor":
+        return None
+    predictor: LatencyPredictor | None = getattr(cost, "predictor", None)
+    if predictor is None:
+        raise ConfigError(
+            "search.latency is 'predictor', and the cost model has none",
+            hint="set its `predictor` (pipeline.fit.obtain_predictor)",
+        )
+    return predictor
 
 
 Method = Callable[[Task], SearchResult]

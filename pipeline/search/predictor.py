@@ -26,6 +26,7 @@ from pipeline.latency.predictor import (
     features,
     forward,
 )
+from pipeline.search.cell_costs import CellTables
 from pipeline.search.costs import CostTables
 from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.ranking import kendall, spearman
@@ -43,8 +44,13 @@ def predicted_latency(
     Differentiable; `table_ms` is the table's expectation. For one-hot rows it is `latency_many`'s.
     """
     wide = widths if skip is None else widths * (1.0 - ops[:, skip : skip + 1])
-    hidden = torch.cat((ops, wide), 1).flatten()
-    layers = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in predictor.layers]
+    return predicted_from(predictor, torch.cat((ops, wide), 1).flatten(), table_ms)
+
+
+def predicted_from(predictor: LatencyPredictor, features: Tensor, table_ms: Tensor) -> Tensor:
+    """Latency in ms (a scalar) for one architecture's `features`, in their precision; differentiable."""
+    hidden, dtype = features, features.dtype
+    layers = [(torch.from_numpy(w).to(dtype), torch.from_numpy(b).to(dtype)) for w, b in predictor.layers]
     for weights, biases in layers[:-1]:
         hidden = F.silu(F.linear(hidden, weights, biases))
     out = F.linear(hidden, *layers[-1])[0]
@@ -53,7 +59,7 @@ def predicted_latency(
 
 
 def fit_predictor(
-    tables: CostTables,
+    tables: CostTables | CellTables,
     paths: ArrayLike,
     observed_ms: ArrayLike,
     identity: PredictorIdentity,
@@ -62,7 +68,7 @@ def fit_predictor(
     provenance: str,
     seed: int = 0,
 ) -> LatencyPredictor:
-    """Fit to `paths` (n, blocks, 2) whose whole latency was `observed_ms` (n,).
+    """Fit to `paths` (n, blocks, 2), of cells (n, edges), whose whole latency was `observed_ms` (n,).
 
     Deterministic, on one torch thread: the network is too small for more. The last `config.held_out` of the
     models only state `errors`, the table's beside the predictor's. Raises ConfigError where there are too few

@@ -45,7 +45,6 @@ _NOT_IN_CELLS = {
     "selection": ("which are ranked by shared weights alone", _BLOCKS),
     "sharing": (_PATHS, _BLOCKS),
     "ablation": ("which EdgeNAS does not search", _BLOCKS),
-    "latency": ("which have no latency predictor", "latency = 'lut'"),
 }
 
 

@@ -75,7 +75,6 @@ def open_sweep(
     if sound is not None:
         guide = f", front end {sound.high:.0f} cycles"
     if settings.search.latency == "predictor":
-        assert isinstance(space, SearchSpace)  # spaces of cells were refused with it
         cost.predictor = obtain_predictor(
             space, cost, settings.search.predictor, folder / "predictor", reporter
         )

@@ -171,7 +171,7 @@ def test_blocks_methods_are_refused() -> None:
 
 
 IGNORED = {
-    "method": "edgenas", "workers": 2, "latency": "predictor",
+    "method": "edgenas", "workers": 2,
     "proxies.names": ("macs",), "selection.rounds": 2, "sharing.sandwich": 1, "ablation.adaptive": False,
 }  # fmt: skip
 

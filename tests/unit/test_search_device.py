@@ -112,20 +112,25 @@ def test_a_checkpoint_goes_on_at_the_other_place(
             assert searched(SMALL, **settings).to_json() == whole.to_json()
 
 
+@pytest.mark.parametrize(
+    ("space", "settings"),
+    [(SMALL, {}), (CELLS, {"method": "hypernetwork", "hyper": HYPER})],
+    ids=["blocks", "cells"],
+)
 def test_the_edge_stage_on_the_device_is_the_one_on_the_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: SearchSpace | CellSpace, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloud = tmp_path / "search.pt"
+    cloud, config = tmp_path / "search.pt", replace(LITTLE, **settings)
 
     def adapted() -> tuple[Any, Path]:
         state = Cloud.load(cloud, "", LITTLE.temperature_end, LITTLE.warmup_steps + LITTLE.steps, 80)
         options = AdaptConfig(share=0.6, candidates=4, contestants=2)
-        found = adapt(SMALL, images(9), MacCost(), Budgets(), LITTLE, options, state, seed=2)
+        found = adapt(space, images(9), MacCost(), Budgets(), config, options, state, seed=2)
         save_weights(tmp_path / "weights.pt", found.weights)
         return found.result, tmp_path / "weights.pt"
 
     with stand_in(monkeypatch):
-        searched(SMALL, cloud)  # a cloud with a GPU, a device without
+        searched(space, cloud, **settings)  # a cloud with a GPU, a device without
         there, file = adapted()
         learnt = load_weights(file)
     host, file = adapted()
