@@ -20,7 +20,7 @@ class CellSupernet(nn.Module):
     """Every edge has weights of its own; `forward` runs one path, or all operators weighted by gates.
 
     Gates (edges of all cells, ops) with rows that sum to 1 make an edge the weighted sum of its operators, as
-    DARTS does. Normalization uses the batch's own statistics.
+    DARTS does. Normalization uses the batch's own statistics, that of what the classifier reads included.
     """
 
     def __init__(self, space: CellSpace, seed: int) -> None:
@@ -73,7 +73,11 @@ class CellSupernet(nn.Module):
                 if source == node:
                     nodes.append(sums[node])
             x = seen(f"cell {cell + 1}, its sum", torch.stack(nodes[1:]).sum(0))
-        return seen("the classifier", F.linear(x.mean((2, 3)), self.classifier, self.classifier_bias))
+        # A cell's sums grow with the identities in it: without this the logits of paths differ by orders of magnitude,
+        # and the gradients of large ones spoil the weights of all. Deployed, it is part of the classifier.
+        x = x.mean((2, 3))
+        x = F.batch_norm(x, None, None, training=True) if len(x) > 1 else x
+        return seen("the classifier", F.linear(x, self.classifier, self.classifier_bias))
 
     def paths_of(self, choice: EdgePath | Tensor, watch: object = None) -> int:
         """How many paths' work a pass is: gates run every operator of every edge."""

@@ -20,6 +20,7 @@ from pipeline.space.budgets import Budgets
 from pipeline.storage import UNREADABLE, Rhythm, write_bytes
 
 _FORMAT = 2
+_CELLS = "2"  # what a supernet of cells computes: 2 standardizes what its classifier reads
 
 Identity: TypeAlias = dict[str, str]
 
@@ -40,7 +41,8 @@ def cell_fingerprint(
 ) -> Identity:
     """`identity_of` for a space of cells."""
     table = (tables.latency_fixed, tables.sram_offset, tables.flash_fit, tables.latency_ms.tobytes())
-    return identity_of(tables.space.to_json(), table, data, budgets, config, seed) | _guided_by(tables)
+    identity = identity_of(tables.space.to_json(), table, data, budgets, config, seed)
+    return identity | {"supernet of cells": _CELLS} | _guided_by(tables)
 
 
 def _guided_by(tables: CostTables | CellTables) -> Identity:

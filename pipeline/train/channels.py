@@ -90,7 +90,8 @@ def cut(network: QatNetwork, kept: Kept) -> QatNetwork:
             for name, value in state.items():
                 if value.ndim == 0:
                     continue
-                chosen = value if out is None else value.index_select(0, out.to(value.device))
+                made = into if name.startswith("arriving") else out  # whose channels a row of it stands for
+                chosen = value if made is None else value.index_select(0, made.to(value.device))
                 if name == "weight" and node.op.kind != "depthwise_conv2d" and into is not None:
                     chosen = chosen.index_select(1, into.to(value.device))
                 state[name] = chosen

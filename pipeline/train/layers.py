@@ -156,16 +156,26 @@ def activate(x: Tensor, activation: str, *, inplace: bool = False) -> Tensor:
     return F.relu(x, inplace=inplace) if activation == "relu" else x
 
 
+def _standardize(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """By the batch's statistics in training; those of one vector say nothing, the running ones take their place."""
+    if norm.training and len(x) * x.shape[2] * x.shape[3] == 1:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
+    y: Tensor = norm(x)
+    return y
+
+
 class Weighted(nn.Module):
     """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED with its batch normalization, until that is folded.
 
-    gate: the output passes a hard sigmoid, which `fold` moves into weights and bias.
+    gate: the output passes a hard sigmoid, which `fold` moves into weights and bias. standardize: what arrives is
+    brought to mean 0 and variance 1 first, by batch statistics, which `fold` moves there as well; the layer must not
+    pad and have a bias.
     """
 
     bias: nn.Parameter | None
     clip: Tensor | None  # (out_c,) share of the largest weight that the grid reaches to; None: all of it
 
-    def __init__(self, op: OpSpec, *, normalize: bool, gate: bool) -> None:
+    def __init__(self, op: OpSpec, *, normalize: bool, gate: bool, standardize: bool = False) -> None:
         super().__init__()
         self.op = op
         self.gate = gate
@@ -184,6 +194,7 @@ class Weighted(nn.Module):
             nn.init.normal_(self.weight, std=op.in_c**-0.5)
         self.norm = nn.BatchNorm2d(op.out_c) if normalize else None
         self.bias = None if normalize else nn.Parameter(torch.zeros(op.out_c))
+        self.arriving = nn.BatchNorm2d(op.in_c, affine=False) if standardize else None
         self.range = Range()
         # TFLite Micro's FULLY_CONNECTED is safest per tensor, and the classifier is small.
         self.one_scale = op.kind == "fully_connected"
@@ -197,7 +208,7 @@ class Weighted(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Move batch normalization (running statistics) and hard sigmoid into weights and bias."""
+        """Move batch normalizations (running statistics) and hard sigmoid into weights and bias."""
         if self.folded:
             return
         if self.norm is not None:
@@ -206,6 +217,10 @@ class Weighted(nn.Module):
             self.weight.mul_(factor.reshape(-1, *[1] * (self.weight.ndim - 1)))
             self.bias = nn.Parameter(norm.bias - norm.running_mean * factor)
             self.norm = None
+        if self.arriving is not None and self.bias is not None:
+            self.weight.div_(torch.sqrt(self.arriving.running_var + self.arriving.eps))
+            self.bias.sub_(self.weight @ self.arriving.running_mean)
+            self.arriving = None
         if self.gate and self.bias is not None:
             self.weight.div_(6.0)
             self.bias.div_(6.0).add_(0.5)
@@ -213,6 +228,8 @@ class Weighted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float arithmetic; (n, c, h, w) in and out."""
+        if self.arriving is not None:
+            x = _standardize(x, self.arriving)
         y = self._linear(x, self.weight, self.bias)
         if self.norm is not None:
             y = self.norm(y)

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from pipeline.errors import ModelError
 from pipeline.space.architecture import Architecture, lower
+from pipeline.space.cells import CellArchitecture
 from pipeline.space.graph import Node, OpGraph
+from pipeline.space.pruned import unpruned
 from pipeline.train.layers import (
     INPUT_SCALE,
     INPUT_ZERO_POINT,
@@ -45,7 +47,7 @@ class QatNetwork(nn.Module):
         self.mode: Mode = "float"
         self.ranges_frozen = False
         self.watch: Callable[..., None] | None = None  # is shown each layer's name, output and weights
-        self.layers = nn.ModuleList(_layers(self.graph))
+        self.layers = nn.ModuleList(_layers(self.graph, isinstance(unpruned(architecture), CellArchitecture)))
 
     @property
     def device(self) -> torch.device:
@@ -206,7 +208,9 @@ def _plain(node: Node, inputs: list[Tensor]) -> Tensor:
     return F.max_pool2d(inputs[0], 2, 2, ceil_mode=True)
 
 
-def _layers(graph: OpGraph) -> list[nn.Module]:
+def _layers(graph: OpGraph, sums: bool) -> list[nn.Module]:
+    """`sums`: the classifier reads sums of sums (cells), which grow with every identity among the edges, up to 15 times
+    a cell; unless they are standardized, logits and their gradients do, too, and training fails."""
     squeezed: set[int] = set()  # tensors computed from a MEAN: too few values for batch statistics
     gates = {node.inputs[1] for node in graph.nodes if node.op.kind == "mul"}
     layers: list[nn.Module] = []
@@ -215,7 +219,8 @@ def _layers(graph: OpGraph) -> list[nn.Module]:
         if from_mean:
             squeezed.add(node.output)
         if node.op.kind in _WEIGHTED:
-            layers.append(Weighted(node.op, normalize=not from_mean, gate=node.output in gates))
+            gate, whole = node.output in gates, sums and node.op.kind == "fully_connected"
+            layers.append(Weighted(node.op, normalize=not from_mean, gate=gate, standardize=whole))
         elif node.op.kind in _RANGED:
             layers.append(Range())
         elif node.op.kind == "max_pool" and (node.op.kernel_h, node.op.stride_h) in ((2, 2), (3, 1)):

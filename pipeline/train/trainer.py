@@ -28,6 +28,7 @@ from pipeline.train.diagnosis import all_finite, diverged
 from pipeline.train.evaluate import accuracy as evaluate
 from pipeline.train.grids import renew_ranges, set_grids
 from pipeline.train.inherit import fingerprint_of, inherit
+from pipeline.train.layers import Weighted
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.network import Mode, QatNetwork
 from pipeline.train.optimizer import cosine, one_cycle, set_rate, sgd
@@ -134,6 +135,8 @@ class Training:
         self.identity += "".join(files_digest(config.teacher.files))
         with seeded(seed):
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
+        if any(isinstance(layer, Weighted) and layer.arriving for layer in self.network.layers):
+            self.identity += "standardized"  # the same architecture was trained otherwise before
         if start is not None:
             if isinstance(start, Mapping):
                 self.network.load_state_dict(start)
