@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,14 @@ from pipeline.space.search_space import SearchSpace
 from pipeline.sweep import Bench, Sweep, grid, summarize
 from pipeline.sweep.grid import seed_list
 
-_SEARCHED = 4000  # training images that searches see
+_SEARCHED = 4000  # training images that searches see, unless --search-images says otherwise
+
+
+# A search of seconds; `--settings default` takes those of `[search]`, minutes at 14x14 pixels.
+_SMALL = SearchConfig(
+    warmup_steps=20, steps=40, batch_size=64, validation_batch_size=64, candidates=16, ranking_images=200,
+    semifinalists=6, semifinal_steps=20, finalists=4, proxy_steps=40,
+)  # fmt: skip
 
 
 @dataclass
@@ -172,8 +179,13 @@ def main() -> None:
     parser.add_argument("--board", default="", help="whose shipped table to use")
     parser.add_argument("--blocks", type=int, default=7, help="of the space, with --board")
     parser.add_argument("--guide", default="table", choices=("table", "macs"))
+    parser.add_argument("--settings", default="small", choices=("small", "default"), help="of the searches")
+    parser.add_argument(
+        "--search-images", type=int, default=_SEARCHED, help="training images that searches see"
+    )
     parser.add_argument("--judge-seeds", type=int, default=1, help="trainings of each winner")
     parser.add_argument("--judge-images", type=int, default=4000, help="of the winners' training")
+    parser.add_argument("--validation-images", type=int, default=1000, help="that searches see")
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--limits", type=float, nargs="+", default=[2.5, 6.0])
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every number of steps")
@@ -192,7 +204,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    data = subset(args.data, max(_SEARCHED, args.judge_images), 1000, args.test_images, args.shrink)
+    train = max(args.search_images, args.judge_images)
+    data = subset(args.data, train, args.validation_images, args.test_images, args.shrink)
     height, width, channels = map(int, data.x_train.shape[1:])
     shape = (height, width, channels)
     cost: Linear | CostModel
@@ -204,9 +217,10 @@ def main() -> None:
         space = SearchSpace(shape, 10, strides=(2, 1, 1), channels=(16, 24, 32))
         cost, identity = Linear(), "5 cycles a MAC, 6 a byte"
     steps = lambda n: max(1, round(n * args.scale))  # noqa: E731
-    config = SearchConfig(
-        warmup_steps=steps(20), steps=steps(40), batch_size=64, validation_batch_size=64, candidates=16,
-        ranking_images=200, semifinalists=6, semifinal_steps=steps(20), finalists=4, proxy_steps=steps(40),
+    config = SearchConfig() if args.settings == "default" else _SMALL
+    config = replace(
+        config, warmup_steps=steps(config.warmup_steps), steps=steps(config.steps),
+        semifinal_steps=steps(config.semifinal_steps), proxy_steps=steps(config.proxy_steps),
         sharing=SharingConfig(args.identity, args.capacity), ablation=AblationConfig(guide=args.guide),
     )  # fmt: skip
     bench = Bench(
@@ -218,14 +232,14 @@ def main() -> None:
         config,
         judge_steps=steps(args.judge_steps),
         judge_seeds=args.judge_seeds,
-        search_images=_SEARCHED,
+        search_images=args.search_images,
     )
     sweep = Sweep(bench, grid(args.methods, seed_list(args.seeds), args.limits), args.out, Reporter())
     sweep.run(args.workers, 1)
     document = summarize(sweep, f"{args.data}, {shape}", args.board or "stand-in at 168 MHz")
     write_sweep(args.out, document)
     print(
-        f"{args.data}, {shape}, searches on {_SEARCHED:,} training images, {len(space.strides)} blocks"
+        f"{args.data}, {shape}, searches on {args.search_images:,} training images, {len(space.strides)} blocks"
         f" ({space.count():,}"
     )
     print(f"architectures), latency by {identity}; {document['accuracy']['what']},")
