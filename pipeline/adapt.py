@@ -26,7 +26,7 @@ from pipeline.search import SearchResult, Target
 from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import Spending
 from pipeline.search.candidates import way_out
-from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
+from pipeline.search.config import SearchConfig
 from pipeline.search.energy import unknown_current
 from pipeline.searchinputs import CloudRun
 from pipeline.space.budgets import Budgets
@@ -234,8 +234,7 @@ class EdgeRun(Run):
 
     def _search_key(self) -> str:
         options = {k: v for k, v in asdict(self.settings.adapt).items() if k != "cloud"}
-        search = {k: v for k, v in asdict(self._search_config).items() if k not in WITHOUT_EFFECT}
-        return fingerprint(super()._search_key(), self.cloud.identity, options, search)
+        return fingerprint(super()._search_key(), self.cloud.identity, options, self._search_config.outcome)
 
     def _find(self, checkpoint: Path) -> SearchResult:
         from pipeline.search.inherit import save_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,8 +28,9 @@ def export_exits(
 ) -> tuple[bytes, KeptExits, ExitChoice]:
     """The .tflite with the exits that pay, the network to compare it with, and how they were chosen.
 
-    Chosen on the validation split, by the INT8 logits of the file with all exits. Every subset must meet the
-    budgets with its worst case. Raises as `write_tflite` and `int8_logits`.
+    Chosen on the validation split, by the INT8 logits of the file with all exits (there may be none: then the choice
+    says how the network stands to the goal). Every subset must meet the budgets with its worst case. Raises as
+    `write_tflite` and `int8_logits`.
     """
     from pipeline.export.freeze import freeze
     from pipeline.export.tflite import serialize
@@ -50,7 +52,9 @@ def export_exits(
             return f"exits after block{'s' if len(kept) > 1 else ''} {where}: over {names}"
         return cost.exit_latencies_ms(graph)
 
-    choice = choose_exits(outputs, data.y_val, latencies_of, options.accuracy_drop)
+    choice = choose_exits(
+        outputs, data.y_val, latencies_of, options.accuracy_drop, goal_ms=options.expected_latency_ms
+    )
     content = serialize(keep_exits(frozen, choice.kept, choice.rule))
     check_int8(content)
     return content, KeptExits(network, choice.kept), choice
@@ -84,6 +88,10 @@ def _accuracy_by_output(
     return [float(right[taken == i].mean()) if (taken == i).any() else None for i in range(outputs)]
 
 
+def _mean(counts: Sequence[int], latencies_ms: Sequence[float]) -> float:
+    return sum(c * ms for c, ms in zip(counts, latencies_ms, strict=True)) / sum(counts)
+
+
 def record(
     architecture: Architecture, choice: ExitChoice, test: dict[str, Any], options: ExitConfig
 ) -> dict[str, Any]:
@@ -95,12 +103,15 @@ def record(
         "allowed": list(architecture.exits),
         "kept": list(with_exits(architecture, choice.kept).exits),
         "accuracy_drop": options.accuracy_drop,
+        "expected_latency_ms": options.expected_latency_ms or None,
         "validation": {
+            "images": sum(choice.counts),
+            "met": choice.met,
             **chosen,
             "accuracy": choice.accuracy,
             "final_accuracy": choice.final_accuracy,
             "expected_ms": choice.expected_ms,
             "worst_case_ms": choice.latencies_ms[-1],
         },
-        "test": test,
+        "test": {**test, "expected_ms": _mean(test["counts"], choice.latencies_ms)},
     }

@@ -27,7 +27,6 @@ from pipeline.runinputs import RunInputs
 from pipeline.runstate import RunState, fingerprint, read_as, read_json
 from pipeline.search import Request, SearchResult
 from pipeline.search.adaptconfig import AdaptConfig
-from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.settings import check_settings
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
@@ -91,10 +90,9 @@ class Run(RunInputs):
 
     def _search_key(self) -> str:
         s, targets = self.settings, self._targets()
-        settings = {k: v for k, v in asdict(s.search).items() if k not in WITHOUT_EFFECT}
         ops = self.space.operators()
         return fingerprint(
-            __version__, self._data_key, self.space.to_json(), settings, s.seed,
+            __version__, self._data_key, self.space.to_json(), s.search.outcome, s.seed,
             # each board's own clock and memories say what it is held to
             [(target.name, asdict(target.budgets)) for target in targets],
             [cost.key_over(ops) for cost in (self.cost, *self.other_costs)],
@@ -162,8 +160,10 @@ class Run(RunInputs):
             __version__, self._data_key, architecture.to_json(), settings, s.seed, *self._start_key()
         )
         whole = fingerprint(key, asdict(self.data.front_end)) if self.data.front_end else key
-        if architecture.exits or s.train.prune.active:  # what stays depends on more than the training
-            whole = fingerprint(whole, asdict(s.search.exits), asdict(self.held_budgets), self.cost.key)
+        exits = s.search.exits
+        if architecture.exits or exits.expected_latency_ms or s.train.prune.active:
+            # what stays depends on more than the training
+            whole = fingerprint(whole, exits.choice, asdict(self.held_budgets), self.cost.key)
         return key, whole
 
     def export(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Run(RunInputs):
             self._set_aside((*_TRAINED, *_REPORTED), copied=_SEARCHED)
             outcome = stages.export(
                 result, self.data, self.folder / "model.tflite", self.reporter,
-                cost=self.cost if architecture.exits else None, budgets=self.held_budgets, exits=s.search.exits,
+                cost=self.cost, budgets=self.held_budgets, exits=s.search.exits,
             )  # fmt: skip
             if pruning:
                 outcome = {

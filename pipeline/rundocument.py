@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.report.exits import add_split
+from pipeline.report.exits import add_split, goal_checks
 from pipeline.robustness import hold_checks
 from pipeline.space.architecture import Architecture
 
@@ -25,12 +25,17 @@ def add_training(
         "pruning": trained.get("pruning"),
     }
     document["parity"]["exported_file"] = trained["agreement"]
+    _add_checks(document, goal_checks(trained.get("exits")))
 
 
 def add_robustness(document: dict[str, Any], part: dict[str, Any] | None) -> None:
     """The section `part`; a budget that had to hold under its conditions and does not makes the run infeasible."""
     document["robustness"] = part
-    checks = hold_checks(part)
+    _add_checks(document, hold_checks(part))
+
+
+def _add_checks(document: dict[str, Any], checks: list[dict[str, Any]]) -> None:
+    """What must hold beside what the target showed; a check that does not makes the run infeasible."""
     document["checks"] += checks
     reasons = [check["detail"] for check in checks if not check["ok"]]
     document["reasons"] += reasons

@@ -170,6 +170,7 @@ def load_runfile(path: Path) -> RunFile:
     _check_space(table.sub("space", required=False), run.space)
     _check_method(table.sub("search", required=False), run.search.method)
     _check_given(table.sub("search", required=False), run)
+    _check_exits(table.sub("search", required=False).sub("exits", required=False), run)
     _check_boards(table, run)
     adapts = run.adapt != AdaptConfig()  # with the cloud's settings of the search
     if run.space.kind == "cells" and not adapts and (refusal := refused_for_cells(run.search)) is not None:
@@ -227,6 +228,32 @@ def _check_given(table: Table, run: RunFile) -> None:
             space.named(run.search.given)
         except ConfigError as error:
             raise ConfigError(f"{table.where('given')}: {error.message}", hint=error.hint) from error
+
+
+def _check_exits(table: Table, run: RunFile) -> None:
+    """Raises ConfigError with the line for a goal of early exits that cannot mean anything."""
+    exits, limit_ms, adapts = run.search.exits, run.budgets.latency_ms, run.adapt != AdaptConfig()
+    if exits.search and adapts:
+        raise table.error(
+            "search",
+            "has no effect in the edge stage, which trains no exits while it adapts",
+            hint="leave it out: expected_latency_ms alone decides which exits stay after training",
+        )
+    if not exits.expected_latency_ms:
+        return
+    of_cloud = adapts and run.space == SpaceConfig()  # whose space may have them
+    if not run.space.exits and not of_cloud:
+        raise table.error(
+            "expected_latency_ms",
+            "is a goal of early exits, and the space has none",
+            hint="list the blocks after which they may stand: [space] exits",
+        )
+    if limit_ms is not None and exits.expected_latency_ms >= limit_ms:
+        raise table.error(
+            "expected_latency_ms",
+            f"is {exits.expected_latency_ms:g}, and budgets.latency_ms = {limit_ms:g} holds for every inference",
+            hint="a goal below the limit of the worst case, or none",
+        )
 
 
 def _check_boards(table: Table, run: RunFile) -> None:

@@ -201,16 +201,16 @@ def export(
 ) -> dict[str, Any]:
     """Write the .tflite; compare it with the interpreters and measure it on the whole test set.
 
-    Of a network with early exits those stay that lower the expected latency by `cost` within `budgets`; the last
-    three arguments are not looked at for others. Raises ConfigError where exits come without `cost`.
+    Of a network with early exits those stay that `exits` asks for, by `cost` within `budgets`. Others need the last
+    three arguments only where there is a goal of expected latency. Raises ConfigError where `cost` is needed and lacks.
     """
     network: Int8Network = result.network
     architecture = result.network.architecture
     chosen = None
-    if architecture.exits:
+    options = exits or ExitConfig()
+    if architecture.exits or options.expected_latency_ms:
         if cost is None:
             raise ConfigError("early exits cannot be chosen without a latency table")
-        options = exits or ExitConfig()
         content, network, choice = export_exits(result.network, data, cost, budgets or Budgets(), options)
         chosen = record(architecture, choice, measure_exits(content, choice, data), options)
         architecture = with_exits(architecture, choice.kept)

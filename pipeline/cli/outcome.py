@@ -73,11 +73,17 @@ def print_verdict(document: dict[str, Any], good: str) -> None:
 
 
 def describe_exits(choice: dict[str, Any]) -> str:
-    """E.g. `after block 1 kept, of 2 allowed; 1 choice left out for budgets`."""
+    """E.g. `after block 1 kept, of 2 allowed; 1 choice left out for budgets`; with a goal also how it stands to it."""
     kept = ", ".join(f"after block {i}" for i in choice["kept"])
     text = f"{kept} kept" if kept else "none kept"
     text += f", of {len(choice['allowed'])} allowed"
     refused = len(choice["validation"]["refused"])
     if refused:
         text += f"; {refused} choice{'s' if refused > 1 else ''} left out for budgets"
+    if goal_ms := choice.get("expected_latency_ms"):
+        seen = choice["validation"]
+        return (
+            f"{text}; expected {seen['expected_ms']:.4g} ms (modelled) over {seen['images']:,} validation images, "
+            f"goal {goal_ms:g} ms"
+        )
     return text if kept or refused else f"{text}: none lowers the expected latency within accuracy_drop"

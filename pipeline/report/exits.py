@@ -102,6 +102,25 @@ def exit_checks(part: dict[str, Any] | None, limit_ms: float | None) -> list[dic
     return found
 
 
+def goal_checks(choice: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Whether the expected latency keeps the goal that was set for it, as the report's check; none without a goal.
+
+    Judged by the validation images, by which the thresholds were chosen; the test images' mean may lie on its other
+    side, since the goal is most often reached exactly.
+    """
+    goal_ms = choice.get("expected_latency_ms") if choice else None  # earlier versions knew no goals
+    if choice is None or goal_ms is None:
+        return []
+    seen, tested = choice["validation"], choice["test"]
+    stands = "within" if seen["met"] else f"{100 * (seen['expected_ms'] / goal_ms - 1):.1f} % over"
+    detail = (
+        f"expected latency over {seen['images']:,} validation images is {seen['expected_ms']:,.3f} ms (modelled: an "
+        f"estimate for images like these), {stands} its goal of {goal_ms:,g}; over "
+        f"{sum(tested['counts']):,} test images {tested['expected_ms']:,.3f} ms"
+    )
+    return [{"name": "expected latency", "ok": seen["met"], "detail": detail}]
+
+
 def add_split(document: dict[str, Any], split: str, counts: Sequence[int]) -> None:
     """Rates on a split of the data set, and the latency that they make, into `exits_on_device`'s part."""
     part = document["exits"]

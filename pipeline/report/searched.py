@@ -82,9 +82,22 @@ def _on(result: SearchResult, board: str) -> list[Candidate]:
 def _points(result: SearchResult, board: str, front: Front | None) -> list[dict[str, Any]]:
     members = front.members if front else ()
     return [
-        {**_costs(c), "proxy_steps": c.proxy_steps, "chosen": False, "member": c in members}
+        {
+            **_costs(c),
+            "proxy_steps": c.proxy_steps,
+            "chosen": False,
+            "member": c in members,
+            "exits": _exits(c),
+        }
         for c in _on(result, board)
     ]
+
+
+def _exits(candidate: Candidate) -> dict[str, Any] | None:
+    """What the search found of a candidate's early exits; None where it looked for none."""
+    if not candidate.exits:
+        return None
+    return {**candidate.exits, "architecture": candidate.architecture.describe()}
 
 
 def _other(result: SearchResult, served: Served, front: Front | None) -> dict[str, Any]:

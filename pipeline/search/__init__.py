@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import ConfigError
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostModel
 from pipeline.search.data import SearchData, check_data
@@ -141,6 +142,11 @@ def _prepared(
     from pipeline.search.device import computing
 
     check_settings(config, [config.method])
+    if config.exits.search and not space.exits:
+        raise ConfigError(
+            "search.exits.search: the space has no early exits",
+            hint="list the blocks after which they may stand: [space] exits",
+        )
     check_data(data, space)
     with computing(config):
         yield Task.prepare(space, data, targets, config, seed, checkpoint, on_step)

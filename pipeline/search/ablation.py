@@ -59,6 +59,9 @@ class MacProxy:
     def exit_ms(self, logits: int) -> float:
         return 0.0  # no multiply-accumulates
 
+    def exit_latencies_ms(self, graph: OpGraph) -> tuple[float, ...]:
+        return tuple(self.evaluate(graph.until(tensor), 0).latency_ms for tensor in graph.outputs)
+
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         exact = self._cost.evaluate(graph, parameters)
         return replace(exact, latency_ms=self.overhead_ms + self._ms_per_mac * graph.macs)

@@ -5,6 +5,7 @@ Everything here walks over paths: one (operator index, width index) per block, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +24,10 @@ UNITS = {
     "flash_bytes": ("bytes", "flash"),
     "parameters": ("", "parameters"),
     "energy_mj": ("mJ", "energy"),
+    "expected_latency_ms": ("ms", "latency to the first early exit"),
 }
+# Of the latency that [search.exits] wants in the mean: an inference takes at least as long as the first exit.
+EXPECTED = "expected_latency_ms"
 
 
 VETOED = "no architecture found without a veto"  # in a reason that no budget is to blame for
@@ -39,22 +43,26 @@ def way_out(reason: str, otherwise: str) -> str:
 def describe_excess(name: str, value: float, limit: float) -> str:
     """E.g. `latency 61.20 ms of 50 ms (+22.4 %)`."""
     unit, label = UNITS[name]
-    number = (
-        f"{value:.4g}" if name == "energy_mj" else f"{value:.2f}" if name == "latency_ms" else f"{value:,.0f}"
-    )
+    number = f"{value:.4g}" if name == "energy_mj" else f"{value:.2f}" if unit == "ms" else f"{value:,.0f}"
     unit = f" {unit}" if unit else ""
     return f"{label} {number}{unit} of {limit:,g}{unit} (+{(value / limit - 1) * 100:.1f} %)"
 
 
 @dataclass(slots=True)
 class Judge:
-    """Exact costs of paths against the budgets; remembers what it has computed."""
+    """Exact costs of paths against the budgets; remembers what it has computed.
+
+    `expected_ms` is the expected latency that paths are wanted to reach with their early exits: one whose first exit
+    already comes later can not, whatever it learns.
+    """
 
     tables: CostTables
     cost: CostModel
     budgets: Budgets
+    expected_ms: float | None = None
     _known: dict[ExactPath, Cost] = field(default_factory=dict)
     _macs: dict[ExactPath, int] = field(default_factory=dict)
+    _first_exit: dict[ExactPath, float] = field(default_factory=dict)
 
     def within(self, budgets: Budgets) -> Judge:
         """A judge by other budgets that shares what is known of costs."""
@@ -82,12 +90,38 @@ class Judge:
             self._known[path] = exact_cost(self.cost, self.architecture(path))
         return self._known[path]
 
+    def with_exits(self, path: ExactPath, kept: Sequence[int]) -> tuple[Architecture, Cost]:
+        """`path` with those of the space's exits that are at positions `kept`, and what that costs at worst."""
+        architecture = self.architecture(path)
+        architecture = replace(architecture, exits=tuple(architecture.exits[i] for i in kept))
+        return architecture, exact_cost(self.cost, architecture)
+
     def violation(self, path: ExactPath) -> float:
         """Sum of the relative excesses (0 = meets every budget), by the exact planner and the LUT."""
-        return sum(self.budgets.violations(self.exact(path)).values())
+        return sum(self.violations(path).values())
+
+    def violations(self, path: ExactPath) -> dict[str, float]:
+        """Relative excess of each limit that is broken, by its name (see `value` and `limit`)."""
+        found = self.budgets.violations(self.exact(path))
+        if self.expected_ms is not None and self.value(path, EXPECTED) > self.expected_ms:
+            found[EXPECTED] = self.value(path, EXPECTED) / self.expected_ms - 1.0
+        return found
+
+    def value(self, path: ExactPath, name: str) -> float:
+        """What `path` costs of the limit `name`."""
+        if name != EXPECTED:
+            return float(getattr(self.exact(path), name))
+        if path not in self._first_exit:
+            graph = lower(self.architecture(path))
+            self._first_exit[path] = self.cost.exit_latencies_ms(graph)[0]
+        return self._first_exit[path]
+
+    def limit(self, name: str) -> float:
+        """What there is of it."""
+        return float(self.expected_ms or 0.0) if name == EXPECTED else float(getattr(self.budgets, name))
 
     def feasible(self, path: ExactPath) -> bool:
-        return not self.budgets.violations(self.exact(path))
+        return not self.violations(path)
 
     def macs(self, path: ExactPath) -> int:
         """Multiply-accumulates of one inference: of all cheap figures the best sign of accuracy."""
@@ -166,6 +200,10 @@ def cheapest_paths(judge: Judge) -> dict[str, ExactPath]:
     for name in ("flash_bytes", "parameters"):
         if getattr(budgets, name) is not None:
             found[name] = cheapest_path(judge, tables.weights, tables.weights_head)
+    if judge.expected_ms is not None:
+        until = tables.latency_ms.copy()
+        until[tables.space.exits[0] + 1 :] = 0.0
+        found[EXPECTED] = cheapest_path(judge, until, np.zeros_like(tables.latency_head))
     return found
 
 
@@ -174,10 +212,10 @@ def impossible_budgets(judge: Judge) -> str:
     parts: dict[str, str] = {}
     excess: dict[str, float] = {}
     for name, path in cheapest_paths(judge).items():
-        limit = getattr(judge.budgets, name)
+        limit = judge.limit(name)
         # The tables know neither code size nor fragmentation, so exact steps improve on their answer.
         path = _descend(judge, path, name)
-        value = getattr(judge.exact(path), name)
+        value = judge.value(path, name)
         if value > limit:
             parts[name] = (
                 f"{describe_excess(name, value, limit)} for the smallest architecture, "
@@ -198,10 +236,10 @@ def own_budgets(violations: dict[str, float]) -> list[str]:
 
 def _descend(judge: Judge, path: ExactPath, name: str) -> ExactPath:
     """Steepest descent of one exact cost over single-block changes, until it fits or nothing improves."""
-    limit = getattr(judge.budgets, name)
-    while getattr(judge.exact(path), name) > limit:
-        best = min(judge.neighbours(path), key=lambda p: getattr(judge.exact(p), name), default=path)
-        if getattr(judge.exact(best), name) >= getattr(judge.exact(path), name):
+    limit = judge.limit(name)
+    while judge.value(path, name) > limit:
+        best = min(judge.neighbours(path), key=lambda p: judge.value(p, name), default=path)
+        if judge.value(best, name) >= judge.value(path, name):
             break
         path = best
     return path
@@ -252,6 +290,10 @@ def _rough_violation(judge: Judge, path: ExactPath) -> float:
         if limit is not None:
             # A little relief beyond the limit counts too, so that fitted lines cannot stall the repair.
             total += max(0.0, value / limit - 0.97)
+    if judge.expected_ms is not None:
+        total += max(
+            0.0, tables.path_latency_ms_until(path, tables.space.exits[0]) / judge.expected_ms - 0.97
+        )
     return total
 
 

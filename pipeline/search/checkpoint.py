@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.search.cell_costs import CellTables
-from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
+from pipeline.search.config import SearchConfig
 from pipeline.search.costs import CostTables
 from pipeline.search.data import SearchData
 from pipeline.space.budgets import Budgets
@@ -58,7 +58,6 @@ def identity_of(
     seed: int,
 ) -> Identity:
     """A hash of each thing that changes the outcome, by the name an error calls it; `table`: the costs."""
-    settings = {k: v for k, v in asdict(config).items() if k not in WITHOUT_EFFECT}
     images = [torch.as_tensor(x[:: max(1, len(x) // 64)]).cpu().numpy() for x in (data.x_train, data.x_val)]
     labels = [torch.as_tensor(y).cpu().numpy() for y in (data.y_train, data.y_val)]
     return {
@@ -67,7 +66,7 @@ def identity_of(
         "latency table": _hash(repr(table)),
         "data": _hash([[array.shape, _hash(array.tobytes().hex())] for array in (*images, *labels)]),
         "budgets": _hash(asdict(budgets)),
-        "settings": _hash(settings),
+        "settings": _hash(config.outcome),
         "seed": str(seed),
     }
 

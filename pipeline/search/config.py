@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -19,7 +19,8 @@ from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.tomltable import MOST_RATE, MOST_THREADS, check_at_most
 
-# Settings that change at most the last bits, when something is written, or what comes after the search.
+# Settings that change at most the last bits, when something is written, or what comes after the search (exits that are
+# searched for are no such thing: see `SearchConfig.outcome`).
 WITHOUT_EFFECT = ("checkpoint_seconds", "threads", "workers", "device", "exits")
 _AT_LEAST_ONE = ("candidates", "ranking_images", "semifinalists", "finalists", "population", "tournament")
 
@@ -37,7 +38,7 @@ class SearchConfig:
     them after `semifinal_steps` of training of their own, the best `finalists` after `proxy_steps`.
     `workers` of these trainings run at once and share the threads. `device` is "auto" (a GPU where there is
     one), "cpu" or what torch calls it ("cuda:1"); `mixed_precision` computes in bfloat16 on a GPU.
-    `exits` says which of the space's early exits stay after training.
+    `exits` says which of the space's early exits stay after training, and whether the search looks for them, too.
     `given` is the architecture of the method of that name, an entry such as "ir4-32" or "skip" for each block.
     `population` and `tournament` are evolution's, `hyper` is the hypernetwork's, `hwdarts` HW-DARTS'; `proxies`
     choose what the baselines train, `selection` what EdgeNAS does, `sharing` says how the supernet's weights begin and
@@ -136,6 +137,12 @@ class SearchConfig:
             if key not in known:
                 raise ConfigError(f"unknown key search.{key}", hint=f"known: {', '.join(known)}")
         return cls(**raw)
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The settings that a search's outcome depends on."""
+        found = {k: v for k, v in asdict(self).items() if k not in WITHOUT_EFFECT}
+        return {**found, "exits": asdict(self.exits)} if self.exits.search else found
 
     @property
     def torch_threads(self) -> int:

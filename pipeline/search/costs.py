@@ -34,6 +34,8 @@ class CostModel(Protocol):
 
     def exit_ms(self, logits: int) -> float: ...
 
+    def exit_latencies_ms(self, graph: OpGraph) -> tuple[float, ...]: ...
+
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost: ...
 
 
@@ -84,6 +86,10 @@ class CostTables:
     def path_latency_ms(self, path: Sequence[tuple[int, int]]) -> float:
         """Exact LUT latency of one path of (operator index, output width index) per block."""
         return self._walk(path, self.latency_ms, self.latency_head) + self.latency_fixed
+
+    def path_latency_ms_until(self, path: Sequence[tuple[int, int]], block: int) -> float:
+        """Of an inference that ends at the exit after `block`, but for what deciding at the exits behind it takes."""
+        return sum(self._entries(path, self.latency_ms)[0][: block + 1]) + self.latency_fixed
 
     def path_parameters(self, path: Sequence[tuple[int, int]]) -> float:
         return self._walk(path, self.weights, self.weights_head) + self.weights_fixed

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.search.ablation import MacProxy
-from pipeline.search.candidates import ExactPath, Judge, anchor_path, impossible_budgets
+from pipeline.search.candidates import ExactPath, anchor_path, impossible_budgets
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.costs import build_tables
+from pipeline.search.exitsearch import Trained, judge_of, train_alone
 from pipeline.search.methods import Task, register
 from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
@@ -29,7 +30,7 @@ from pipeline.search.projection import project
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
 from pipeline.search.sandwich import sandwich
-from pipeline.search.selection import Selection, capacity_bonus, own_accuracy
+from pipeline.search.selection import Selection, capacity_bonus, goal_missed
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import (
     Validation,
@@ -55,7 +56,7 @@ class EdgeNas:
     def __init__(self, task: Task) -> None:
         self.task = task
         config = task.config
-        self.judge = Judge(task.tables, task.cost, task.budgets)
+        self.judge = judge_of(task)
         self.net = Supernet(task.space, task.seed, config.sharing.identity).to(task.device)
         self.relaxation = Relaxation(task.tables)
         self.relaxation.prefer(anchor_path(self.judge), _HEAD_START)
@@ -274,17 +275,19 @@ class EdgeNas:
         waiting = [path for path in paths if path not in accuracies]
         start = self.total - remaining - len(waiting) * steps
 
-        def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
-            return own_accuracy(
-                net, path, task.data, validation, task.config,
+        def train(path: ExactPath, on_step: Callable[[int], None]) -> Trained:
+            return train_alone(
+                net, path, task, self.judge, validation,
                 steps=steps, rng=task.rng(_PROXY), on_step=on_step, checkpoint=training(path),
             )  # fmt: skip
 
         def training(path: ExactPath) -> Checkpoint:
             return self.checkpoint.of_training(f"{phase} {path}")
 
-        def done(path: ExactPath, accuracy: float) -> None:
-            accuracies[path] = accuracy
+        def done(path: ExactPath, trained: Trained) -> None:
+            accuracies[path] = trained.accuracy
+            if trained.exits is not None:
+                self.selection.exits[path] = trained.exits
             self._save()
             training(path).discard()
 
@@ -307,10 +310,10 @@ class EdgeNas:
         total = self.total + len(paths) * config.proxy_steps
 
         def train(path: ExactPath, on_step: Callable[[int], None]) -> float:
-            return own_accuracy(
-                net, path, task.data, everything, config,
+            return train_alone(
+                net, path, task, self.judge, everything,
                 steps=config.proxy_steps, rng=task.rng(_PROXY), on_step=on_step,
-            )  # fmt: skip
+            ).accuracy  # fmt: skip
 
         train_all(
             paths, train, config, task.device,
@@ -319,10 +322,13 @@ class EdgeNas:
         return accuracies
 
     def _result(self, path: ExactPath | None, reason: str, capacity: float = 0.0) -> SearchResult:
-        bonus = capacity_bonus(self.judge, capacity)
+        bonus = capacity_bonus(self.judge, capacity, self.selection.exits)
+        if path is not None and (missed := goal_missed(self.selection, self.judge, path)):
+            path, reason = None, missed
+        architecture, cost = self.selection.found(self.judge, path) if path is not None else (None, None)
         return SearchResult(
-            architecture=self.judge.architecture(path) if path is not None else None,
-            cost=self.judge.exact(path) if path is not None else None,
+            architecture=architecture,
+            cost=cost,
             feasible=path is not None,
             reason=reason,
             method=self.task.config.method,

@@ -53,7 +53,7 @@ def _winner(
     runs: Standalone, population: deque[ExactPath], tournament: int, rng: np.random.Generator
 ) -> ExactPath:
     entered = rng.choice(len(population), size=min(tournament, len(population)), replace=False)
-    return max((population[int(i)] for i in entered), key=runs.accuracy)
+    return max((population[int(i)] for i in entered), key=runs.merit)
 
 
 def _child(runs: Standalone, parent: ExactPath, rng: np.random.Generator) -> ExactPath | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import ConfigError
+
+_DROP, _WEIGHT = 0.005, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,13 +15,53 @@ class ExitConfig:
     """Raises ConfigError, naming the field, on a value without meaning.
 
     `accuracy_drop` is the validation accuracy (a fraction) that early exits together may cost, against the same
-    network without them.
+    network without them: within it the expected latency is least. With `expected_latency_ms` (0: none) the accuracy
+    is highest instead among the choices whose mean latency over the validation images is at most that.
+
+    `search`: candidates train with the exits' heads, whose losses count `loss_weight` each, and are compared by
+    the accuracy that they have at that goal, each with the exits that serve it best.
     """
 
-    accuracy_drop: float = 0.005
+    accuracy_drop: float = _DROP
+    expected_latency_ms: float = 0.0
+    search: bool = False
+    loss_weight: float = _WEIGHT
 
     def __post_init__(self) -> None:
-        value = self.accuracy_drop
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (real and 0 <= value < 1):
-            raise ConfigError(f"search.exits.accuracy_drop must be a fraction of 0 to 1, not {value!r}")
+        for name in ("accuracy_drop", "expected_latency_ms", "loss_weight"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ConfigError(f"search.exits.{name} must be a number, not {value!r}")
+        if not 0 <= self.accuracy_drop < 1:
+            raise ConfigError(
+                f"search.exits.accuracy_drop must be a fraction of 0 to 1, not {self.accuracy_drop!r}"
+            )
+        if self.expected_latency_ms < 0:
+            raise ConfigError(
+                f"search.exits.expected_latency_ms must be above 0, not {self.expected_latency_ms!r}",
+                hint="milliseconds; without the key there is no goal",
+            )
+        if not self.loss_weight > 0:
+            raise ConfigError(f"search.exits.loss_weight must be above 0, not {self.loss_weight!r}")
+        if self.search and not self.expected_latency_ms:
+            raise ConfigError(
+                "search.exits.search = true: nothing says what exits are worth",
+                hint="give the mean latency to reach, search.exits.expected_latency_ms",
+            )
+        if self.expected_latency_ms and self.accuracy_drop != _DROP:
+            raise ConfigError(
+                "search.exits.accuracy_drop has no effect with a goal of latency, within which accuracy is highest",
+                hint="leave accuracy_drop or expected_latency_ms out",
+            )
+        if self.loss_weight != _WEIGHT and not self.search:
+            raise ConfigError(
+                "search.exits.loss_weight has no effect without search = true",
+                hint="train.exit_weight is that of the training after the search",
+            )
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What the choice after training depends on, for its key."""
+        if self.expected_latency_ms:
+            return {"expected_latency_ms": self.expected_latency_ms}
+        return {"accuracy_drop": self.accuracy_drop}

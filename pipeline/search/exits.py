@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.space.exits import LARGEST_MARGIN, ExitRule, margins
 
-_COMBINATIONS = 200_000  # of thresholds looked at per subset; all there are for up to two exits
+COMBINATIONS = 200_000  # of thresholds looked at per subset; all there are for up to two exits
+
+Floats = NDArray[np.float64]
+_ROUNDING = 1e-9  # of sums of latencies
 
 # The latency (ms) to each output of the network with this subset of the exits, or why it may not be deployed.
 LatenciesOf = Callable[[tuple[int, ...]], Sequence[float] | str]
@@ -31,7 +34,7 @@ class ExitChoice:
     output, `latencies_ms` what an inference to each takes (the final one, the worst case, last).
 
     `accuracy` is the rule's on these images, `final_accuracy` that of the final output alone. `refused` names the
-    subsets that break a budget.
+    subsets that break a budget. `goal_ms` is the expected latency that was asked for (0: none).
     """
 
     kept: tuple[int, ...]
@@ -41,6 +44,7 @@ class ExitChoice:
     accuracy: float
     final_accuracy: float
     refused: tuple[str, ...] = ()
+    goal_ms: float = 0.0
 
     @property
     def rule(self) -> ExitRule | None:
@@ -51,6 +55,47 @@ class ExitChoice:
         return math.fsum(c * ms for c, ms in zip(self.counts, self.latencies_ms, strict=True)) / sum(
             self.counts
         )
+
+    @property
+    def met(self) -> bool:
+        """Whether the expected latency is within the goal; always without one."""
+        return not self.goal_ms or self.expected_ms <= self.goal_ms * (1 + _ROUNDING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """What is wanted of the rule on n images: at least so many right answers, or a sum of latencies of at most
+    `most_ms` (0: no such goal)."""
+
+    least_right: int
+    most_ms: float
+
+    def best(self, total_ms: Floats, right: Floats) -> int | None:
+        """Position (flat) of the best of many rules, by their sums of latencies and right answers; None: none will do.
+
+        Of equal latencies that with more right answers, of equal accuracies the faster one.
+        """
+        allowed = np.rint(right) >= self.least_right
+        if self.most_ms:
+            allowed = total_ms <= self.most_ms * (1 + _ROUNDING)
+            if allowed.any():
+                most = np.where(allowed, np.rint(right), -1.0)
+                ties = np.flatnonzero(most == most.max())
+                return int(ties[total_ms.reshape(-1)[ties].argmin()])
+            allowed = np.ones_like(allowed)  # the fastest comes nearest to the goal
+        if not allowed.any():
+            return None
+        least = np.where(allowed, total_ms, np.inf)
+        ties = np.flatnonzero(np.isclose(least, least.min(), rtol=1e-12, atol=0.0))
+        return int(ties[right.reshape(-1)[ties].argmax()])
+
+    def prefers(self, found: ExitChoice, best: ExitChoice) -> bool:
+        """Whether `found` is to be taken in place of `best`, which has no more exits; both keep least_right."""
+        if self.most_ms and found.met != best.met:
+            return found.met
+        if self.most_ms and found.met and found.accuracy != best.accuracy:
+            return found.accuracy > best.accuracy
+        return found.expected_ms < best.expected_ms - 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +111,12 @@ def choose_exits(
     labels: NDArray[np.int64],
     latencies_of: LatenciesOf,
     accuracy_drop: float,
+    *,
+    goal_ms: float = 0.0,
+    combinations: int = COMBINATIONS,
 ) -> ExitChoice:
-    """The subset and thresholds of least expected latency that lose at most `accuracy_drop`.
+    """The subset and thresholds of least expected latency that lose at most `accuracy_drop`; with `goal_ms` those of
+    highest accuracy whose expected latency is at most that, or the nearest to it where none are.
 
     outputs: INT8 logits (n, classes) of all allowed exits and the final output; labels (n,). Ties go to fewer
     exits. Without any exit the network is always allowed. Raises DataError without images.
@@ -76,11 +125,12 @@ def choose_exits(
         raise DataError("there are no validation images to choose exits with", hint="raise data.validation")
     seen = _Seen([margins(y) for y in outputs[:-1]], np.stack([y.argmax(1) == labels for y in outputs]))
     n, final_right = len(labels), int(seen.right[-1].sum())
-    least_right = math.ceil(final_right - accuracy_drop * n - 1e-9)
+    aim = _Aim(math.ceil(final_right - accuracy_drop * n - 1e-9), goal_ms * n)
     alone = latencies_of(())
     best = ExitChoice(
-        (), (), (n,), (0.0,) if isinstance(alone, str) else tuple(alone), final_right / n, final_right / n
-    )
+        (), (), (n,), (0.0,) if isinstance(alone, str) else tuple(alone), final_right / n, final_right / n,
+        goal_ms=goal_ms,
+    )  # fmt: skip
     refused = []
     exits = range(len(outputs) - 1)
     for size in range(1, len(outputs)):
@@ -89,16 +139,17 @@ def choose_exits(
             if isinstance(latencies, str):
                 refused.append(latencies)
                 continue
-            thresholds = _best_thresholds(seen, kept, latencies, least_right)
+            thresholds = _best_thresholds(seen, kept, latencies, aim, combinations)
             if thresholds is None:
                 continue
             taken = ExitRule(thresholds).taken([outputs[i] for i in kept] + [outputs[-1]])
             right = seen.right[[*kept, -1]][taken, np.arange(n)]
             counts = np.bincount(taken, minlength=size + 1)
             found = ExitChoice(
-                kept, thresholds, tuple(counts.tolist()), tuple(latencies), float(right.mean()), final_right / n
+                kept, thresholds, tuple(counts.tolist()), tuple(latencies), float(right.mean()), final_right / n,
+                goal_ms=goal_ms,
             )  # fmt: skip
-            if found.expected_ms < best.expected_ms - 1e-12:
+            if aim.prefers(found, best):
                 best = found
     return ExitChoice(**{**_fields(best), "refused": tuple(refused)})
 
@@ -108,10 +159,10 @@ def _fields(choice: ExitChoice) -> dict[str, Any]:
 
 
 def _best_thresholds(
-    seen: _Seen, kept: tuple[int, ...], latencies: Sequence[float], least_right: int
+    seen: _Seen, kept: tuple[int, ...], latencies: Sequence[float], aim: _Aim, combinations: int
 ) -> tuple[int, ...] | None:
-    """Thresholds of least expected latency with at least so many right answers; None where there are none."""
-    each = max(2, int(_COMBINATIONS ** (1 / len(kept)) + 1e-9))
+    """The thresholds that `aim` wants most, of at most so many combinations; None where none will do."""
+    each = max(2, int(combinations ** (1 / len(kept)) + 1e-9))
     candidates = [_candidates(seen.margins[i], each) for i in kept]
     # how many of an exit's thresholds a margin reaches: the k-th is reached where it is above k
     reached = [
@@ -125,13 +176,10 @@ def _best_thresholds(
         counts = _ends_here(axes, shape, output, np.ones(len(is_right)))
         total += latencies[output] * counts
         right += _ends_here(axes, shape, output, is_right.astype(float))
-    allowed = np.rint(right) >= least_right
-    if not allowed.any():
+    best = aim.best(total, right)
+    if best is None:
         return None
-    least = np.where(allowed, total, np.inf)
-    # of equal latencies the one with more right answers
-    ties = np.flatnonzero(np.isclose(least, least.min(), rtol=1e-12, atol=0.0))
-    position = np.unravel_index(int(ties[right.reshape(-1)[ties].argmax()]), shape)
+    position = np.unravel_index(best, shape)
     return tuple(int(c[p]) for c, p in zip(candidates, position, strict=True))
 
 

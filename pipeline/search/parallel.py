@@ -17,6 +17,7 @@ from pipeline.search.config import SearchConfig
 from pipeline.search.device import precision
 
 P = TypeVar("P")  # a path, of any space
+T = TypeVar("T")  # what a training shows: a validation accuracy, or more
 
 
 class _Cancelled(Exception):
@@ -25,16 +26,16 @@ class _Cancelled(Exception):
 
 def train_all(
     paths: Sequence[P],
-    train: Callable[[P, Callable[[int], None]], float],
+    train: Callable[[P, Callable[[int], None]], T],
     config: SearchConfig,
     device: torch.device,
     *,
     on_step: Callable[[int], None],
-    on_done: Callable[[P, float], None],
+    on_done: Callable[[P, T], None],
 ) -> None:
     """Train every path, `config.workers` at once; `on_step` gets the steps of all together.
 
-    `train` trains one, calls its argument after each step and returns the validation accuracy.
+    `train` trains one, calls its argument after each step and returns what it showed.
 
     `on_done` runs in the calling thread as each finishes. The first exception (`on_step` may raise one) stops
     the other trainings at their next step and is passed on.
@@ -60,7 +61,7 @@ def train_all(
             on_done(path, train(path, stepper()))
         return
 
-    def work(path: P) -> float:
+    def work(path: P) -> T:
         with precision(device, config.mixed_precision):  # a context belongs to its thread
             return train(path, stepper())
 

@@ -77,7 +77,7 @@ class Progressive:
                 return None, reason
         ranking = Validation.of(self.task.data, config.ranking_images, self.task.seed)
         self._look(selection.cut, ranking)
-        bonus = capacity_bonus(self.judge, config.sharing.capacity)
+        bonus = capacity_bonus(self.judge, config.sharing.capacity, selection.exits)
         everything = Validation.of(self.task.data, len(self.task.data.x_val), self.task.seed)
         follows = config.semifinalists * config.semifinal_steps + config.finalists * config.proxy_steps
         for number, count in enumerate(places(config)):
@@ -88,7 +88,9 @@ class Progressive:
             self._look(entered, ranking, self.total - follows if number else 0)
             follows -= count * config.semifinal_steps
             self.contest(SEMIFINAL, entered, selection.tried, config.semifinal_steps, follows, everything)
-        best = [path for path in selection.ranked(bonus) if path in selection.tried][: config.finalists]
+        # A resumed final has those first that are done, whatever it said of them.
+        ranked = [*selection.proxied, *(path for path in selection.ranked(bonus) if path in selection.tried)]
+        best = list(dict.fromkeys(ranked))[: config.finalists]
         self.contest(FINAL, best, selection.proxied, config.proxy_steps, 0, everything)
         return selection.ranked(bonus)[0], ""
 

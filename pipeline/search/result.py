@@ -10,7 +10,7 @@ from pipeline.space.architecture import Architecture
 from pipeline.space.budgets import Cost
 
 _PLAIN = (
-    "shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps", "board", "proxies",
+    "shared_accuracy", "proxy_accuracy", "proxy_steps", "short_accuracy", "short_steps", "board", "proxies", "exits",
 )  # fmt: skip
 
 
@@ -22,7 +22,10 @@ class Candidate:
     no supernet), `proxy_accuracy` after `proxy_steps` of training of its own
     (semifinalists and finalists), `short_accuracy` after the semifinal's `short_steps` (0: was not in it).
     `board` is whose cost it is, where a search served several. `proxies` are the finite scores, untrained, of those
-    cheap looks that the method took before any accuracy.
+    cheap looks that the method took before any accuracy. `exits`, where the search chose early exits and this one
+    trained: `after` which blocks it has them, the `counts` of validation images that end at each output, the
+    `expected_ms` that this makes beside `goal_ms` and `worst_case_ms` (upper ends), and `final_accuracy`, of the last
+    output alone; own accuracies are then those of the exits' rule.
     """
 
     architecture: Architecture
@@ -34,6 +37,7 @@ class Candidate:
     short_steps: int = 0
     board: str = ""
     proxies: dict[str, float] = field(default_factory=dict, hash=False)
+    exits: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +59,7 @@ class Candidate:
             raw.get("short_steps", 0),
             raw.get("board", ""),
             dict(raw.get("proxies", {})),
+            dict(raw.get("exits", {})),
         )
 
 

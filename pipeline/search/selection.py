@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -26,11 +26,14 @@ from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.config import SearchConfig
 from pipeline.search.costs import Floats
 from pipeline.search.data import SearchData
+from pipeline.search.exits import ExitChoice
 from pipeline.search.pathjudge import PathJudge
 from pipeline.search.relaxation import Relaxation
 from pipeline.search.result import Candidate
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, train_path
+from pipeline.space.architecture import Architecture, lower
+from pipeline.space.budgets import Cost
 
 P = TypeVar("P", bound=Hashable)
 
@@ -46,7 +49,8 @@ class Selection(Generic[P]):
 
     `scored` are with shared weights (empty where a method has none), `tried` after the semifinal's training,
     `proxied` after the longest of their own; `looks` the proxies' scores, untrained, of all that they looked at.
-    `cut` are those of the first cut, best first; `rounds` who trains in each round of the semifinal.
+    `cut` are those of the first cut, best first; `rounds` who trains in each round of the semifinal. `exits` are the
+    early exits that served each best after its longest training, where the search chooses them.
     """
 
     scored: dict[P, float] = field(default_factory=dict)
@@ -55,13 +59,17 @@ class Selection(Generic[P]):
     cut: list[P] = field(default_factory=list)
     rounds: list[list[P]] = field(default_factory=list)
     looks: dict[P, dict[str, float]] = field(default_factory=dict)
+    exits: dict[P, ExitChoice] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         known = {
             name: [(list(path), value) for path, value in getattr(self, name).items()]
             for name in ("scored", "tried", "proxied", "looks")
         }
-        return {**known, "cut": list(self.cut), "rounds": [list(paths) for paths in self.rounds]}
+        paths: dict[Any, ExitChoice] = {**self.exits}
+        exits = [(list(path), asdict(choice)) for path, choice in paths.items()]
+        rounds = [list(entered) for entered in self.rounds]
+        return {**known, "cut": list(self.cut), "rounds": rounds, "exits": exits}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Selection[P]:
@@ -74,22 +82,42 @@ class Selection(Generic[P]):
         def read_paths(rows: list[Any]) -> list[P]:
             return [path_of(path) for path in rows]
 
+        def choice(raw: dict[str, Any]) -> ExitChoice:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            return ExitChoice(**fields)
+
         accuracies = read(state["scored"]), read(state["tried"]), read(state["proxied"])
         return cls(
             *accuracies,
             read_paths(state.get("cut", [])),
             [read_paths(paths) for paths in state.get("rounds", [])],
             read(state.get("looks", [])),  # earlier versions did not keep them
+            {path: choice(raw) for path, raw in read(state.get("exits", [])).items()},
         )
 
-    def ranked(self, bonus: Callable[[P], float] = lambda _: 0.0) -> list[P]:
-        """Finalists first, then semifinalists, each by its own accuracy plus `bonus`; the others by the shared one."""
+    def missed(self, path: P) -> bool:
+        """Whether it was trained and no rule of its early exits reached the expected latency that is searched for."""
+        return path in self.exits and not self.exits[path].met
 
-        def merit(path: P) -> tuple[float, float, float]:
+    def found(self, judge: PathJudge, path: P) -> tuple[Architecture, Cost]:
+        """The architecture that `path` stands for, with the exits that were chosen for it, and its worst case."""
+        if path not in self.exits:
+            return judge.architecture(path), judge.exact(path)
+        assert isinstance(judge, Judge)  # only networks of blocks have exits
+        return judge.with_exits(cast(ExactPath, path), self.exits[path].kept)
+
+    def ranked(self, bonus: Callable[[P], float] = lambda _: 0.0) -> list[P]:
+        """Finalists first, then semifinalists, each by its own accuracy plus `bonus`; the others by the shared one.
+
+        Of those that trained, whoever missed the expected latency comes after all that did not.
+        """
+
+        def merit(path: P) -> tuple[bool, float, float, float]:
             final, short = (
                 known[path] + bonus(path) if path in known else -1.0 for known in (self.proxied, self.tried)
             )
-            return final, short, self.scored.get(path, -1.0)
+            reached = not self.missed(path) and (not self.exits or path in self.exits)
+            return reached, final, short, self.scored.get(path, -1.0)
 
         return sorted({**self.scored, **self.tried, **self.proxied}, key=merit, reverse=True)
 
@@ -102,12 +130,29 @@ class Selection(Generic[P]):
             own, steps = short, short_steps
             if path in self.proxied:
                 own, steps = self.proxied[path], config.proxy_steps
-            architecture, cost = judge.architecture(path), judge.exact(path)
+            architecture, cost = self.found(judge, path)
             # a determinant of nothing is minus infinity, which JSON has not and no rank needs
             looks = {name: value for name, value in self.looks.get(path, {}).items() if math.isfinite(value)}
             shared = self.scored.get(path)
-            out.append(Candidate(architecture, cost, shared, own, steps, short, short_steps, proxies=looks))
+            exits = self._exits_of(path, architecture)
+            out.append(
+                Candidate(architecture, cost, shared, own, steps, short, short_steps, "", looks, exits)
+            )
         return out
+
+    def _exits_of(self, path: P, architecture: Architecture) -> dict[str, Any]:
+        """See `Candidate.exits`."""
+        choice = self.exits.get(path)
+        if choice is None:
+            return {}
+        return {
+            "after": list(architecture.exits),
+            "expected_ms": choice.expected_ms,
+            "worst_case_ms": choice.latencies_ms[-1],
+            "goal_ms": choice.goal_ms,
+            "counts": list(choice.counts),
+            "final_accuracy": choice.final_accuracy,
+        }
 
 
 def starting_paths(
@@ -216,7 +261,8 @@ def children(
     tried, even = selection.tried, _even(judge)
     # In the order in which they entered, since side by side they end in any: of equals the first is the parent.
     entered = dict.fromkeys([*(p for paths in selection.rounds for p in paths if p in tried), *tried])
-    parents = sorted(entered, key=lambda p: tried[p] + bonus(p), reverse=True)[:PARENTS]
+    parents = sorted(entered, key=lambda p: (not selection.missed(p), tried[p] + bonus(p)), reverse=True)
+    parents = parents[:PARENTS]
     found: dict[ExactPath, None] = {}
     for _ in range(ATTEMPTS * count):
         if len(found) >= count or not parents:
@@ -231,13 +277,25 @@ def children(
     return list(found)
 
 
-def capacity_bonus(judge: Judge, capacity: float) -> Callable[[ExactPath], float]:
+def capacity_bonus(
+    judge: Judge, capacity: float, exits: Mapping[ExactPath, ExitChoice] | None = None
+) -> Callable[[ExactPath], float]:
     """What is added to a contest's accuracy to predict the order after a full training, which favours large ones.
 
     `capacity` times the binary logarithm of the multiply-accumulates; benchmarks/results/rank_correlation.md says
-    what it does to the rank correlation.
+    what it does to the rank correlation. With `exits` an image counts the work that is done for it: the logarithm is
+    the mean over the outputs that the images end at.
     """
-    return lambda path: capacity * math.log2(judge.macs(path)) if capacity else 0.0
+
+    def size(path: ExactPath) -> float:
+        choice = (exits or {}).get(path)
+        if choice is None:
+            return math.log2(judge.macs(path))
+        graph = lower(judge.with_exits(path, choice.kept)[0])
+        work = [math.log2(graph.until(tensor).macs) for tensor in graph.outputs]
+        return sum(c * w for c, w in zip(choice.counts, work, strict=True)) / sum(choice.counts)
+
+    return lambda path: capacity * size(path) if capacity else 0.0
 
 
 def own_accuracy(
@@ -271,19 +329,31 @@ def own_accuracy(
 
 def explain_failure(judge: Judge, nearest: ExactPath) -> str:
     """Why nothing feasible was found: the nearest miss and the budget it breaks most."""
-    cost, budgets = judge.exact(nearest), judge.budgets
-    violations = budgets.violations(cost)
+    violations = judge.violations(nearest)
     if violations.pop("vetoed", 0):
         return f"{VETOED}; the nearest: {judge.architecture(nearest).describe()}: " + (
             "; ".join(judge.vetoes(nearest))
         )
+
+    def excess(name: str) -> str:
+        return describe_excess(name, judge.value(nearest, name), judge.limit(name))
+
     tightest = max(violations, key=lambda name: violations[name])
     others = [name for name in own_budgets(violations) if name != tightest]
     reason = (
-        "no architecture found that meets every budget together; tightest: "
-        + describe_excess(tightest, getattr(cost, tightest), getattr(budgets, tightest))
-        + f" for the nearest, {judge.architecture(nearest).describe()}"
+        f"no architecture found that meets every budget together; tightest: {excess(tightest)}"
+        f" for the nearest, {judge.architecture(nearest).describe()}"
     )
-    for name in others:
-        reason += "; also " + describe_excess(name, getattr(cost, name), getattr(budgets, name))
-    return reason
+    return reason + "".join(f"; also {excess(name)}" for name in others)
+
+
+def goal_missed(selection: Selection, judge: Judge, path: ExactPath) -> str:
+    """Why the best that was found is no answer; empty where it is one."""
+    if not selection.missed(path):
+        return ""
+    choice = selection.exits[path]
+    return (
+        f"no early exits reach search.exits.expected_latency_ms = {choice.goal_ms:g}: expected at least "
+        f"{choice.expected_ms:.2f} ms over {sum(choice.counts):,} validation images for the nearest, "
+        f"{selection.found(judge, path)[0].describe()}"
+    )

@@ -19,6 +19,8 @@ METHODS = (
     "given",
 )  # that the tables know
 CELL_METHODS = ("hypernetwork", "random", "evolution")
+# who trains candidates alone, for one board, and so can compare them with their early exits
+EXIT_METHODS = ("edgenas", "hwdarts", "random", "evolution", "mobilenetv2")
 
 # Field of SearchConfig: who reads it, and why nobody else does. Fields that are not here are read by every method: the
 # baselines too, whose effort is what these settings make EdgeNAS cost.
@@ -67,7 +69,7 @@ def check_settings(config: SearchConfig, methods: Sequence[str], *, cells: bool 
     Methods of one's own may read all of them.
     """
     refusal = refused_for_cells(config) if cells else None
-    if refusal := refusal or _refused_for_methods(config, methods):
+    if refusal := refusal or _refused_for_methods(config, methods) or _refused_exits(config, methods, cells):
         raise refusal.error
 
 
@@ -96,6 +98,27 @@ def _refused_for_methods(config: SearchConfig, methods: Sequence[str]) -> Refusa
                 f"leave it out, or choose the method: {' or '.join(readers)}",
             )
     return None
+
+
+def _refused_exits(config: SearchConfig, methods: Sequence[str], cells: bool) -> Refusal | None:
+    """Early exits that are to be searched for by a method that cannot."""
+    if not config.exits.search:
+        return None
+    if cells:
+        what = "means nothing in spaces of cells, which have no early exits"
+        return Refusal("exits.search", what, "leave it out")
+    if all(method in METHODS and method not in EXIT_METHODS for method in methods):
+        why = {
+            "given": "nothing is trained to choose by",
+            "hypernetwork": "one member serves several boards, on each of which other exits would be best",
+        }
+        what = f"cannot be followed by method '{', '.join(methods)}': {why[methods[0]]}"
+    elif config.ablation.guide == "macs":
+        what = "cannot be followed with search.ablation.guide = 'macs', which knows no latency to an exit"
+    else:
+        return None
+    hint = "leave search = true out (exits are chosen after training in any case)"
+    return Refusal("exits.search", what, f"{hint}, or choose the method: {' or '.join(EXIT_METHODS)}")
 
 
 def check_yields_family(config: SearchConfig) -> None:

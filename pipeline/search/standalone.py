@@ -7,16 +7,17 @@ from itertools import accumulate
 
 import numpy as np
 
-from pipeline.search.candidates import ExactPath, Judge, impossible_budgets, repair
+from pipeline.search.candidates import ExactPath, impossible_budgets, repair
 from pipeline.search.checkpoint import Checkpoint, fingerprint
 from pipeline.search.effort import affordable_trainings, alone_passes
+from pipeline.search.exitsearch import Trained, judge_of, train_alone
 from pipeline.search.methods import Task
 from pipeline.search.parallel import train_all
 from pipeline.search.proxies import shortlist
 from pipeline.search.result import SearchResult
-from pipeline.search.selection import Selection
+from pipeline.search.selection import Selection, goal_missed
 from pipeline.search.supernet import Supernet
-from pipeline.search.trainer import Validation, draw_batch, train_path
+from pipeline.search.trainer import Validation, draw_batch
 
 # Random streams (see Task.rng).
 _STARTS, _TRAINING, _PROXIES = 100, 101, 102
@@ -32,7 +33,7 @@ class Standalone:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.judge = Judge(task.tables, task.cost, task.budgets)
+        self.judge = judge_of(task)
         self.wanted = affordable_trainings(task.config, len(task.data.x_val))
         self.impossible = impossible_budgets(self.judge)
         self.selection = Selection[ExactPath]()
@@ -44,10 +45,16 @@ class Standalone:
         if state is not None:
             known: Selection[ExactPath] = Selection.from_state(state)
             self._finished = known.proxied or known.scored  # where earlier versions kept them
+            self.selection.exits = known.exits
 
     def accuracy(self, path: ExactPath) -> float:
         """Validation accuracy of `path` after its training; trained at most once."""
         return self.accuracies([path])[0]
+
+    def merit(self, path: ExactPath) -> tuple[bool, float]:
+        """What paths are compared by: whether it reaches the expected latency that is searched for, then accuracy."""
+        accuracy = self.accuracy(path)
+        return not self.selection.missed(path), accuracy
 
     def accuracies(self, paths: Sequence[ExactPath]) -> list[float]:
         """The same of several, trained side by side where the settings have `workers`."""
@@ -64,29 +71,24 @@ class Standalone:
             self.selection.proxied[path] = self._finished[path]
         return [self._finished[path] for path in paths]
 
-    def _keep(self, path: ExactPath, accuracy: float) -> None:
-        self._finished[path] = accuracy
-        self._checkpoint.save(Selection(proxied=self._finished).state())
+    def _keep(self, path: ExactPath, trained: Trained) -> None:
+        self._finished[path] = trained.accuracy
+        if trained.exits is not None:
+            self.selection.exits[path] = trained.exits
+        state = Selection(proxied=self._finished, exits=self.selection.exits).state()
+        self._checkpoint.save(state)
         self._training(path).discard()
 
     def _training(self, path: ExactPath) -> Checkpoint:
         return self._checkpoint.of_training(str(path))
 
-    def _train(self, path: ExactPath, on_step: Callable[[int], None]) -> float:
-        task, config = self.task, self.task.config
+    def _train(self, path: ExactPath, on_step: Callable[[int], None]) -> Trained:
+        task = self.task
         net = Supernet(task.space, task.seed).to(task.device)
-        train_path(
-            net,
-            path,
-            task.data,
-            steps=config.proxy_steps,
-            batch_size=config.batch_size,
-            lr=config.weight_lr,
-            rng=task.rng(_TRAINING),
-            on_step=on_step,
-            checkpoint=self._training(path),
-        )
-        return self._validation.accuracy(net, path)
+        return train_alone(
+            net, path, task, self.judge, self._validation, steps=task.config.proxy_steps,
+            rng=task.rng(_TRAINING), on_step=on_step, checkpoint=self._training(path),
+        )  # fmt: skip
 
     def draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
         """Distinct feasible paths, uniform with near misses repaired, and the least infeasible one seen.
@@ -127,6 +129,10 @@ class Standalone:
         """The best of what was trained; `reason` where nothing was."""
         candidates = self.selection.candidates(self.judge, self.task.config)
         best = candidates[0] if candidates else None
+        if best is not None and (
+            missed := goal_missed(self.selection, self.judge, self.selection.ranked()[0])
+        ):
+            best, reason = None, missed
         each = alone_passes(self.task.config, len(self.task.data.x_val))
         return SearchResult(
             architecture=best.architecture if best else None,

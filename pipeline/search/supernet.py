@@ -164,14 +164,25 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, path: Path, gates: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Logits (n, classes) of the architecture that `path` names."""
-        space = self.space
+        return self.classify(self.pooled(x, path, gates)[-1])
+
+    def pooled(
+        self, x: Tensor, path: Path, gates: tuple[Tensor, Tensor] | None = None, exits: Sequence[int] = ()
+    ) -> list[Tensor]:
+        """Means over the image (n, channels): after each block of `exits`, in order, then after the last one."""
+        space, found = self.space, []
         x = F.relu6(self.stem_norm(convolve(x, self.stem, space.stem_stride), 0))
         for i, (op, out) in enumerate(path):
             x = self.blocks[i](x, space.ops[op], space.channels[out])
             if gates is not None:
                 x = x * self._gate(gates, i, op, out, x)
-        x = x.mean((2, 3))
-        return F.linear(x, self.classifier[:, : x.shape[1]], self.classifier_bias)
+            if i in exits:
+                found.append(x.mean((2, 3)))
+        return [*found, x.mean((2, 3))]
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Final logits (n, classes) of (n, channels)."""
+        return F.linear(pooled, self.classifier[:, : pooled.shape[1]], self.classifier_bias)
 
     def _gate(self, gates: tuple[Tensor, Tensor], block: int, op: int, out: int, x: Tensor) -> Tensor:
         """Factor of value 1: the operator's gate times, per channel, the gates of the widths with it."""
@@ -194,5 +205,5 @@ class Supernet(nn.Module):
                 x = self.blocks[i](x, space.ops[op], space.channels[out])
                 if not torch.isfinite(x).all():
                     return f"block {i + 1} ({space.ops[op]}, {space.channels[out]} channels)"
-            x = F.linear(x.mean((2, 3)), self.classifier[:, : x.shape[1]], self.classifier_bias)
+            x = self.classify(x.mean((2, 3)))
         return "" if torch.isfinite(x).all() else "the classifier"

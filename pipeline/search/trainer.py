@@ -19,12 +19,13 @@ from pipeline.search.cell_costs import EdgePath
 from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.data import SearchData
+from pipeline.search.exitnet import ExitNet
 from pipeline.search.supernet import Path, Supernet
 from pipeline.train.device import there
 
 Images: TypeAlias = NDArray[np.uint8] | Tensor
 Labels: TypeAlias = NDArray[np.int64] | Tensor
-Net: TypeAlias = Supernet | CellSupernet  # `AnyPath` is one of its own
+Net: TypeAlias = Supernet | CellSupernet | ExitNet  # `AnyPath` is one of its own
 AnyPath: TypeAlias = Path | EdgePath
 
 
@@ -95,7 +96,7 @@ def shared_step(
     soft: Tensor | None = None
     for path in paths:
         logits = net(images, path).float()
-        loss = F.cross_entropy(logits, labels)
+        loss = net.loss(logits, labels) if isinstance(net, ExitNet) else F.cross_entropy(logits, labels)
         if soft is not None:
             loss = (1 - distill) * loss + distill * F.cross_entropy(logits, soft)
         elif distill:
@@ -174,6 +175,18 @@ class Validation:
             if not whole:
                 raise diverged(net, path, x, "validation gives no numbers", rate_name)
         return sum(found[count:]) / sum(len(y) for _, y in self.batches)
+
+    def outputs(self, net: ExitNet, path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Logits (outputs, n, classes) of all images, in the order of their labels (n,). Raises as `accuracy`."""
+        found, labels = [], []
+        with torch.inference_mode():
+            for x, y in self.batches:
+                found.append(net(x, path).float())
+                labels.append(y)
+            logits = torch.cat(found, dim=1).cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise diverged(net, path, self.batches[0][0], "validation gives no numbers")
+        return logits, torch.cat(labels).cpu().numpy()
 
 
 def train_path(

@@ -61,6 +61,8 @@ def unpruned(architecture: Architecture) -> Architecture:
 
 def with_exits(architecture: Architecture, exits: tuple[int, ...]) -> Architecture:
     """`architecture` with `exits` instead of its own."""
+    if architecture.exits == exits:  # cells have none
+        return architecture
     if isinstance(architecture, PrunedArchitecture):
         return replace(architecture, base=with_exits(architecture.base, exits))
     return replace(architecture, exits=exits)

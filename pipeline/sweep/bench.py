@@ -15,7 +15,6 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.runstate import fingerprint
 from pipeline.search import SearchConfig, SearchResult, search
-from pipeline.search.config import WITHOUT_EFFECT
 from pipeline.search.costs import CostModel
 from pipeline.search.settings import read_by
 from pipeline.space.budgets import Budgets
@@ -92,7 +91,7 @@ class Bench:
 
     def key(self, job: Job, data_key: str) -> str:
         """Changes with whatever changes a job's outcome."""
-        settings = {k: v for k, v in asdict(self.config_of(job, 1)).items() if k not in WITHOUT_EFFECT}
+        settings = self.config_of(job, 1).outcome
         train = {k: v for k, v in asdict(self.train).items() if k not in INCIDENTAL} if self.train else None
         return fingerprint(
             self.code, data_key, self.cost_identity, self.cost_key, self.space.to_json(), settings,

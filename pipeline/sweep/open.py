@@ -56,6 +56,11 @@ def open_sweep(
             "search.hyper.boards has no effect in a sweep, which compares searches for the run file's board alone",
             hint="leave it out; edgenas search trains for several boards",
         )
+    if settings.search.exits.search:
+        raise ConfigError(
+            "search.exits.search has no place in a sweep, which compares winners by their final outputs",
+            hint="leave it out; edgenas search and edgenas run look for exits",
+        )
     if train and settings.train.prune.active:
         raise ConfigError(
             "[train.prune] has no effect in a sweep: --train trains what each search found as it is",

@@ -27,6 +27,9 @@ class MacCost:
     def exit_ms(self, logits: int) -> float:
         return 0.0007 * logits
 
+    def exit_latencies_ms(self, graph: OpGraph) -> tuple[float, ...]:
+        return tuple(self.evaluate(graph.until(tensor), 0).latency_ms for tensor in graph.outputs)
+
     def evaluate(self, graph: OpGraph, parameters: int) -> Cost:
         latency = sum(self.op_latency_ms(n.op) + self.layer_overhead_ms for n in graph.nodes)
         latency += sum(self.exit_ms(graph.tensor_bytes[tensor]) for tensor in graph.exits)

@@ -254,6 +254,46 @@ def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained, cost: CostMode
     assert load(tmp_path / "m.tflite").exits == ()
 
 
+def test_the_exported_file_reaches_the_goal_or_says_so(tmp_path: Path, trained, cost: CostModel) -> None:  # type: ignore[no-untyped-def]
+    data, path = data_set(), tmp_path / "model.tflite"
+    first, _, last = cost.exit_latencies_ms(lower(WITH_EXITS))
+    for goal, met in (((first + last) / 2, True), (0.5 * first, False)):
+        outcome = export(
+            trained, data, path, Reporter(quiet=True), cost=cost, budgets=Budgets(),
+            exits=ExitConfig(expected_latency_ms=goal),
+        )  # fmt: skip
+        found = outcome["exits"]
+        assert found["validation"]["met"] is met and found["expected_latency_ms"] == goal
+        assert (found["validation"]["expected_ms"] <= goal) is met
+        # the file itself, on the engine
+        model = load(path)
+        counts = np.bincount(
+            HostModel(model).run(to_int8(data.x_val))[:, -1], minlength=len(found["kept"]) + 1
+        )
+        latencies = cost.exit_latencies_ms(model.graph)
+        assert found["validation"]["expected_ms"] == pytest.approx(np.dot(latencies, counts) / counts.sum())
+        assert found["test"]["expected_ms"] == pytest.approx(
+            np.dot(latencies, found["test"]["counts"]) / len(data.y_test)
+        )
+
+
+def test_a_network_that_the_search_gave_no_exits_is_held_to_the_goal_too(
+    tmp_path: Path, cost: CostModel
+) -> None:
+    data, path = data_set(), tmp_path / "model.tflite"
+    plain = train_qat(ARCHITECTURE, data, replace(CONFIG, float_epochs=1, qat_epochs=1), seed=1)
+    takes = cost.latency_ms(lower(ARCHITECTURE))
+    for goal, met in ((1.01 * takes, True), (0.9 * takes, False)):
+        outcome = export(
+            plain, data, path, Reporter(quiet=True), cost=cost, exits=ExitConfig(expected_latency_ms=goal)
+        )
+        found = outcome["exits"]
+        assert found["allowed"] == found["kept"] == [] and load(path).exits == ()
+        assert found["validation"]["met"] is met
+        assert [found[split]["expected_ms"] for split in ("validation", "test")] == pytest.approx([takes] * 2)
+        assert "int8_final_output" not in outcome["accuracy"]
+
+
 def test_exits_need_a_table(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match="latency table"):
         export(trained, data_set(), tmp_path / "m.tflite", Reporter(quiet=True))

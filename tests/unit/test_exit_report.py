@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline.cli.outcome import describe_exits
+from pipeline.report.exits import goal_checks
 from pipeline.report.html import templates
+from pipeline.rundocument import add_training
+from pipeline.space import Architecture, Block
 
 REFUSED = "exits after blocks 1, 3: over flash by 1.3 %"
 
@@ -19,6 +22,51 @@ def choice(kept: list[int], refused: list[str]) -> dict[str, Any]:
                        "final_accuracy": 0.914, "expected_ms": 8.0, "worst_case_ms": 10.0},
         "test": {"accuracy": 0.903, "final_accuracy": 0.904, "counts": [4, 6]},
     }  # fmt: skip
+
+
+def with_goal(met: bool, kept: list[int]) -> dict[str, Any]:
+    found = choice(kept, [])
+    found["expected_latency_ms"] = 8.5
+    found["validation"] |= {"images": 1000, "met": met, "expected_ms": 8.0 if met else 9.0}
+    found["test"]["expected_ms"] = 8.7
+    return found
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_the_goal_is_a_check_by_the_validation_images(met: bool) -> None:
+    document: dict[str, Any] = {
+        "checks": [], "reasons": [], "feasible": True, "accuracy": {}, "exits": None, "parity": {},
+    }  # fmt: skip
+    trained = {
+        "accuracy": {},
+        "exits": with_goal(met, [3]),
+        "history": [],
+        "quantization": {},
+        "agreement": {},
+    }
+    add_training(document, trained, Architecture((8, 8, 1), 3, 8, 1, (Block("dw3", 8, 1),)), seconds=1.0)
+    (check,) = document["checks"]
+    assert check["name"] == "expected latency" and check["ok"] is met is document["feasible"]
+    stands = "8.000 ms" if met else "9.000 ms"
+    for said in (stands, "1,000 validation images", "estimate", "goal of 8.5", "10 test images 8.700 ms"):
+        assert said in check["detail"]
+    assert ("within its goal" in check["detail"]) is met and (
+        "5.9 % over its goal" in check["detail"]
+    ) is not met
+    assert document["reasons"] == ([] if met else [check["detail"]])
+    assert goal_checks(choice([3], [])) == goal_checks(None) == []
+
+
+def test_the_goal_is_told() -> None:
+    found = with_goal(True, [3])
+    assert describe_exits(found) == (
+        "after block 3 kept, of 2 allowed; expected 8 ms (modelled) over 1,000 validation images, goal 8.5 ms"
+    )
+    html = page(found)
+    assert "<b>8 ms</b> over 1,000 validation images" in html and "within the goal of 8.5 ms" in html
+    assert "above the goal" in page(with_goal(False, []))
+    none = {**with_goal(True, []), "allowed": []}
+    assert "The search placed none; kept: <b>none</b>" in page(none)
 
 
 def page(found: dict[str, Any]) -> str:

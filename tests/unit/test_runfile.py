@@ -139,6 +139,30 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
         ),
         ("[budgets]\nlatency_ms = 50.0", "budgets.latency_ms = 'x'", r"run.toml:4: 'budgets.latency_ms'", ""),
         ("[budgets]\nlatency_ms = 50.0", "budgets = {latency_ms = -1}", r"run.toml:4: 'budgets.lat", ""),
+        (
+            "steps = 10",
+            "[search.exits]\nexpected_latency_ms = 20.0",
+            r"run.toml:9: 'search.exits.expected_latency_ms' is a goal of early exits, and the space has none",
+            "[space] exits",
+        ),
+        (
+            "steps = 10",
+            "exits.expected_latency_ms = 50.0",
+            r"run.toml:8: 'search.exits.expected_latency_ms' is a goal of early exits",
+            "",
+        ),
+        (
+            "steps = 10",
+            "exits.search = true",
+            r"run.toml:8: search.exits.search = true: nothing says",
+            "mean",
+        ),
+        (
+            "steps = 10",
+            'exits = {search = true, expected_latency_ms = 9.0}\n[adapt]\ncloud = "before"',
+            r"run.toml:8: 'search.exits.search' has no effect in the edge stage",
+            "leave it out",
+        ),
         ("steps = 10", "hyper.kapa = 1", r"run.toml:8: 'search.hyper.kapa' is not a known key", "kappa"),
     ],
 )
@@ -147,6 +171,21 @@ def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_runfile(write(tmp_path, GOOD.replace(old, new)))
     assert hint in str(caught.value)
+
+
+def test_a_goal_that_every_network_meets_is_none(tmp_path: Path) -> None:
+    text = GOOD + "exits = [2]\n[search.exits]\nexpected_latency_ms = {}\n"
+    assert load_runfile(write(tmp_path, text.format(49.0))).search.exits.expected_latency_ms == 49.0
+    told = r"run.toml:15: 'search.exits.expected_latency_ms' is 50, and budgets.latency_ms = 50 holds"
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_runfile(write(tmp_path, text.format(50.0)))
+    assert "below the limit of the worst case" in caught.value.hint
+
+
+def test_the_edge_stage_may_have_a_goal_for_the_clouds_exits(tmp_path: Path) -> None:
+    space = GOOD.index("[space]")
+    text = GOOD[:space] + '[search.exits]\nexpected_latency_ms = 20.0\n[adapt]\ncloud = "before"\n'
+    assert load_runfile(write(tmp_path, text)).search.exits.expected_latency_ms == 20.0
 
 
 def test_strides_alone_say_how_many_blocks_there_are(tmp_path: Path) -> None:

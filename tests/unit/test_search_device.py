@@ -21,6 +21,7 @@ from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.cell_hypersearch import CellHyperSearch
 from pipeline.search.cloud import Cloud
 from pipeline.search.edgenas import EdgeNas
+from pipeline.search.exitconfig import ExitConfig
 from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.inherit import load_weights, save_weights
 from pipeline.search.methods import Task
@@ -41,6 +42,7 @@ LITTLE = replace(
     finalists=1, proxy_steps=2,
 )  # fmt: skip
 EVERY_PROXY = ProxyConfig(names=tuple(PROXIES), pool=2)
+WITH_EXITS = replace(SMALL, exits=(0, 1))
 HYPER = HyperConfig(hidden=8, family=2)
 CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 
@@ -59,6 +61,7 @@ def searched(
         (SMALL, {"method": "edgenas", "gradient": "straight-through", "workers": 2}),
         (SMALL, {"method": "edgenas", "sharing": SharingConfig(sandwich=1, distill=0.5)}),
         (SMALL, {"method": "edgenas", "ablation": AblationConfig(guide="macs")}),
+        (WITH_EXITS, {"method": "edgenas", "exits": ExitConfig(expected_latency_ms=0.8, search=True)}),
         (SMALL, {"method": "random", "proxies": EVERY_PROXY}),
         (SMALL, {"method": "evolution"}),
         (SMALL, {"method": "mobilenetv2"}),

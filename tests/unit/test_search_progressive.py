@@ -20,6 +20,7 @@ from pipeline.search.candidates import Judge, grow
 from pipeline.search.costs import build_tables
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.effort import edgenas_passes
+from pipeline.search.exitsearch import Trained
 from pipeline.search.meter import Meter
 from pipeline.search.methods import Task
 from pipeline.search.progressive import shared_weights_count
@@ -144,9 +145,9 @@ def test_a_semifinal_inherits_only_weights_that_were_trained(freedom: float, tra
 
     def note(net, *_args, **_kwargs):
         seen.append(net)
-        return 0.5
+        return Trained(0.5)
 
-    with mock.patch.object(edgenas, "own_accuracy", note):
+    with mock.patch.object(edgenas, "train_alone", note):
         validation = Validation.of(DATA, 10, 0)
         method._contest("semifinal", [path], {}, 1, 0, validation)
         method._contest("final", [path], {}, 1, 0, validation)
