@@ -18,6 +18,7 @@ from pipeline.engine.quantization import (
     normalized_multiplier,
     quantize_multiplier,
     rounding_is_safe,
+    sum_is_safe,
 )
 from pipeline.engine.source import SIZE_LIMIT, Source
 from pipeline.engine.tables import hard_swish_is_supported, hard_swish_table, logistic_table, softmax_table
@@ -38,6 +39,7 @@ SUPPORTED: dict[str, OpKind] = {
     "SOFTMAX": "softmax",
     "RESHAPE": "reshape",
 }
+_DEGENERATE = "the scales of this layer are degenerate; quantize again"
 _MAX_SOFTMAX = 256  # beyond it TFLite's fixed-point sum runs out of headroom
 
 
@@ -110,7 +112,7 @@ def _conv_struct(
         if not rounding_is_safe(int(reach), *pairs[channel if len(pairs) > 1 else 0]):
             raise source.error(
                 f"channel {channel} overflows when it is requantized",
-                hint="the scales of this layer are degenerate; quantize again",
+                hint=_DEGENERATE,
             )
     if op.kind == "depthwise_conv2d":
         taps, folded, pairs = _without_quiet_channels(taps, folded, pairs, (y.zero_point, low, high))
@@ -213,6 +215,11 @@ def _elementwise(source: Source, kind: OpKind) -> Lowered:
         mo = normalized_multiplier(qa.scale * qb.scale / y.scale)
     if kind == "add" and max(ma[1], mb[1], mo[1]) > 0:
         raise source.error("its scales differ by more than a million", hint="quantize the model again")
+    if kind == "mul" and not rounding_is_safe(qa.reach * qb.reach, *mo):
+        raise source.error(
+            f"its products overflow when they are requantized from {qa.scale:g} * {qb.scale:g} to {y.scale:g}",
+            hint=_DEGENERATE,
+        )
     fields = {"out_h": out[0], "out_w": out[1], "out_c": out[2]}
     for name, (h, w, c) in (("a", shape_a), ("b", shape_b)):
         fields[f"{name}_stride_h"] = w * c if h > 1 else 0
@@ -257,6 +264,11 @@ def _mean(source: Source, kind: OpKind) -> Lowered:
     op = OpSpec(kind, h, w, c, 1, 1, c)
     x, y = source.quantization(tensor), source.quantization(source.output)
     multiplier, shift = _mean_multiplier(x.scale / y.scale, h * w)
+    if not sum_is_safe(h * w * x.reach, shift):
+        raise source.error(
+            f"the sum of {h} x {w} pixels overflows when it is requantized from {x.scale:g} to {y.scale:g}",
+            hint=_DEGENERATE,
+        )
     fields = {"in_h": h, "in_w": w, "in_c": c, "out_h": 1, "out_w": 1, "kernel_h": h, "kernel_w": w,
               "stride_h": 1, "stride_w": 1, "pad_top": 0, "pad_left": 0, "activation_min": -128,
               "activation_max": 127, "input_zero_point": x.zero_point, "output_zero_point": y.zero_point,

@@ -19,6 +19,11 @@ class Quantization:
     scale: float  # exactly the float32 of the file
     zero_point: int
 
+    @property
+    def reach(self) -> int:
+        """Largest absolute q - zero_point."""
+        return max(127 - self.zero_point, 128 + self.zero_point)
+
 
 def quantize_multiplier(value: float) -> tuple[int, int]:
     """(Q31 multiplier, shift) with value = multiplier / 2^31 * 2^shift; positive shifts are left shifts.
@@ -107,9 +112,14 @@ def rounding_is_safe(reach: int, multiplier: int, shift: int) -> bool:
     Nor armv7em/dot_pairs.S, which adds twice the zero point before its last shift.
     """
     if shift >= 0:
-        return reach << shift < 1 << 31
+        return sum_is_safe(reach, shift)
     scaled = (reach * multiplier >> 31) + 1
     return scaled + (1 << (-shift - 1)) < 1 << 31 and (scaled >> (-shift - 1)) + 257 < 1 << 31
+
+
+def sum_is_safe(reach: int, shift: int) -> bool:
+    """Whether edgenas_scale (requantize.h) cannot overflow for sums up to `reach`, the output's zero point included."""
+    return (reach << max(0, shift)) + 128 < 1 << 31
 
 
 @dataclass(frozen=True, slots=True)

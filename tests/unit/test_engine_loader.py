@@ -140,6 +140,31 @@ def test_scales_so_small_that_float32_overflows() -> None:
             load(unary("HARD_SWISH", scales))
 
 
+@pytest.mark.parametrize("kind", ["MUL", "MEAN"])
+def test_scales_whose_results_leave_32_bits_are_refused(kind: str) -> None:
+    """Inputs reach 133 from their zero point of 5: products 133 * 133, sums of 16 pixels 16 * 133. The shift to the
+    left that the scales ask for (a mean's is 4 less, its count being a divisor) must keep them below 2^31."""
+
+    def content(ratio: float) -> bytes:
+        builder = Builder()
+        x = builder.tensor((1, 4, 4, 3), quantization(1.0, 5))
+        shape = (1, 4, 4, 3) if kind == "MUL" else (1, 1, 1, 3)
+        y = builder.tensor(shape, quantization(1.0 / ratio, 5))
+        if kind == "MUL":
+            builder.operator(kind, (x, x), y, options("MulOptions"), 2)
+        else:
+            axes = builder.tensor((2,), data=[1, 2], dtype=np.int32)
+            builder.operator(kind, (x, axes), y, options("ReducerOptions", keepDims=True), 2)
+        return builder.content([x], y)
+
+    most = 16 if kind == "MUL" else 23
+    assert 133 * (133 if kind == "MUL" else 16) << (most if kind == "MUL" else most - 4) < 1 << 31
+    assert load(content(0.75 * 2**most)).layers
+    with pytest.raises(ModelError, match=rf"{kind}.* overflows? when .* requantized") as caught:
+        load(content(0.75 * 2 ** (most + 1)))
+    assert "quantize again" in caught.value.hint
+
+
 def test_missing_file() -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         load(Path("no-such-file.tflite"))
