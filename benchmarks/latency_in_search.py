@@ -1,7 +1,7 @@
 """How fast, and how good, is a search's idea of latency? Whole-model predictions, batched; what the differentiable
 latency adds to a search step; and, with a journal of `edgenas lut check`, table against fitted predictors.
 
-    python benchmarks/latency_in_search.py [--journal runs/check-qemu-cortex-m4/models-<hash>-0.jsonl]
+    python benchmarks/latency_in_search.py [--journal runs/check-qemu-cortex-m4/models-<hashes>-0.jsonl]
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--board", default="qemu-cortex-m4")
-    parser.add_argument("--journal", type=Path, help="models-<hash>-0.jsonl of `edgenas lut check`")
+    parser.add_argument("--journal", type=Path, help="models-<hashes>-0.jsonl of `edgenas lut check`")
     options = parser.parse_args()
     torch.set_num_threads(1)
     board = load_board(options.board)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import pickle
 import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ConfigError, StorageError
 
@@ -67,6 +70,11 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
+
+
+def checksum(row: Any) -> int:
+    """CRC-32 of a journal's row, a JSON-able value: a damaged byte can leave a row that still reads as one."""
+    return zlib.crc32(json.dumps(row, sort_keys=True, separators=(",", ":")).encode())
 
 
 def usable_folder(path: Path, option: str) -> Path:

@@ -28,11 +28,12 @@ from pipeline.latency.lut import Lut
 from pipeline.memory.flash import layers
 from pipeline.profiler.footprint import sample_network
 from pipeline.progress import Reporter
+from pipeline.runstate import fingerprint
 from pipeline.space.architecture import Architecture, lower
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
-from pipeline.storage import claim
+from pipeline.storage import checksum, claim
 
 # whose models check and calibrate a table where nothing else is asked for
 DEFAULT = SearchSpace.for_input((28, 28, 1), 10)
@@ -100,7 +101,7 @@ def check_table(
     targets: Targets | None = None, space: SearchSpace | CellSpace | None = None,
 ) -> list[CheckedModel]:  # fmt: skip
     """`count` random architectures (`drawn`) of `space`, or of `DEFAULT`; those in `folder`'s journal are not run
-    again, unless the table predicts something else of them by now.
+    again, unless the table predicts something else of them by now, or other firmware would run them.
 
     `targets` are emulators or boards with an operating system, which start what they are given. Raises ConfigError for
     a board that would have to be flashed with each model, else as `ModelRunner.check` does.
@@ -112,7 +113,7 @@ def check_table(
         )
     targets = targets or Targets()
     wanted = list(enumerate(drawn(space or DEFAULT, count, seed)))
-    journal = folder / f"models-{lut.key}-{seed}.jsonl"
+    journal = folder / f"models-{lut.key}-{_application(lut, wanted[0][1])}-{seed}.jsonl"
     cost, done = CostModel(board, lut), _read(journal)
     known = {n: done.get((n, a.describe())) for n, a in wanted}
     found = [m for n, a in wanted if (m := known[n]) is not None and _predicted_so(m, cost, a)]
@@ -133,11 +134,19 @@ def check_table(
             if file.tell() and not journal.read_bytes().endswith(b"\n"):
                 file.write("\n")  # after a line that was cut off
             for model in _run(fleet.workers, waiting):
-                file.write(json.dumps(asdict(model)) + "\n")
+                row = asdict(model)
+                file.write(json.dumps({**row, "checksum": checksum(row)}) + "\n")
                 file.flush()
                 found.append(model)
                 bar.update(len(found), "models")
     return sorted(found, key=lambda model: model.number)
+
+
+def _application(lut: Lut, example: Architecture) -> str:
+    """Changes with what runs whole models beside the kernels, which the table's key knows: the firmware around them and
+    the code that is generated, told by what is generated of `example`."""
+    generated = emit_c(load(sample_network(lower(example), seed=0)))
+    return fingerprint(lut.identity.firmware_revision, generated)[:8]
 
 
 def _predicted_so(model: CheckedModel, cost: CostModel, architecture: Architecture) -> bool:
@@ -168,13 +177,16 @@ def _run(workers: Sequence[Worker], waiting: list[tuple[int, Architecture]]) -> 
 
 
 def _read(journal: Path) -> dict[tuple[int, str], CheckedModel]:
-    """What an earlier call wrote; a last line that was cut off is left out."""
+    """What an earlier call wrote; a line that was cut off or damaged is left out."""
     found = {}
     if journal.is_file():
         for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                model = CheckedModel(**json.loads(line))
-            except (ValueError, TypeError):
+                row = json.loads(line)
+                if row.pop("checksum") != checksum(row):
+                    continue
+                model = CheckedModel(**row)
+            except (ValueError, TypeError, LookupError, AttributeError):
                 continue
             found[model.number, model.architecture] = model
     return found

@@ -18,7 +18,7 @@ from pipeline.errors import LutError, StorageError
 from pipeline.latency.lut import Row
 from pipeline.space.kernels import select
 from pipeline.space.opspec import OpSpec
-from pipeline.storage import remedy
+from pipeline.storage import checksum, remedy
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS measurements (
@@ -32,10 +32,13 @@ CREATE TABLE IF NOT EXISTS measurements (
     output_crc INTEGER NOT NULL,
     refused TEXT NOT NULL,
     at TEXT NOT NULL,
-    suspect INTEGER NOT NULL DEFAULT 0
+    suspect INTEGER NOT NULL DEFAULT 0,
+    checksum INTEGER
 );
 CREATE INDEX IF NOT EXISTS by_operator ON measurements (identity, op);
 """
+# columns that journals of earlier versions lack; their rows have no checksum
+_LATER = {"suspect": "INTEGER NOT NULL DEFAULT 0", "checksum": "INTEGER"}
 # nothing is wrong with what is in the file
 _NOT_NOW = (
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
@@ -79,8 +82,9 @@ class Journal(Closing):
         try:
             self._db = sqlite3.connect(path, timeout=30.0)
             self._db.executescript(_SCHEMA)
-            if "suspect" not in {row[1] for row in self._db.execute("PRAGMA table_info(measurements)")}:
-                self._db.execute("ALTER TABLE measurements ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0")
+            there = {row[1] for row in self._db.execute("PRAGMA table_info(measurements)")}
+            for name in _LATER.keys() - there:
+                self._db.execute(f"ALTER TABLE measurements ADD COLUMN {name} {_LATER[name]}")
         except (sqlite3.Error, UnicodeError) as error:  # the latter in its own words on a damaged schema
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
                 raise LutError(
@@ -101,8 +105,8 @@ class Journal(Closing):
 
     def flush(self) -> int:
         """Writes what could not be written before, all of it or nothing; the last one's number."""
-        columns = "identity, op, kernel, cycles, instructions, ticks, output_crc, refused, at"
-        statement = f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?,?,?,?)"
+        columns = "identity, op, kernel, cycles, instructions, ticks, output_crc, refused, at, checksum"
+        statement = f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)"
         number = 0
         try:
             with self._db:
@@ -114,9 +118,10 @@ class Journal(Closing):
         return number
 
     def _values(self, m: Measurement) -> tuple[str | int | float, ...]:
+        what = (self._identity, m.op.key, select(m.op).name)
+        found = (float(m.cycles), int(m.instructions), int(m.ticks), int(m.output_crc), m.refused)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return (self._identity, m.op.key, select(m.op).name, m.cycles, m.instructions, m.ticks, m.output_crc,
-                m.refused, now)  # fmt: skip
+        return (*what, *found, now, checksum((*what, *found)))
 
     def _cannot_write(self, error: sqlite3.Error) -> LutError:
         try:
@@ -146,16 +151,17 @@ class Journal(Closing):
     def of(self, op: OpSpec) -> list[Measurement]:
         """Every measurement of `op`, but suspect ones, under this identity and with today's kernel, oldest first."""
         query = (
-            "SELECT cycles, instructions, ticks, output_crc, refused, id FROM measurements "
+            "SELECT cycles, instructions, ticks, output_crc, refused, id, checksum FROM measurements "
             "WHERE identity = ? AND op = ? AND kernel = ? AND NOT suspect ORDER BY id"
         )
         try:
-            found = self._db.execute(query, (self._identity, op.key, select(op).name)).fetchall()
-            return [Measurement(op, *_checked(values)) for values in found]
+            what = (self._identity, op.key, select(op).name)
+            return [Measurement(op, *_checked(what, values)) for values in self._db.execute(query, what)]
         except (sqlite3.Error, ValueError, TypeError) as error:  # UnicodeError is a ValueError
             raise LutError(
                 f"the journal {self._path} is damaged: {error}",
-                hint=f"move it away; what is left of it: sqlite3 {self._path} .recover",
+                hint=f"move it away; what is left of it: sqlite3 {self._path} .recover; a measurement by its number is "
+                "taken out with DELETE FROM measurements WHERE id = NUMBER",
             ) from error
 
     def row(self, op: OpSpec) -> Row | None:
@@ -171,11 +177,13 @@ class Journal(Closing):
             self._db.close()
 
 
-def _checked(values: tuple[Any, ...]) -> tuple[float, int, int, int, str, int]:
-    """A row's columns as `Journal.of` asks for them; a damaged file may have anything there."""
-    cycles, instructions, ticks, output_crc, refused, number = values
+def _checked(what: tuple[str, ...], values: tuple[Any, ...]) -> tuple[float, int, int, int, str, int]:
+    """A row's columns as `Journal.of` asks for them; a damaged file may have anything there. `what` was asked for."""
+    cycles, instructions, ticks, output_crc, refused, number, stated = values
     if not (math.isfinite(cycles) and cycles >= 0 and isinstance(refused, str)):
         raise ValueError(f"measurement {number} has {cycles} cycles")
+    if stated is not None and stated != checksum((*what, *values[:5])):
+        raise ValueError(f"measurement {number} does not match its checksum")
     return float(cycles), int(instructions), int(ticks), int(output_crc), refused, int(number)
 
 

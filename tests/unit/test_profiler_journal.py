@@ -91,6 +91,36 @@ def test_values_that_no_measurement_has(tmp_path: Path) -> None:
             journal.row(OP)
 
 
+def test_a_changed_number_is_noticed_and_rows_of_earlier_versions_count(tmp_path: Path) -> None:
+    """One digit of a ticks count, in the middle of a row that is still one."""
+    path = tmp_path / "j.sqlite"
+    with Journal(path, "one") as journal:
+        journal._db.executescript(
+            "ALTER TABLE measurements DROP COLUMN checksum; ALTER TABLE measurements DROP COLUMN suspect"
+        )
+        journal._db.execute(
+            "INSERT INTO measurements (identity, op, kernel, cycles, instructions, ticks, output_crc, refused, at) "
+            "VALUES ('one', ?, ?, 7.0, 5, 123456789, 9, '', '')",
+            (OP.key, select(OP).name),
+        )
+        journal._db.commit()
+    with Journal(path, "one") as journal:
+        journal.add(
+            Measurement(OP, 8, 5, 987654321, 9)
+        )  # cycles as a whole number, which the column keeps as 8.0
+        assert [m.cycles for m in journal.of(OP)] == [7.0, 8.0]
+    whole = path.read_bytes()
+    number = (987654321).to_bytes(4, "big")
+    assert whole.count(number) == 1
+    path.write_bytes(whole.replace(number, (987654320).to_bytes(4, "big")))
+    with Journal(path, "one") as journal:
+        with pytest.raises(LutError, match="damaged: measurement 2 does not match its checksum") as caught:
+            journal.of(OP)
+        assert "DELETE FROM measurements WHERE id" in caught.value.hint
+        journal._db.execute("DELETE FROM measurements WHERE id = 2")
+        assert [m.cycles for m in journal.of(OP)] == [7.0]
+
+
 def test_a_journal_in_use_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, connect = tmp_path / "j.sqlite", sqlite3.connect
     Journal(path, "one").close()
