@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
@@ -16,6 +18,10 @@ from pipeline.latency.timing import timing_model, waiting_model
 
 ENGINE = "edgenas"
 _EMULATORS = {"qemu": "emulator", "verilator": "emulator/rtl"}  # folders of firmware/ that count
+_THIS_MACHINE = ("process", "wheel")  # emulators that are none
+# keys of /proc/cpuinfo on x86, Arm and RISC-V
+_NAMES = ("model name", "uarch", "Hardware")
+_NUMBERS = ("cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant", "CPU revision")
 _SOURCE_SUFFIXES = (".c", ".cpp", ".h", ".S", ".sv", ".f", ".vlt")
 
 
@@ -53,7 +59,7 @@ def placement(board: Board, data: str = "data") -> str:
 
 
 def timing_name(board: Board) -> str:
-    """What turns the device's count into cycles.
+    """What turns the device's count into cycles, the processor included where the device is this machine.
 
     Raises ConfigError: no such timing model, or none that knows the board's wait states.
     """
@@ -61,7 +67,32 @@ def timing_name(board: Board) -> str:
         model = timing_model(board.core.timing)
         name = f"{model.NAME} {model.VERSION}"
         return name if wait_states(board) is None else f"{name}, waits {waiting_model(model.NAME).VERSION}"
-    return "RTL simulation" if board.latency_provenance == "cycle-accurate" else "device counter"
+    if board.latency_provenance == "cycle-accurate":
+        return "RTL simulation"
+    here = board.emulator is not None and board.emulator.kind in _THIS_MACHINE
+    return f"device counter of {processor()}" if here else "device counter"
+
+
+@cache
+def processor() -> str:
+    """This machine's processor, as far as the system tells: its name, its numbers, its instruction set."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    return describe_processor(text, platform.machine(), platform.processor())
+
+
+def describe_processor(cpuinfo: str, machine: str, otherwise: str = "") -> str:
+    """Of the first processor in `cpuinfo` (Linux). Virtual machines and Arm have names that tell little, so numbers of
+    family and model, or of implementer and part, come along; `otherwise` stands in where there is nothing."""
+    first = cpuinfo.strip().split("\n\n")[0]
+    values = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    name = next((values[key] for key in _NAMES if values.get(key)), otherwise)
+    numbers = "-".join(values[key] for key in _NUMBERS if values.get(key))
+    return ", ".join(part for part in (name, numbers, machine) if part)
 
 
 def _measuring(board: Board) -> dict[str, str]:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline.assets import asset_dir
 from pipeline.boards import board_names, load_board
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LutError
+from pipeline.latency.identity import refuse_other_identity
 from pipeline.latency.lut import Lut
-from pipeline.profiler.identity import placement
+from pipeline.profiler import identity as identity_module
+from pipeline.profiler.identity import current_identity, describe_processor, placement, timing_name
 from pipeline.tomltable import Table
 
 GOOD = load_board("qemu-cortex-m4").path.read_text()
@@ -109,3 +111,29 @@ def test_where_memory_lies_is_part_of_a_real_table_s_identity() -> None:
     )
     for path in sorted(asset_dir("luts").glob("*/edgenas.csv")):
         assert Lut.load(path).identity.memory == placement(load_board(path.parent.name))
+
+
+X86 = "cpu family\t: 6\nmodel\t\t: 106\nmodel name\t: Xeon\nstepping\t: 6\n\nprocessor\t: 1\nmodel\t: 1\n"
+ARM = "BogoMIPS\t: 50.00\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n\nCPU part\t: 0x1\n"
+
+
+def test_a_table_of_this_machine_names_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One measured on another machine is refused, and says what differs; tables of boards and emulators do not care."""
+    assert describe_processor(X86, "x86_64") == "Xeon, 6-106-6, x86_64"
+    assert describe_processor(ARM, "aarch64") == "0x41-0xd0c-0x3, aarch64"
+    assert describe_processor("", "arm64", "arm") == "arm, arm64"
+    boards = [
+        load_board(name) for name in ("host", "host-tflm", "nucleo-f446re", "raspberry-pi-3", "qemu-rv32")
+    ]
+    host, tflm, *others = boards
+    known = [timing_name(board) for board in others]
+    monkeypatch.setattr(identity_module, "processor", lambda: "Xeon, 6-106-6, x86_64")
+    there = current_identity(host)
+    monkeypatch.setattr(identity_module, "processor", lambda: "0x41-0xd0c-0x3, aarch64")
+    here = current_identity(host)
+    assert there.hash != here.hash  # the journal's key
+    with pytest.raises(LutError, match=r"Xeon, 6-106-6, x86_64', here it is .*0x41-0xd0c-0x3, aarch64"):
+        refuse_other_identity(there, here)
+    assert "aarch64" in timing_name(tflm)
+    assert [timing_name(board) for board in others] == known
+    assert "x86" not in "".join(known) and "device counter" in known
