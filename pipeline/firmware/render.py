@@ -20,12 +20,19 @@ COMPILE_FLAGS = (
 
 def environment() -> jinja2.Environment:
     """Jinja over `firmware/templates`; an undefined name is an error."""
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(asset_dir("firmware") / "templates"),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,
     )
+    found.filters["comment"] = comment
+    return found
+
+
+def comment(text: str) -> str:
+    """`text` for the inside of a C comment, which nothing of it ends; as it is where nothing could."""
+    return " ".join(text.splitlines()).replace("*/", "* /").replace("/*", "/ *")
 
 
 def wire_header() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.boards import load_board
+from pipeline.boards import board_names, load_board
 from pipeline.boards.board import Port
 from pipeline.errors import ConfigError, ToolError
 from pipeline.firmware import (
@@ -20,6 +20,7 @@ from pipeline.firmware import (
     render_bench,
 )
 from pipeline.firmware.build import require_tool
+from pipeline.firmware.render import port_sources
 from pipeline.links.qemu import qemu_arguments
 from pipeline.space.budgets import Budgets
 from pipeline.space.kernels import KERNELS
@@ -59,6 +60,19 @@ def test_the_longest_deadline_is_what_the_devices_arithmetic_can_tell(name: str,
     with pytest.raises(ConfigError, match="cannot be checked") as caught:
         render_app(MODEL, board, Budgets(latency_ms=most + 0.001), tmp_path, ratio)
     assert f"{most:,} ms" in caught.value.hint
+
+
+@pytest.mark.parametrize("description", ["a */ #error b", "lines\n#error\r\nof it", "/*/ //*/", "ends in \\"])
+def test_no_description_of_a_board_leaves_its_comment(description: str) -> None:
+    header = port_sources(dataclasses.replace(BOARD, description=description))["port/board.h"]
+    first, second, *_ = header.splitlines()
+    assert (
+        first.startswith("/* ") and first.endswith(" do not edit. */") and second == "#ifndef EDGENAS_BOARD_H"
+    )
+    assert first.count("*/") == first.count("/*") == 1
+    for name in board_names():  # of which a table's identity is a hash
+        board = load_board(name)
+        assert port_sources(board)["port/board.h"].startswith(f"/* {board.description}. Rendered from")
 
 
 def test_the_application_carries_its_budgets(tmp_path: Path) -> None:
