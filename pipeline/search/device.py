@@ -36,6 +36,14 @@ def choose(name: str) -> torch.device:
     return choose_device(name, "search.device")
 
 
+def turn(name: str, place: int) -> str:
+    """`name`, or the GPU of this machine that search number `place` takes where `name` leaves open which of several."""
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    count = torch.cuda.device_count()
+    return f"cuda:{place % count}" if count > 1 else name
+
+
 def resident(data: SearchData, device: torch.device) -> SearchData:
     """`data` with its images on `device`, copied once: a step then waits for no transfer."""
     if device.type == "cpu":

@@ -22,6 +22,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -72,22 +74,29 @@ def attempt(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> dic
 
 
 class LocalWorkers:
-    """Processes of this machine; `threads` each."""
+    """Processes of this machine; `threads` each. They take its GPUs in turn, where the settings leave open which."""
 
     def __init__(self, bench: Bench, threads: int) -> None:
         self._bench, self._threads = bench, threads
+        self._runs: dict[int, _LocalRun] = {}  # the last one in each place
         # not forked: torch's and BLAS' threads do not survive a fork
         self._context = multiprocessing.get_context("spawn")
 
     def start(self, job: Job, key: str, folder: Path) -> Running:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _OUTCOME).unlink(missing_ok=True)
+        # the lowest place that nobody is in: as many places as searches at a time
+        place = next(i for i in count() if i not in self._runs or self._runs[i].done())
         process = self._context.Process(
-            target=_child, args=(self._bench, job, key, folder, self._threads), name=job.name, daemon=True
+            target=_child,
+            args=(self._bench, job, key, folder, self._threads, place),
+            name=job.name,
+            daemon=True,
         )
         with _uninterrupted():
             process.start()
-        return _LocalRun(process, folder)
+        self._runs[place] = _LocalRun(process, folder)
+        return self._runs[place]
 
     def close(self) -> None:
         pass
@@ -139,13 +148,21 @@ def _uninterrupted() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _child(bench: Bench, job: Job, key: str, folder: Path, threads: int) -> None:
+def _child(bench: Bench, job: Job, key: str, folder: Path, threads: int, place: int) -> None:
     # Ctrl-C reaches every process of the terminal; the sweep itself decides and then ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    write_text(folder / _OUTCOME, json.dumps(attempt(bench, job, key, folder, threads)))
+    write_text(folder / _OUTCOME, json.dumps(attempt(in_turn(bench, place), job, key, folder, threads)))
+
+
+def in_turn(bench: Bench, place: int) -> Bench:
+    """`bench` with the GPU that is the turn of `place`; one of several that all took the first would have them idle."""
+    from pipeline.search.device import turn  # torch is loaded where it works
+
+    train = bench.train and replace(bench.train, device=turn(bench.train.device, place))
+    return replace(bench, config=replace(bench.config, device=turn(bench.config.device, place)), train=train)
 
 
 def _end_with_parent() -> None:

@@ -39,7 +39,8 @@ from pipeline.space.cells import CellSpace
 from pipeline.sweep import Bench, Job, Sweep, grid, summarize
 from pipeline.sweep.bench import perform
 from pipeline.sweep.grid import method_list, numbers, seed_list
-from pipeline.sweep.workers import LocalWorkers, RayWorkers, _RayRun, _Remote
+from pipeline.sweep.workers import LocalWorkers, RayWorkers, _RayRun, _Remote, in_turn
+from pipeline.train.config import TrainConfig
 
 CELLS = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 ARRAYS = SimpleNamespace(**vars(DATA), x_test=DATA.x_val, y_test=DATA.y_val)
@@ -386,6 +387,47 @@ def test_a_local_ray_is_its_own_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
     ray.shutdown.side_effect = lambda: (folder / "session").mkdir()
     disconnect(connected)
     assert ray.shutdown.called and not folder.exists()
+
+
+class Process:
+    """What LocalWorkers asks of a process: it lives until it is told otherwise."""
+
+    def __init__(self, target: Any, args: tuple[Any, ...], name: str, daemon: bool) -> None:
+        self.args, self.alive, self.start = args, True, lambda: None
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "taken"),
+    [
+        ("auto", 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        ("cuda", 3, ["cuda:0", "cuda:1", "cuda:2", "cuda:1"]),
+        ("auto", 0, ["auto"] * 4),
+        ("cuda", 1, ["cuda"] * 4),
+        ("cuda:1", 2, ["cuda:1"] * 4),
+        ("cpu", 2, ["cpu"] * 4),
+    ],
+)
+def test_processes_of_one_machine_take_its_gpus_in_turn(
+    device: str, gpus: int, taken: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three at a time; the second ends first, and the fourth takes its place."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    bench = replace(BENCH, config=replace(TINY, device=device), train=TrainConfig(device=device))
+    workers = LocalWorkers(bench, 1)
+    workers._context = SimpleNamespace(Process=Process)
+    runs = [workers.start(Job("random", seed, 2.0), "key", tmp_path / str(seed)) for seed in range(3)]
+    runs[1]._process.alive = False
+    runs.append(workers.start(Job("random", 3, 2.0), "key", tmp_path / "3"))
+    placed = [in_turn(bench, run._process.args[-1]) for run in runs]
+    assert [one.config.device for one in placed] == [one.train.device for one in placed] == taken
+    # which GPU it was changes no key, so any of them goes on with what another began
+    assert {one.key(Job("random", 0, 2.0), "data") for one in placed} == {
+        bench.key(Job("random", 0, 2.0), "data")
+    }
 
 
 class Cluster:
