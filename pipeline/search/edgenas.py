@@ -76,7 +76,8 @@ class EdgeNas:
     @property
     def total(self) -> int:
         config = self.task.config
-        search = config.warmup_steps + config.steps + config.candidates
+        # shared weights look at whoever trains, too
+        search = config.warmup_steps + config.steps + max(config.candidates, config.semifinalists)
         semifinal = config.semifinalists * config.semifinal_steps
         return search + semifinal + config.finalists * config.proxy_steps
 

@@ -56,6 +56,17 @@ def searched(config, seed: int = 7) -> EdgeNas:
     return method
 
 
+@pytest.mark.parametrize("short", [0, 2])
+def test_progress_never_passes_its_end(short: int) -> None:
+    """More semifinalists than candidates: shared weights look at all of them."""
+    seen: list[tuple[int, int]] = []
+    config = replace(CONFIG, candidates=1, semifinalists=6, semifinal_steps=short, finalists=1, proxy_steps=1)
+    search(SMALL, DATA, MacCost(), BUDGETS, config, seed=7,
+           on_step=lambda step: seen.append((step["done"], step["total"])))  # fmt: skip
+    assert all(done <= total for done, total in seen)
+    assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
+
+
 @pytest.mark.parametrize(("names", "better"), [(("macs",), max), (("parameters",), max)])
 def test_the_first_cut_keeps_what_the_proxies_rank_best(monkeypatch, names, better):
     pools = []
