@@ -26,7 +26,7 @@ from pipeline.exitstage import export_exits, measure_exits, record, with_exits
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
 from pipeline.export.parity import Int8Network
 from pipeline.figures import Figure
-from pipeline.firmware import Build, build, check_path, render_app
+from pipeline.firmware import Build, build, check_path, render_app, too_long
 from pipeline.fleet import Targets
 from pipeline.frontend import FrontEnd
 from pipeline.latency.cost import CostModel
@@ -300,12 +300,16 @@ def deploy(
         slow = slower_than_measured(layer)
         if slow:
             reporter.warn(f"{layer.name}: {slow}; it takes longer than the table's prediction")
+    # only a device that counts instructions needs to be told their cycles
+    ratio = cost.cycles_per_instruction(model.graph) if board.counts_instructions else 1.0
+    if why := too_long(prediction.latency_ms(board.clock_hz), board, ratio):
+        reporter.warn(
+            f"an inference is predicted to take {prediction.latency_ms(board.clock_hz):,.0f} ms; {why}"
+        )
     notes = [
         f"predicted {prediction.per_node[layer.node].cycles:,.0f} cycles ({prediction.per_node[layer.node].provenance})"
         for layer in model.layers
     ]
-    # only a device that counts instructions needs to be told their cycles
-    ratio = cost.cycles_per_instruction(model.graph) if board.counts_instructions else 1.0
     sound_ratio = (
         None if sound is None else sound.cycles_per_instruction if board.counts_instructions else 1.0
     )
@@ -335,19 +339,24 @@ def validate_on_target(
 
 def profile_boards(
     boards: Sequence[Board], runfile: Path | None, out: Path | None, *, quiet: bool = False, engine: str = ENGINE,
-    bound: float | None = None, targets: Targets | None = None,
+    bound: float | None = None, targets: Targets | None = None, data: Path | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Measure a run file's search space, or the default ones, on each board, several boards at a time.
 
-    Returns where each table is and its size; raises ConfigError at once where no table could be written there.
+    Returns where each table is and its size; raises ConfigError at once where no table could be written there, or for
+    `data`, which overrides the run file's, without one.
     Measurements are journalled in the user's cache, so an interrupted call goes on. `bound` left out: emulators
     measure everything, real boards until held-out operators are predicted within REAL_BOARD_BOUND.
     """
     reporter = Reporter(quiet=quiet)
     if runfile is not None:
         run = load_runfile(runfile)
-        data = load_data(run, None)
-        spaces = [run.space.build(data.input_shape, data.classes)]
+        arrays = load_data(run, data)
+        spaces = [run.space.build(arrays.input_shape, arrays.classes)]
+    elif data is not None:
+        raise ConfigError(
+            "--data without --run: no data set is looked at", hint="leave it out, or give --run"
+        )
     else:
         spaces = [SearchSpace.for_input(shape, 10) for shape in ((28, 28, 1), (32, 32, 3))]
     ops = sorted({op for space in spaces for op in space.operators()})

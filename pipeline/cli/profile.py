@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import EngineName, Json, example, finite, print_json, stdout
+from pipeline.cli.common import DataPath, EngineName, Json, example, finite, print_json, stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--ray", help="Spread the workers over a Ray cluster: its address, or 'local'."),
         ] = None,
+        data: DataPath = None,
         json: Json = False,
     ) -> None:
         """Run the operator benchmark on a board (or its emulator) and write its latency table.
@@ -59,7 +60,7 @@ def register(app: typer.Typer) -> None:
         targets = Targets(tuple(port or ()), workers, ray)
         boards = [load_board(name) for name in dict.fromkeys(board)]
         summaries = profile_boards(
-            boards, runfile, out, quiet=json, engine=engine, bound=error, targets=targets
+            boards, runfile, out, quiet=json, engine=engine, bound=error, targets=targets, data=data
         )
         if json:
             print_json(summaries[0] if len(summaries) == 1 else summaries)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.boards import Board
 from pipeline.errors import LinkError
 from pipeline.latency.modelled import ModelledRegions
-from pipeline.links import open_link
+from pipeline.links import INSTRUCTION_NS, open_link
 from pipeline.links.memorysim import Simulated, Waits
 from pipeline.wire.client import Client
 
@@ -92,6 +92,7 @@ def _from_blocks(
             result = client.invoke(x)
             regions = [modelled.next(_REGION_TIMEOUT_S) for _ in range(expected)]
             surplus = modelled.surplus()
+        refuse_wrapped(board, result.ticks, sum(region.instructions for region, _ in regions))
         waits = system.read(Path(folder)) if system is not None else [()] * expected
         if surplus:
             raise LinkError(f"{elf.name} has {expected} layers but {expected + surplus} marked regions")
@@ -102,6 +103,18 @@ def _from_blocks(
         for (region, cycles), waited in zip(regions, waits, strict=True)
     )
     return EmulatedInference(counts, result.output, result.ticks)
+
+
+def refuse_wrapped(board: Board, ticks: int, instructions: int) -> None:
+    """Raises LinkError where `instructions`, which an emulator saw the device execute, say that its counter began anew
+    before it was read: it has 32 bits."""
+    a_tick = 1e9 / (board.counter.hz * INSTRUCTION_NS)
+    if instructions - ticks * a_tick > (1 << 31) * a_tick:
+        raise LinkError(
+            f"{board.name} counted {ticks * a_tick:,.0f} of {instructions:,} instructions: its counter begins anew "
+            f"after {(1 << 32) * a_tick:,.0f}",
+            hint="a smaller model: it cannot time what takes longer",
+        )
 
 
 def emulated_features(board: Board, elf: Path, sound: bytes, *, port: str | None = None) -> EmulatedFeatures:
@@ -123,6 +136,7 @@ def emulated_features(board: Board, elf: Path, sound: bytes, *, port: str | None
             client.hello()
             made = client.features(sound)
             region, cycles = modelled.next(_REGION_TIMEOUT_S)
+    refuse_wrapped(board, made.ticks, region.instructions)
     return EmulatedFeatures(cycles, region.instructions, made.features, made.ticks)
 
 

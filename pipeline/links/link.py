@@ -14,10 +14,12 @@ class Link(Closing):
 
     `slowness`: how many times longer than a microcontroller this target may compute before it counts as hung.
     `patience_s`: how long it may stay silent where there is nothing to compute.
+    `real_time`: whether its seconds are those of the host, as a board's are and an emulator's are not.
     """
 
     slowness: float = 1.0
     patience_s: float = 3.0
+    real_time: bool = False
 
     @abstractmethod
     def write(self, data: bytes) -> None:

@@ -31,6 +31,7 @@ class SerialLink(Link):
         # pyserial passes every change of the timeout on to an RFC 2217 server, a round trip each
         self._polled = scheme == "rfc2217"
         self._stream = scheme == "socket"  # its in_waiting only tells whether there is something
+        self.real_time = not scheme  # who knows what answers behind a URL
         options = {} if scheme else {"exclusive": True, "write_timeout": 10.0}
         try:
             self._port = serial.serial_for_url(port, baudrate=baud, timeout=_POLL_S, **options)

@@ -41,6 +41,8 @@ __all__ = ["ByteStream", "Check", "Client", "FeaturesResult", "Hello", "InvokeRe
 # An emulator that counts basic blocks still executes some 50 million instructions a second, and no kernel
 # needs more than about 60 for a multiply-accumulate or 600 for an element.
 _INSTRUCTIONS_A_SECOND = 5e7
+_TICKS = 1 << 32  # that the device's counter has before it begins anew
+_SURE = 0.9  # part of those that must be missing from a count; the rest is the line's own time
 _COMPUTES_S = 0.02  # bounds below that say more of the line than of the device
 
 
@@ -116,6 +118,7 @@ class Client:
         self._line = Exchange(link, patience_s=patience_s, explain=explain)
         self._name = link.describe()
         self._slowness: float = getattr(link, "slowness", 1.0)
+        self._real_time: bool = getattr(link, "real_time", False)
         self._work_ratio = 0.25  # of the bound on computing time, twice what the device took lately
         self._invoke_s = 0.0
         self._features_s = 0.0
@@ -215,6 +218,7 @@ class Client:
         features = self._read(Op.READ_INPUT, 0, reply.input_bytes)
         if zlib.crc32(features) != reply.input_crc:
             raise LinkError("the features read back are not those that the device computed")
+        self._refuse_wrapped(Op.FEATURES, reply.ticks, self._features_s)
         return FeaturesResult(features, reply.ticks)
 
     def invoke_loaded(self, x: bytes, *, limit_s: float = 60.0) -> InvokeResult:
@@ -226,7 +230,20 @@ class Client:
         output += self._read(Op.READ_OUTPUT, len(output), reply.output_bytes)
         if len(output) != reply.output_bytes or zlib.crc32(output) != reply.output_crc:
             raise LinkError("the output read back is not the output that the device computed")
+        self._refuse_wrapped(Op.INVOKE, reply.ticks, self._invoke_s)
         return InvokeResult(output, reply.ticks)
+
+    def _refuse_wrapped(self, op: Op, ticks: int, took_s: float) -> None:
+        """Raises LinkError where `took_s` says that the device's counter began anew before it was read."""
+        if not self._real_time or took_s < 1.0:  # no counter ends so soon
+            return
+        rate = self.describe().counter_hz
+        if rate and took_s - ticks / rate > _SURE * _TICKS / rate:
+            raise LinkError(
+                f"{op.name} took {took_s:.1f} s, and {self._name} counted {ticks / rate:.1f} s: its counter begins "
+                f"anew after {_TICKS / rate:.1f} s",
+                hint="a smaller model, or a counter that is slower: it cannot time what takes longer",
+            )
 
     def _compute(self, op: Op, request: bytes, limit_s: float, last_s: float) -> tuple[bytes, float]:
         """The reply's payload and the seconds it took, where the last such request took `last_s` (0: none yet)."""

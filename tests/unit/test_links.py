@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,22 @@ import pytest
 
 from pipeline.boards import load_board
 from pipeline.errors import EdgeNasError, LinkError, ToolError
-from pipeline.links import ProcessLink, SerialLink, open_link
+from pipeline.latency.emulated import refuse_wrapped
+from pipeline.links import INSTRUCTION_NS, ProcessLink, SerialLink, open_link
 from pipeline.wire import Client, Reason, RefusedError, exchange
+from pipeline.wire import client as client_module
 from pipeline.wire.client import WrongFirmwareError
 from pipeline.wire.framing import Frame, FrameReader, encode
-from pipeline.wire.messages import PROTOCOL_VERSION, RESPONSE_BIT, HelloReply, Kind, NakReply, Op
+from pipeline.wire.messages import (
+    PROTOCOL_VERSION,
+    RESPONSE_BIT,
+    DescribeReply,
+    HelloReply,
+    InvokeReply,
+    Kind,
+    NakReply,
+    Op,
+)
 
 ECHO = "import os, sys; fd = int(sys.argv[1])\nwhile data := os.read(fd, 65536): os.write(fd, data)"
 
@@ -225,6 +237,47 @@ def test_silence_becomes_an_error_within_the_patience() -> None:
         Client(device, patience_s=0.5).memory()
     assert time.monotonic() - started < 3.0
     assert "last words" in caught.value.hint
+
+
+@pytest.mark.parametrize(("took_s", "wrapped"), [(8.9, False), (9.1, True), (20.0, True)])
+def test_an_inference_beyond_the_counter_is_not_reported_as_a_short_one(
+    took_s: float, wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Cortex-M7 at 480 MHz: 32 bits of cycles last 8.95 seconds."""
+    now = [0.0]
+    monkeypatch.setattr(client_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Computing(Device):
+        real_time = True
+
+        def answer(self, frame: Frame) -> bytes:
+            if frame.op == Op.INVOKE:
+                now[0] += took_s
+                reply = InvokeReply(int(took_s * 480e6) % 2**32, zlib.crc32(b"ab"), 2).pack() + b"ab"
+            elif frame.op == Op.DESCRIBE:
+                reply = DescribeReply(480_000_000, 480_000_000, 65536, 0, 0, 4, 2, 100, 1, 0).pack()
+            else:
+                return super().answer(frame)
+            return encode(Frame(frame.op | RESPONSE_BIT, frame.seq, reply))
+
+    device = Computing(0.0)
+    if wrapped:
+        with pytest.raises(LinkError, match=r"its counter begins anew after 8\.9 s"):
+            Client(device).invoke(b"1234")
+    else:
+        assert Client(device).invoke(b"1234").ticks == int(took_s * 480e6)
+    device.real_time = False  # an emulator's seconds are not the device's
+    assert Client(device).invoke(b"1234").output == b"ab"
+
+
+def test_an_emulated_inference_beyond_the_counter_is_refused() -> None:
+    """An instruction takes 64 ns of QEMU's time, a tick 40 ns: 32 bits of ticks are 2.7 thousand million of them."""
+    board = load_board("qemu-cortex-m4")
+    a_tick = 1e9 / (board.counter.hz * INSTRUCTION_NS)
+    for ticks in (1, 1000, 2**32 - 1):
+        refuse_wrapped(board, ticks, int(ticks * a_tick))
+        with pytest.raises(LinkError, match="begins anew"):
+            refuse_wrapped(board, ticks, int((ticks + 2**32) * a_tick))
 
 
 @pytest.fixture

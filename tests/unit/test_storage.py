@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ import pytest
 import torch
 from one_operator import Builder, options, quantization
 
+from pipeline.assets import asset_dir
 from pipeline.cli import main
 from pipeline.engine import Model, load
 from pipeline.errors import ConfigError, DataError, EdgeNasError, StorageError
 from pipeline.profiler.journal import Journal
 from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.inherit import load_weights, save_weights
+from pipeline.space.opspec import OpSpec
 from pipeline.stages import profile_boards
 from pipeline.storage import Rhythm, alone_in, usable_folder, write_text
 from pipeline.train.checkpoint import load_checkpoint, save_checkpoint
@@ -144,6 +147,38 @@ def test_a_table_that_could_not_be_written_is_not_measured(
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match=r"--out: .*file.* cannot be used"):
         profile_boards([load_board("qemu-cortex-m4")], None, tmp_path / "file", quiet=True)
+
+
+def test_profile_measures_the_space_of_the_data_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image folder that the run file's own path does not lead to, through the command line."""
+    from typer.testing import CliRunner
+
+    from pipeline import stages
+    from pipeline.cli.main import app
+    from pipeline.latency.lut import Lut
+
+    asked: list[Path | None] = []
+
+    def load_data(run: object, path: Path | None) -> object:
+        asked.append(path)
+        return SimpleNamespace(input_shape=(10, 14, 2), classes=3)
+
+    def profile(board: object, ops: list[OpSpec], **_: object) -> Lut:
+        assert {(op.in_h, op.in_w, op.in_c) for op in ops if op.in_c == 2} == {(10, 14, 2)}
+        return Lut.load(asset_dir("luts") / "qemu-cortex-m4" / "edgenas.csv")
+
+    monkeypatch.setattr(stages, "load_data", load_data)
+    monkeypatch.setattr(stages, "profile", profile)
+    runfile = tmp_path / "r.toml"
+    runfile.write_text('board = "qemu-cortex-m4"\n[budgets]\nlatency_ms = 50.0\n[space]\nblocks = 2\n')
+    command = ["profile", "--board", "qemu-cortex-m4", "--out", str(tmp_path), "--json"]
+    given = ["--data", str(tmp_path / "images")]
+    done = CliRunner().invoke(app, [*command, "--run", str(runfile), *given])
+    assert done.exit_code == 0 and asked == [tmp_path / "images"], done.output
+    without = CliRunner().invoke(app, [*command, *given])
+    assert isinstance(without.exception, ConfigError) and "--run" in without.exception.hint
 
 
 def test_journal_below_a_file(tmp_path: Path) -> None:
