@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from pipeline import __version__, stages
 from pipeline.data.speech import clips_of
-from pipeline.errors import ConfigError
+from pipeline.errors import BudgetError, ConfigError
 from pipeline.export import to_int8
+from pipeline.familystage import FamilyAnswer, FamilyQuestion, latency_provenance
 from pipeline.progress import Reporter
 from pipeline.provenance import provenance
 from pipeline.prunestage import prune
@@ -25,9 +26,10 @@ from pipeline.rundocument import add_robustness, add_training
 from pipeline.runfile import RunFile, load_runfile
 from pipeline.runinputs import RunInputs
 from pipeline.runstate import RunState, fingerprint, read_as, read_json
-from pipeline.search import Request, SearchResult
+from pipeline.search import SearchResult
 from pipeline.search.adaptconfig import AdaptConfig
-from pipeline.search.settings import check_settings
+from pipeline.search.candidates import way_out
+from pipeline.search.settings import check_settings, check_yields_family
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
 from pipeline.storage import claim, usable_folder, write_text
@@ -129,16 +131,42 @@ class Run(RunInputs):
         write_text(self.folder / INPUTS, json.dumps(inputs, indent=2) + "\n")
         return self._found
 
-    def family(self, request: Request) -> SearchResult:
-        """Architectures for another board, limit or S; writes family/BOARD.json. Trains no hypernetwork."""
-        checkpoint = self._checkpoint("search", self._search_key())
+    def family(self, question: FamilyQuestion) -> FamilyAnswer:
+        """Architectures for another board, limit or S, in a file of the folder `family` that the question names. Trains
+        no hypernetwork.
+
+        Raises ConfigError without a finished search of a hypernetwork, BudgetError where no member meets every budget.
+        """
+        s = self.settings
+        check_yields_family(s.search)
+        cost = self.cost if question.board in ("", s.board.name) else self.cost_on(question.board)
+        request = question.request(s, cost, self.space.ops)
+        started = time.monotonic()
         result = stages.ask_family(
-            self.settings, self.space, self.data, self._targets(), request, checkpoint, self.reporter
+            s, self.space, self.data, self._targets(), request,
+            self._checkpoint("search", self._search_key()), self.reporter,
+        )  # fmt: skip
+        seconds, board = time.monotonic() - started, request.target.name
+        path = self.folder / "family" / question.file_name(board)
+        answer = FamilyAnswer(
+            question,
+            result,
+            board,
+            question.budgets(s).latency_ms,
+            path,
+            seconds,
+            latency_provenance(result, cost),
         )
-        folder = self.folder / "family"
-        folder.mkdir(exist_ok=True)
-        write_text(folder / f"{request.target.name}.json", json.dumps(result.to_json()) + "\n")
-        return result
+        text = json.dumps(answer.to_json()) + "\n"
+        if path.is_file() and path.read_bytes() != text.encode():  # of another table, or an earlier edgenas
+            self._set_aside((f"family/{path.name}",))
+        write_text(path, text)
+        if not result.feasible:
+            raise BudgetError(
+                f"no member of the family meets every budget on {board}: {result.reason}",
+                hint=way_out(result.reason, "loosen that budget"),
+            )
+        return answer
 
     def _find(self, checkpoint: Path) -> SearchResult:
         return stages.search_architecture(

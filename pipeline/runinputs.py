@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import numpy as np
 from pipeline import stages
 from pipeline.boards import Board, load_board
 from pipeline.data import DataSet
-from pipeline.fit import obtain_predictor
+from pipeline.errors import ConfigError
+from pipeline.fit import fit_to_target, obtain_predictor
+from pipeline.fleet import Targets
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
+from pipeline.latency.predictor import LatencyPredictor
 from pipeline.latency.sound import SoundCost
 from pipeline.progress import Reporter
 from pipeline.runfile import RunFile
@@ -22,6 +26,7 @@ from pipeline.search import Target
 from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
+from pipeline.storage import usable_folder
 
 
 class RunInputs:
@@ -67,6 +72,28 @@ class RunInputs:
 
     def _sound(self, board: Board) -> SoundCost | None:
         return stages.obtain_sound(board, self.data.front_end, self.folder / "lut", self.reporter)
+
+    def fit_predictor(
+        self, out: Path, *, models: int | None = None, alone: bool = False, targets: Targets | None = None
+    ) -> LatencyPredictor:
+        """A latency predictor of this run's space and board, written to `out` (.npz); what it is fitted to is
+        journalled in the run's folder.
+
+        `models`: random architectures, the run file's number unless given; `alone`: of the latency itself, not of what
+        the table lacks. Raises ConfigError where `out` cannot be a file, and as `fit_to_target` does.
+        """
+        usable_folder(out.parent, "--out")
+        if out.is_dir():
+            raise ConfigError(f"--out: {out} is a folder", hint="give the path of a file, such as m4.npz")
+        config = self.settings.search.predictor
+        config = replace(
+            config, models=models or config.models, residual=config.residual and not alone, file=""
+        )
+        found = fit_to_target(
+            self.space, self.table_cost, config, self.predictor_folder, self.reporter, targets=targets
+        )
+        found.save(out)
+        return found
 
     @property
     def predictor_folder(self) -> Path:

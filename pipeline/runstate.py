@@ -94,6 +94,7 @@ class RunState:
             if (self.folder / name).is_file():
                 shutil.copy2(self.folder / name, place / name)
         for name in found:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).rename(place / name)
         return place
 

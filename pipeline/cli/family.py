@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -21,10 +19,10 @@ from pipeline.cli.common import (
     print_json,
     stdout,
 )
-from pipeline.errors import BudgetError, ConfigError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.search import SearchResult
+    from pipeline.familystage import FamilyAnswer
 
 
 def register(app: typer.Typer) -> None:
@@ -57,51 +55,22 @@ def register(app: typer.Typer) -> None:
         """Ask a trained hypernetwork for architectures; every one is checked exactly, nothing is searched anew.
 
         Needs a finished `edgenas search` of the same run file. Ranks by accuracy with shared weights; writes
-        family/BOARD.json into the run's folder.
+        family/BOARD.json into the run's folder, its name ending with what is asked for besides
+        (BOARD-20ms-ir6=0.5.json).
         """
-        from pipeline import stages
+        from pipeline.familystage import FamilyQuestion
         from pipeline.run import Run
-        from pipeline.search import Request, complexity_of
-        from pipeline.search.candidates import way_out
-        from pipeline.search.settings import check_yields_family
-        from pipeline.space.architecture import lower
 
-        run = Run.open(runfile, data=data, runs=runs, quiet=json)
-        settings = run.settings
-        check_yields_family(settings.search)
-        own = board in ("", settings.board.name)
-        given: dict[str, Any] = {
-            "latency_ms": latency_ms, "sram_bytes": sram_bytes, "flash_bytes": flash_bytes,
-            "parameters": parameters,
-        }  # fmt: skip
-        given = {name: value for name, value in given.items() if value is not None}
-        for name, value in given.items():
-            if value <= 0:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value:g}", hint="give a limit above 0")
-        budgets = replace(settings.budgets, **given)
-        cost = run.cost if own else run.cost_on(board)
-        request = Request(
-            stages.search_target(cost, budgets, settings.robustness),
-            complexity_of(run.space.ops, dict(_component(text) for text in penalize or [])),
-            members,
-            train_steps=train_steps,
+        penalties = dict(_component(text) for text in penalize or [])
+        question = FamilyQuestion(
+            board, latency_ms, sram_bytes, flash_bytes, parameters, penalties, members, train_steps
         )
-        started = time.monotonic()
-        result = run.family(request)
-        seconds = time.monotonic() - started
-        if not result.feasible:
-            raise BudgetError(
-                f"no member of the family meets every budget on {request.target.name}: {result.reason}",
-                hint=way_out(result.reason, "loosen that budget"),
-            )
-        path = run.folder / "family" / f"{request.target.name}.json"
+        answer = Run.open(runfile, data=data, runs=runs, quiet=json).family(question)
         if json:
-            print_json({"seconds": round(seconds, 2), "written": str(path), **result.to_json()})
+            print_json({"seconds": round(answer.seconds, 2), "written": str(answer.path), **answer.to_json()})
         else:
-            graphs = [lower(c.architecture) for c in result.candidates]
-            source = "estimated" if any(cost.predict(graph).unmeasured for graph in graphs) else "modelled"
-            stdout.print(_table(result, request.target.name, budgets.latency_ms, seconds, source))
-            stdout.print(f"written: {path}", markup=False)
+            stdout.print(_table(answer))
+            stdout.print(f"written: {answer.path}", markup=False)
 
 
 def _component(text: str) -> tuple[str, float]:
@@ -121,12 +90,14 @@ def _component(text: str) -> tuple[str, float]:
         ) from error
 
 
-def _table(result: SearchResult, board: str, limit: Any, seconds: float, source: str) -> Table:
-    """`source`: provenance of the latencies, which are the table's upper ends."""
-    title = f"{board}, at most {limit:g} ms (given): {len(result.candidates)} members in {seconds:.1f} s"
+def _table(answer: FamilyAnswer) -> Table:
+    limit = (
+        f"at most {answer.limit_ms:g} ms (given)" if answer.limit_ms is not None else "no limit of latency"
+    )
+    title = f"{answer.board}, {limit}: {len(answer.result.candidates)} members in {answer.seconds:.1f} s"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     columns = (
-        f"latency, ms\n({source})",
+        f"latency, ms\n({answer.provenance})",
         "SRAM\n(modelled)",
         "flash\n(modelled)",
         "parameters",
@@ -135,7 +106,7 @@ def _table(result: SearchResult, board: str, limit: Any, seconds: float, source:
     for column in columns:
         table.add_column(column, justify="right")
     table.add_column("architecture")
-    for c in result.candidates:
+    for c in answer.result.candidates:
         accuracy = f"{100 * c.shared_accuracy:.1f} %" if c.shared_accuracy is not None else "not trained"
         if c.proxy_accuracy is not None:
             accuracy = f"{100 * c.proxy_accuracy:.1f} % after {c.proxy_steps} steps"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,6 @@ from pipeline.cli.common import (
     print_json,
     stdout,
 )
-from pipeline.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -51,24 +49,11 @@ def register(app: typer.Typer) -> None:
 
         A part of the models is held out of the fit and states the error. `[search.predictor] file` uses it.
         """
-        from pipeline.fit import fit_to_target
         from pipeline.fleet import Targets
         from pipeline.run import Run
-        from pipeline.storage import usable_folder
 
         run = Run.open(runfile, data=data, runs=runs, quiet=json)
-        usable_folder(out.parent, "--out")
-        if out.is_dir():
-            raise ConfigError(f"--out: {out} is a folder", hint="give the path of a file, such as m4.npz")
-        config = run.settings.search.predictor
-        config = replace(
-            config, models=models or config.models, residual=config.residual and not alone, file=""
-        )
-        found = fit_to_target(
-            run.space, run.table_cost, config, run.predictor_folder, run.reporter,
-            targets=Targets(count=workers),
-        )  # fmt: skip
-        found.save(out)
+        found = run.fit_predictor(out, models=models, alone=alone, targets=Targets(count=workers))
         summary: dict[str, Any] = {
             "file": str(out),
             "board": found.identity.board,
@@ -134,42 +119,27 @@ def register(app: typer.Typer) -> None:
         modelled; their intervals and the stated error come from measurements left out of the fit. What was measured
         before (the journal, the table there) counts and stays as it is.
         """
-        from pipeline.fit import transfer_table
+        from pipeline import fit
         from pipeline.fleet import Targets
 
-        lut, path = transfer_table(
+        lut, path = fit.transfer_table(
             board, base, measurements, tuple(measured or ()), out,
             targets=Targets(tuple(port or ()), workers), quiet=json,
         )  # fmt: skip
-        assert lut.transfer is not None
-        rows = [row for row in lut.rows.values() if row.transferred]
-        kernels = {}
-        for name in sorted({row.kernel for row in rows}):
-            own = [row for row in rows if row.kernel == name]
-            widths = sorted(row.p95 / row.cycles - 1.0 for row in own)
-            kernels[name] = {
-                "rows": len(own), "measured": own[0].relatives,
-                "interval_median": widths[len(widths) // 2], "interval_widest": widths[-1],
-            }  # fmt: skip
-        summary = {
-            "board": lut.identity.board, "path": str(path), "provenance": lut.provenance,
-            **asdict(lut.transfer), "measured_rows": len(lut.rows) - len(rows), "transferred_rows": len(rows),
-            "kernels": kernels,
-        }  # fmt: skip
+        about = {**fit.summary(lut), "path": str(path)}
         if json:
-            print_json(summary)
+            print_json(about)
             return
-        about = lut.transfer
         stdout.print(
-            f"{about.measurements} operators of {lut.identity.board} measured, {len(rows)} of {about.base} corrected "
-            f"(modelled)\n{about.correction}\nleft out of the fit, measurements are {100 * about.mape:.1f} % off on "
-            f"average, {100 * about.worst:.1f} % at most",
+            f"{about['measurements']} operators of {about['board']} measured, {about['transferred_rows']} of "
+            f"{about['base']} corrected (modelled)\n{about['correction']}\nleft out of the fit, measurements are "
+            f"{100 * about['mape']:.1f} % off on average, {100 * about['worst']:.1f} % at most",
             markup=False,
         )
         table = Table(box=None, pad_edge=False)
         for column in ("kernel", "measured", "corrected", "interval, median", "widest"):
             table.add_column(column, justify="right" if column != "kernel" else "left")
-        for name, k in kernels.items():
+        for name, k in about["kernels"].items():
             table.add_row(
                 name.removeprefix("edgenas_"), str(k["measured"]), str(k["rows"]),
                 f"+{100 * k['interval_median']:.1f} %", f"+{100 * k['interval_widest']:.1f} %",

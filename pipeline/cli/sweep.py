@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,12 +73,7 @@ def register(app: typer.Typer) -> None:
             settings, folder, reporter, methods=methods, seeds=seeds, latency_ms=latency_ms, data=data,
             judge_steps=judge_steps, train=train,
         )  # fmt: skip
-        processors = os.cpu_count() or 1
-        if ray in (None, "local"):
-            at_once = min(workers or processors, len(job.jobs))
-            job.run(at_once, threads or max(1, processors // at_once), ray)
-        else:  # the cluster knows how many fit
-            job.run(workers or len(job.jobs), threads or 1, ray)
+        job.run(workers, threads, ray)
         document = summarize(job, settings.name, settings.board.description)
         page = write_sweep(folder, document)
         if json:

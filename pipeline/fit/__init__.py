@@ -1,7 +1,7 @@
 """What is fitted to a target: predictors to whole models that ran on it, another board's table to its operators."""
 
 from pipeline.fit.predictor import fit_to_target, obtain_predictor, predictor_identity
-from pipeline.fit.transfer import fit_transfer, open_base, transfer_table
+from pipeline.fit.transfer import fit_transfer, open_base, summary, transfer_table
 
 __all__ = [
     "fit_to_target",
@@ -9,5 +9,6 @@ __all__ = [
     "obtain_predictor",
     "open_base",
     "predictor_identity",
+    "summary",
     "transfer_table",
 ]

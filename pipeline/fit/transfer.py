@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.boards import Board, load_board
 from pipeline.engine.host import cache_dir
@@ -48,6 +49,27 @@ def transfer_table(
         reporter=Reporter(quiet=quiet), measurements=count, tables=tables, targets=targets,
     )  # fmt: skip
     return lut, path
+
+
+def summary(lut: Lut) -> dict[str, Any]:
+    """How a table that `transfer_table` made came about: the fit, and each kernel's rows and intervals.
+
+    `interval_*` are upper ends above the rows' cycles, as fractions.
+    """
+    assert lut.transfer is not None
+    rows = [row for row in lut.rows.values() if row.transferred]
+    kernels = {}
+    for name in sorted({row.kernel for row in rows}):
+        own = [row for row in rows if row.kernel == name]
+        widths = sorted(row.p95 / row.cycles - 1.0 for row in own)
+        kernels[name] = {
+            "rows": len(own), "measured": own[0].relatives,
+            "interval_median": widths[len(widths) // 2], "interval_widest": widths[-1],
+        }  # fmt: skip
+    return {
+        "board": lut.identity.board, "provenance": lut.provenance, **asdict(lut.transfer),
+        "measured_rows": len(lut.rows) - len(rows), "transferred_rows": len(rows), "kernels": kernels,
+    }  # fmt: skip
 
 
 def open_base(board: Board, name: str = "") -> Base:

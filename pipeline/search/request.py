@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.search.targets import Target
 
+MEMBERS = 16  # unless the user says otherwise
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -19,7 +21,7 @@ class Request:
 
     target: Target
     complexity: tuple[float, ...] | None = None
-    members: int = 16
+    members: int = MEMBERS
     trained: int = 4
     train_steps: int = 0
 

@@ -24,6 +24,17 @@ _POLL_S = 0.2
 _TRIES = 3  # of a job whose machine is lost
 
 
+def shares(
+    jobs: int, processors: int, workers: int | None, threads: int | None, *, elsewhere: str | None
+) -> tuple[int, int]:
+    """(searches at a time, threads of each), those that are given as they are: one search a processor, and the
+    processors divided among them. The cluster at `elsewhere` knows how many fit there: all are offered to it."""
+    if elsewhere not in (None, "local"):
+        return workers or jobs, threads or 1
+    at_once = max(1, min(workers or processors, jobs))
+    return at_once, threads or max(1, processors // at_once)
+
+
 class Sweep:
     """`folder` gets `results/NAME.json` for each finished job and `failures/NAME.json` for each that failed.
 
@@ -46,12 +57,13 @@ class Sweep:
         found = read(self._file("failures", job))
         return str(found["error"]) if found.get("key") == self._keys[job] else None
 
-    def run(self, workers: int, threads: int, ray: str | None = None) -> None:
-        """Do what is not done yet, `workers` at a time with `threads` torch threads each.
+    def run(self, workers: int | None = None, threads: int | None = None, ray: str | None = None) -> None:
+        """Do what is not done yet, `workers` at a time with `threads` torch threads each; `shares` where left out.
 
         ray: None for processes of this machine, else as for `fleet.connect`. Raises ConfigError where another
         sweep is at work in the folder, ToolError where Ray fails.
         """
+        workers, threads = shares(len(self.jobs), os.cpu_count() or 1, workers, threads, elsewhere=ray)
         with self._alone():
             left = [job for job in self.jobs if self.entry(job) is None]
             self.reporter.say(

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
 # lower number = higher floor; a room may import its own floor and those below
 FLOORS = {
     "cli": 0,
-    "stages": 1, "single": 1, "fit": 1,
+    "stages": 1, "single": 1, "fit": 1, "familystage": 1,
     "runfile": 1, "exitstage": 1, "prunestage": 1, "run": 1, "sweep": 1, "adapt": 1, "searchinputs": 1,
     "rundocument": 1, "runinputs": 1, "robustness": 1, "provenance": 1,
     "report": 2, "validate": 2, "check": 2, "profiler": 2, "search": 2, "train": 2, "export": 2, "tflm": 2, "doctor": 2,

@@ -20,6 +20,7 @@ from pipeline.fit import fit_to_target, obtain_predictor, predictor_identity
 from pipeline.fit import predictor as fit_module
 from pipeline.latency.predictor import LatencyPredictor, PredictorIdentity, features
 from pipeline.progress import Reporter
+from pipeline.runinputs import RunInputs
 from pipeline.search import SearchConfig, search
 from pipeline.search.candidates import Judge
 from pipeline.search.costs import build_tables
@@ -272,6 +273,19 @@ def test_a_predictor_is_fitted_once_and_again_where_its_file_is_torn(tmp_path, t
     with pytest.raises(LutError, match="space is"):
         obtain_predictor(narrow, BoardCost(), file, tmp_path, quiet)
     assert target == [80, 80, 80]
+
+
+def test_a_run_fits_a_predictor_without_the_command_line(tmp_path, target):
+    settings = SimpleNamespace(search=SimpleNamespace(predictor=replace(QUICK, file="another.npz")))
+    run = RunInputs(settings, tmp_path / "run", None, Reporter(quiet=True))
+    run.__dict__ |= {"space": SMALL, "table_cost": BoardCost()}
+    path = tmp_path / "new" / "m4.npz"
+    found = run.fit_predictor(path, models=80, alone=True)
+    assert LatencyPredictor.load(path).digest == found.digest
+    assert target == [80] and not found.residual
+    with pytest.raises(ConfigError, match=r"--out: .*new is a folder"):
+        run.fit_predictor(path.parent)
+    assert target == [80]
 
 
 def test_a_board_that_must_be_flashed_for_each_model_is_refused(tmp_path, target):

@@ -13,6 +13,7 @@ from search_standins import DATA, SMALL, TINY, MacCost, assert_exact
 
 from pipeline.cli.family import _table
 from pipeline.errors import ConfigError
+from pipeline.familystage import FamilyAnswer, FamilyQuestion
 from pipeline.search import Request, SearchResult, Target, ask_family, complexity_of, search_for
 from pipeline.search.costs import build_tables
 from pipeline.search.energy import with_energy
@@ -75,11 +76,33 @@ def test_one_run_serves_both_boards_within_the_budgets_of_each(trained):
 
 def test_the_table_of_a_family_says_where_its_figures_come_from(trained):
     _, result = trained
-    table = _table(result, "slow", 4.0, 1.0, "modelled")
+    answer = FamilyAnswer(FamilyQuestion(), result, "slow", 4.0, Path("slow.json"), 1.0, "modelled")
+    table = _table(answer)
     assert [str(column.header).partition("\n")[2] for column in table.columns] == [
         "(modelled)", "(modelled)", "(modelled)", "", "(measured)", ""
     ]  # fmt: skip
-    assert "(given)" in str(table.title)
+    assert "at most 4 ms (given)" in str(table.title)
+
+
+def test_what_is_asked_names_the_answer():
+    assert (
+        FamilyQuestion().file_name("slow")
+        == FamilyQuestion(board="slow.toml").file_name("slow")
+        == "slow.json"
+    )
+    asked = [
+        FamilyQuestion(latency_ms=20.0),
+        FamilyQuestion(latency_ms=20.000000001),  # as printed by :g it is the same
+        FamilyQuestion(sram_bytes=20), FamilyQuestion(flash_bytes=20), FamilyQuestion(parameters=20),
+        FamilyQuestion(penalties={"ir6": 0.5}), FamilyQuestion(penalties={"ir6": 0.25, "dw3": 0.25}),
+        FamilyQuestion(members=8), FamilyQuestion(train_steps=20),
+    ]  # fmt: skip
+    names = [question.file_name("slow") for question in asked]
+    assert len(set(names)) == len(asked) and "slow.json" not in names
+    assert names[0] == "slow-20ms.json" and names[-3] == "slow-dw3=0.25-ir6=0.25.json"
+    assert asked[5].file_name("slow") == FamilyQuestion("x", penalties={"ir6": 0.5}).file_name("slow")
+    with pytest.raises(ConfigError, match="--latency-ms is -1"):
+        FamilyQuestion(latency_ms=-1.0)
 
 
 def test_the_result_has_a_front_per_board_and_survives_json(trained):

@@ -12,15 +12,14 @@ from search_standins import SEARCHES
 from pipeline import stages
 from pipeline.boards import load_board
 from pipeline.boards.power import Power
+from pipeline.familystage import FamilyQuestion
 from pipeline.latency.lut import Lut
 from pipeline.progress import Reporter
 from pipeline.run import Run
 from pipeline.runfile import RunFile
-from pipeline.search import Request
 from pipeline.space import Budgets
 from pipeline.space.search_space import SearchSpace
 from pipeline.space.vetoes import Vetoes
-from pipeline.stages import search_target
 from pipeline.sweep.open import open_sweep
 
 LUTS = Path(__file__).parents[2] / "luts"
@@ -136,8 +135,7 @@ def test_each_board_of_a_hypernetwork_keeps_what_its_own_clock_leaves(tmp_path: 
     deadline_ms = generous(tmp_path, "hypernetwork")
     run = opened(tmp_path, "hypernetwork", deadline_ms, more=BOARDS)
     found = run.search()
-    asked = Request(search_target(run.cost, run.settings.budgets, run.settings.robustness), members=4)
-    family = run.family(asked)
+    family = run.family(FamilyQuestion(members=4)).result
     assert {c.board for c in found.candidates} == {"qemu-cortex-m4", "qemu-cortex-m7"}
     for candidate in (*found.candidates, *family.candidates):
         slowdown = 1.5 * load_board(candidate.board).clock_hz / 84e6

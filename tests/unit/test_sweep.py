@@ -39,6 +39,7 @@ from pipeline.space.cells import CellSpace
 from pipeline.sweep import Bench, Job, Sweep, grid, summarize
 from pipeline.sweep.bench import perform
 from pipeline.sweep.grid import method_list, numbers, seed_list
+from pipeline.sweep.sweep import shares
 from pipeline.sweep.workers import LocalWorkers, RayWorkers, _RayRun, _Remote, in_turn
 from pipeline.train.config import TrainConfig
 
@@ -387,6 +388,23 @@ def test_a_local_ray_is_its_own_and_leaves_nothing(monkeypatch: pytest.MonkeyPat
     ray.shutdown.side_effect = lambda: (folder / "session").mkdir()
     disconnect(connected)
     assert ray.shutdown.called and not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "elsewhere", "found"),
+    [
+        ((None, None), None, (3, 2)),
+        ((2, None), "local", (2, 4)),
+        ((None, 5), None, (3, 5)),
+        ((20, None), None, (3, 2)),
+        ((None, None), "10.0.0.1:6379", (3, 1)),
+        ((20, 4), "10.0.0.1:6379", (20, 4)),
+    ],
+)
+def test_eight_processors_are_shared_by_three_searches(
+    given: tuple[int | None, int | None], elsewhere: str | None, found: tuple[int, int]
+) -> None:
+    assert shares(3, 8, *given, elsewhere=elsewhere) == found
 
 
 class Process:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.assets import asset_dir
 from pipeline.boards import Board, load_board
 from pipeline.errors import LutError
-from pipeline.fit import fit_transfer, open_base, transfer
+from pipeline.fit import fit_transfer, open_base, summary, transfer
 from pipeline.latency import correction
 from pipeline.latency.correction import DESIGN, Correction, Places, Process, choose, covariance
 from pipeline.latency.identity import Identity
@@ -291,6 +291,11 @@ def test_tables_given_and_the_one_there_both_count(tmp_path: Path, identities: d
     lut = fit_transfer(board, base, tables=[tmp_path / "given.csv"], **more)
     kept = {key for key, row in lut.rows.items() if not row.transferred}
     assert kept == set(measured(12)) | set(rest)
+    about = summary(lut)
+    assert (about["measured_rows"], about["transferred_rows"]) == (len(kept), len(lut.rows) - len(kept))
+    assert sum(kernel["rows"] for kernel in about["kernels"].values()) == about["transferred_rows"]
+    assert all(0 < k["interval_median"] <= k["interval_widest"] for k in about["kernels"].values())
+    assert (about["base"], about["board"]) == ("qemu-cortex-m4", "qemu-cortex-m7")
     # again, over a table that is transferred itself: nothing measured is lost, nothing transferred counts
     again = fit_transfer(board, base, **more)
     assert again == lut == Lut.load(out)
