@@ -21,7 +21,14 @@ class EdgeNasError(Exception):
 
 
 class ConfigError(EdgeNasError):
-    """A run file, board file or option that cannot be used as it stands."""
+    """A run file, board file or option that cannot be used as it stands.
+
+    `key`: the setting that is to blame, by its name in the dataclass or table at hand; empty where none is known.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", key: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
 
 
 class DataError(EdgeNasError):

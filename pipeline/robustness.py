@@ -49,7 +49,7 @@ class RobustnessConfig:
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, hint: str) -> None:
             if not ok:
-                raise ConfigError(f"robustness.{name} = {getattr(self, name)}", hint=hint)
+                raise ConfigError(f"robustness.{name} = {getattr(self, name)}", hint=hint, key=name)
 
         check(
             all(0 < d < 360 for d in self.rotate_degrees), "rotate_degrees", "degrees above 0 and below 360"
@@ -90,7 +90,9 @@ class RobustnessConfig:
         if not self.hold:
             return budgets
         if budgets.latency_ms is None:
-            raise ConfigError("robustness.hold without a latency budget", hint="give budgets.latency_ms")
+            raise ConfigError(
+                "robustness.hold without a latency budget", hint="give budgets.latency_ms", key="hold"
+            )
         slowest = max(board.clock_hz / clock * load for clock, load in conditions)
         return replace(budgets, latency_ms=budgets.latency_ms / slowest)
 

@@ -32,12 +32,6 @@ PAGES = {
     "": "README.md", "data": "docs/data.md", "train": "docs/training.md", "energy": "docs/fidelity.md",
     **dict.fromkeys(("space", "search", "vetoes", "adapt", "robustness"), "docs/search.md"),
 }  # fmt: skip
-# words of complaints about a space, by the key that they are about; the first that occurs counts
-_SPACE_WORDS = {
-    "stem_channels": "stem_channels", "stem_stride": "stem_stride|stem stride", "exits": "exits?",
-    "kind": r"space\.kind", "nodes": "nodes", "strides": "strides?", "channels": "channels",
-    "ops": "ops|operators?", "blocks": "blocks?",
-}  # fmt: skip
 _ANY_SHAPE, _ANY_CLASSES = (64, 64, 3), 10  # a space that has no meaning for these has none for any data
 
 
@@ -81,12 +75,12 @@ class SpaceConfig:
             given["channels"] = self.channels
         if self.kind == "cells":
             if given.pop("exits", ()):
-                raise ConfigError("space.exits need a space of blocks", hint='kind = "blocks"')
+                raise ConfigError("space.exits need a space of blocks", hint='kind = "blocks"', key="exits")
             if self.strides:
                 given["strides"] = self.strides
             return CellSpace(input_shape, classes, nodes=self.nodes, **given)
         if self.kind != "blocks":
-            raise ConfigError(f"space.kind is {self.kind!r}", hint="'blocks' or 'cells'")
+            raise ConfigError(f"space.kind is {self.kind!r}", hint="'blocks' or 'cells'", key="kind")
         if self.strides:
             return SearchSpace(input_shape, classes, strides=self.strides, **given)
         return SearchSpace.for_input(input_shape, classes, blocks=self.blocks, **given)
@@ -191,9 +185,9 @@ def _check_space(table: Table, space: SpaceConfig) -> None:
     try:
         space.build(_ANY_SHAPE, _ANY_CLASSES)
     except ConfigError as error:
-        words = _SPACE_WORDS.items()
-        about = next((key for key, word in words if re.search(rf"\b({word})\b", error.message)), "")
-        raise ConfigError(f"{table.where(about)}: {error.message}", hint=error.hint) from error
+        raise ConfigError(
+            f"{table.where(error.key)}: {error.message}", hint=error.hint, key=error.key
+        ) from error
 
 
 def _check_conditions(table: Table, run: RunFile) -> None:

@@ -205,7 +205,8 @@ def check_at_most(most: float, values: Mapping[str, float]) -> None:
     """Raises ConfigError for the first of `values`, by the names of their keys, that is above `most`."""
     for name, value in values.items():
         if not value <= most:
-            raise ConfigError(f"{name} = {value:g} is too large", hint=f"at most {most:g}")
+            key = re.split(r"[. ]", name)[-1]
+            raise ConfigError(f"{name} = {value:g} is too large", hint=f"at most {most:g}", key=key)
 
 
 def _path(dotted: str) -> tuple[str, ...]:
@@ -218,7 +219,7 @@ def fill(table: Table, config: Any) -> Any:
 
     A field that holds a dataclass is a table of its own, `[section.field]`. Types come from the annotations
     (as text, so `int | None` reads an integer). A ConfigError of the dataclass itself is passed on with the
-    file and line of the field it names.
+    file and line of its key, or of the field that its message begins with ("section.field ...").
     """
     readers: dict[str, Callable[..., Any]] = {
         "bool": table.flag,
@@ -239,5 +240,7 @@ def fill(table: Table, config: Any) -> Any:
     try:
         return replace(config, **values, **nested)
     except ConfigError as error:
-        named = next((name for name in values if re.search(rf"\b{name}\b", error.message)), "")
-        raise ConfigError(f"{table.where(named)}: {error.message}", hint=error.hint) from error
+        begins = re.match(r"(?:\w+\.)*(\w+)\b", error.message)
+        named = error.key or (begins[1] if begins else "")
+        where = table.where(named if named in values else "")
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint, key=named) from error

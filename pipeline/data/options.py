@@ -18,9 +18,10 @@ def _check_image(shape: tuple[int, ...], fit: str, lengths: tuple[int, ...]) -> 
         raise ConfigError(
             f"data.shape = {list(shape)} is not (height, width{', channels' if lengths == (3,) else ''})",
             hint=f"for example {[96, 96, 3][: min(lengths)]}; at most {_LARGEST}, channels are 1 (grey) or 3 (RGB)",
+            key="shape",
         )
     if fit not in _FITS:
-        raise ConfigError(f"data.fit = '{fit}'", hint=f"choose one of: {', '.join(_FITS)}")
+        raise ConfigError(f"data.fit = '{fit}'", hint=f"choose one of: {', '.join(_FITS)}", key="fit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class WakeWordOptions(ImageOptions):
     def __post_init__(self) -> None:
         ImageOptions.__post_init__(self)
         if not 0 <= self.min_area < 1:
-            raise ConfigError(f"data.min_area = {self.min_area}", hint="a fraction of the image, below 1")
+            raise ConfigError(
+                f"data.min_area = {self.min_area}", hint="a fraction of the image, below 1", key="min_area"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +91,20 @@ class AudioOptions:
 
     def __post_init__(self) -> None:
         if self.split not in ("speaker", "clip"):
-            raise ConfigError(f"data.split = '{self.split}'", hint="choose one of: speaker, clip")
+            raise ConfigError(
+                f"data.split = '{self.split}'", hint="choose one of: speaker, clip", key="split"
+            )
         if self.test_speakers and self.split == "clip":
             raise ConfigError(
-                "data.test_speakers has no meaning with split = 'clip'", hint="leave one of them out"
+                "data.test_speakers has no meaning with split = 'clip'",
+                hint="leave one of them out",
+                key="test_speakers",
             )
         if self.sample_rate * self.clip_ms // 1000 < self.window:
             raise ConfigError(
                 f"data.clip_ms = {self.clip_ms} is shorter than one window",
                 hint=f"{self.window} samples are {1000 * self.window / max(1, self.sample_rate):.0f} ms",
+                key="clip_ms",
             )
         _ = self.front_end  # raises for what it cannot compute
 

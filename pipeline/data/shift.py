@@ -36,15 +36,19 @@ class ShiftConfig:
             raise ConfigError(
                 f"data.shift.rotate_degrees = {self.rotate_degrees} is not between 0 and 360",
                 hint="counter-clockwise; 330 turns 30 degrees clockwise",
+                key="rotate_degrees",
             )
         if not 0 <= self.noise <= 1:
             raise ConfigError(
-                f"data.shift.noise = {self.noise} is not between 0 and 1", hint="a part of the full range"
+                f"data.shift.noise = {self.noise} is not between 0 and 1",
+                hint="a part of the full range",
+                key="noise",
             )
         if len(set(self.keep_classes)) != len(self.keep_classes) or any(k < 0 for k in self.keep_classes):
             raise ConfigError(
                 f"data.shift.keep_classes = {list(self.keep_classes)} are not different labels",
                 hint="labels count from 0",
+                key="keep_classes",
             )
 
     @property

@@ -74,7 +74,9 @@ class FrontEnd:
 
     def _require(self, fine: bool, name: str, wanted: str) -> None:
         if not fine:
-            raise ConfigError(f"{name} = {getattr(self, name)!r} cannot be used", hint=f"it must be {wanted}")
+            raise ConfigError(
+                f"{name} = {getattr(self, name)!r} cannot be used", hint=f"it must be {wanted}", key=name
+            )
 
     @property
     def frames(self) -> int:

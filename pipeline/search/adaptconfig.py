@@ -41,26 +41,34 @@ class AdaptConfig:
             raise ConfigError(
                 f"adapt.latency_scale = {self.latency_scale} is below 1",
                 hint="1 is the idle board that the table was measured on; load makes it slower",
+                key="latency_scale",
             )
         if self.measure and self.latency_scale != 1.0:
             raise ConfigError(
-                "adapt.latency_scale is given and adapt.measure too", hint="leave one of them out"
+                "adapt.latency_scale is given and adapt.measure too",
+                hint="leave one of them out",
+                key="latency_scale",
             )
         for name in ("measure_operators", "measure_runs", "candidates", "contestants"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"adapt.{name} = {getattr(self, name)} must be at least 1")
+                raise ConfigError(f"adapt.{name} = {getattr(self, name)} must be at least 1", key=name)
         if self.contestants > self.candidates:
             raise ConfigError(
                 f"adapt.contestants = {self.contestants} is more than adapt.candidates = {self.candidates}",
                 hint="contestants are chosen among the candidates",
+                key="contestants",
             )
         for name in ("measure_quantile", "share"):
             if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"adapt.{name} = {getattr(self, name)} must be above 0 and at most 1")
+                raise ConfigError(
+                    f"adapt.{name} = {getattr(self, name)} must be above 0 and at most 1", key=name
+                )
         if not 0 <= self.focus < 1:
-            raise ConfigError(f"adapt.focus = {self.focus} must be at least 0 and below 1")
+            raise ConfigError(f"adapt.focus = {self.focus} must be at least 0 and below 1", key="focus")
         if not self.learning_rate > 0:
-            raise ConfigError(f"adapt.learning_rate = {self.learning_rate} must be positive")
+            raise ConfigError(
+                f"adapt.learning_rate = {self.learning_rate} must be positive", key="learning_rate"
+            )
         check_at_most(MOST_RATE, {"adapt.learning_rate": self.learning_rate})
 
 
@@ -97,6 +105,7 @@ class Spending:
                 f"adapt.share = {adapt.share:g} of the cloud search is {allowed:,} images: too few for "
                 f"{adapt.candidates} candidates and {adapt.contestants} contestants",
                 hint="raise adapt.share, or lower adapt.candidates or adapt.contestants",
+                key="share",
             )
         passes = step * (steps + adapt.contestants * contest_steps)
         passes += adapt.candidates * ranking + adapt.contestants * contest

@@ -92,39 +92,55 @@ class SearchConfig:
             value = getattr(self, key.name)
             kind = key.type
             if kind == "int" and (type(value) is not int or value < 0):
-                raise ConfigError(f"search.{key.name} must be a whole number >= 0, not {value!r}")
+                raise ConfigError(
+                    f"search.{key.name} must be a whole number >= 0, not {value!r}", key=key.name
+                )
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if kind == "float" and not (real and value > 0):
-                raise ConfigError(f"search.{key.name} must be a number > 0, not {value!r}")
+                raise ConfigError(f"search.{key.name} must be a number > 0, not {value!r}", key=key.name)
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
-                raise ConfigError(f"search.{name} must be at least 1")
-        if self.batch_size < 2 or self.validation_batch_size < 2:
-            raise ConfigError("search batches need at least 2 images: normalization uses batch statistics")
+                raise ConfigError(f"search.{name} must be at least 1", key=name)
+        for name in ("batch_size", "validation_batch_size"):
+            if getattr(self, name) < 2:
+                raise ConfigError(
+                    f"search.{name} must be at least 2: normalization uses batch statistics", key=name
+                )
         if self.gradient not in ("score", "straight-through"):
-            raise ConfigError(f"search.gradient must be 'score' or 'straight-through', not {self.gradient!r}")
+            raise ConfigError(
+                f"search.gradient must be 'score' or 'straight-through', not {self.gradient!r}",
+                key="gradient",
+            )
         if self.gradient == "score" and self.paths < 2:
-            raise ConfigError("search.paths must be at least 2 with gradient 'score': paths are compared")
+            raise ConfigError(
+                "search.paths must be at least 2 with gradient 'score': paths are compared", key="paths"
+            )
         if self.freedom > 1:
-            raise ConfigError("search.freedom must be at most 1")
+            raise ConfigError("search.freedom must be at most 1", key="freedom")
         if self.latency not in ("lut", "predictor"):
-            raise ConfigError(f"search.latency must be 'lut' or 'predictor', not {self.latency!r}")
+            raise ConfigError(
+                f"search.latency must be 'lut' or 'predictor', not {self.latency!r}", key="latency"
+            )
         if self.latency == "predictor" and self.ablation.guide == "macs":
             raise ConfigError(
                 "search.latency = 'predictor' has no effect with search.ablation.guide = 'macs': "
                 "multiply-accumulates guide instead",
                 hint="leave one of them out",
+                key="latency",
             )
         if self.penalty_growth < 1:
-            raise ConfigError("search.penalty_growth must be at least 1")
+            raise ConfigError("search.penalty_growth must be at least 1", key="penalty_growth")
         if self.workers < 1:
-            raise ConfigError("search.workers must be at least 1")
+            raise ConfigError("search.workers must be at least 1", key="workers")
         if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d+)?", self.device):
             raise ConfigError(
-                f"search.device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {self.device!r}"
+                f"search.device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', not {self.device!r}",
+                key="device",
             )
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise ConfigError(f"search.threads must be a whole number >= 1, not {self.threads!r}")
+            raise ConfigError(
+                f"search.threads must be a whole number >= 1, not {self.threads!r}", key="threads"
+            )
         check_at_most(MOST_THREADS, {"search.threads": self.threads or 1})
         rates = ("weight_lr", "architecture_lr")
         check_at_most(MOST_RATE, {f"search.{name}": getattr(self, name) for name in rates})

@@ -21,11 +21,15 @@ class HwDartsConfig:
     def __post_init__(self) -> None:
         numbers = [x for x in self.lambdas if isinstance(x, int | float) and not isinstance(x, bool)]
         if not numbers or len(numbers) < len(self.lambdas) or not all(0 <= x < float("inf") for x in numbers):
-            raise ConfigError(f"search.hwdarts.lambdas must be numbers >= 0, not {list(self.lambdas)!r}")
+            raise ConfigError(
+                f"search.hwdarts.lambdas must be numbers >= 0, not {list(self.lambdas)!r}", key="lambdas"
+            )
         if len(set(numbers)) < len(numbers):
-            raise ConfigError(f"search.hwdarts.lambdas has one twice: {list(self.lambdas)!r}")
+            raise ConfigError(f"search.hwdarts.lambdas has one twice: {list(self.lambdas)!r}", key="lambdas")
         if type(self.steps) is not int or self.steps < 0:
-            raise ConfigError(f"search.hwdarts.steps must be a whole number >= 0, not {self.steps!r}")
+            raise ConfigError(
+                f"search.hwdarts.steps must be a whole number >= 0, not {self.steps!r}", key="steps"
+            )
 
     def steps_each(self, steps: int) -> int:
         """Architecture steps of one multiplier, where `steps` is `search.steps`."""

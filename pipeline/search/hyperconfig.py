@@ -35,12 +35,18 @@ class HyperConfig:
 
     def __post_init__(self) -> None:
         if len(set(self.boards)) != len(self.boards):
-            raise ConfigError(f"search.hyper.boards names a board twice: {', '.join(self.boards)}")
+            raise ConfigError(
+                f"search.hyper.boards names a board twice: {', '.join(self.boards)}", key="boards"
+            )
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value < 1):
-                raise ConfigError(f"search.hyper.{field.name} must be a whole number >= 1, not {value!r}")
+                raise ConfigError(
+                    f"search.hyper.{field.name} must be a whole number >= 1, not {value!r}", key=field.name
+                )
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if field.type == "float" and not (real and value > 0):
-                raise ConfigError(f"search.hyper.{field.name} must be a number > 0, not {value!r}")
+                raise ConfigError(
+                    f"search.hyper.{field.name} must be a number > 0, not {value!r}", key=field.name
+                )
         check_at_most(MOST_RATE, {"search.hyper.lr": self.lr})

@@ -31,12 +31,18 @@ class PredictorConfig:
         for name, least in (("models", 20), ("hidden", 1), ("steps", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise ConfigError(f"search.predictor.{name} must be a whole number >= {least}, not {value!r}")
+                raise ConfigError(
+                    f"search.predictor.{name} must be a whole number >= {least}, not {value!r}", key=name
+                )
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"search.predictor.held_out must be between 0 and 1, not {self.held_out!r}")
+            raise ConfigError(
+                f"search.predictor.held_out must be between 0 and 1, not {self.held_out!r}", key="held_out"
+            )
         if not self.lr > 0:
-            raise ConfigError(f"search.predictor.lr must be a number > 0, not {self.lr!r}")
+            raise ConfigError(f"search.predictor.lr must be a number > 0, not {self.lr!r}", key="lr")
         if not self.decay >= 0:
-            raise ConfigError(f"search.predictor.decay must be a number >= 0, not {self.decay!r}")
+            raise ConfigError(
+                f"search.predictor.decay must be a number >= 0, not {self.decay!r}", key="decay"
+            )
         rates = {"search.predictor.lr": self.lr, "search.predictor.decay": self.decay}
         check_at_most(MOST_RATE, rates)

@@ -25,9 +25,13 @@ class ProxyConfig:
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in NAMES:
-                raise ConfigError(f"search.proxies.names has '{name}'", hint=f"known: {', '.join(NAMES)}")
+                raise ConfigError(
+                    f"search.proxies.names has '{name}'", hint=f"known: {', '.join(NAMES)}", key="names"
+                )
         if type(self.pool) is not int or self.pool < 1:
-            raise ConfigError(f"search.proxies.pool must be a whole number >= 1, not {self.pool!r}")
+            raise ConfigError(
+                f"search.proxies.pool must be a whole number >= 1, not {self.pool!r}", key="pool"
+            )
 
     def passes(self, batch_size: int) -> int:
         """What looking at one architecture costs, in the unit of `effort`."""

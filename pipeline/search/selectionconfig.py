@@ -24,11 +24,15 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         for name in self.proxies:
             if name not in NAMES:
-                raise ConfigError(f"search.selection.proxies has '{name}'", hint=f"known: {', '.join(NAMES)}")
+                raise ConfigError(
+                    f"search.selection.proxies has '{name}'", hint=f"known: {', '.join(NAMES)}", key="proxies"
+                )
         for name in ("pool", "rounds"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ConfigError(f"search.selection.{name} must be a whole number >= 1, not {value!r}")
+                raise ConfigError(
+                    f"search.selection.{name} must be a whole number >= 1, not {value!r}", key=name
+                )
 
     def passes(self, batch_size: int) -> int:
         """What the first look at one architecture costs, in the unit of `effort`."""

@@ -30,13 +30,17 @@ class SharingConfig:
             value = getattr(self, name)
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if not (real and 0 <= value < math.inf):
-                raise ConfigError(f"search.sharing.{name} must be a number >= 0, not {value!r}")
+                raise ConfigError(f"search.sharing.{name} must be a number >= 0, not {value!r}", key=name)
         if self.distill > 1:
-            raise ConfigError(f"search.sharing.distill must be at most 1, not {self.distill!r}")
+            raise ConfigError(
+                f"search.sharing.distill must be at most 1, not {self.distill!r}", key="distill"
+            )
         if not (
             isinstance(self.sandwich, int) and not isinstance(self.sandwich, bool) and self.sandwich >= 0
         ):
-            raise ConfigError(f"search.sharing.sandwich must be a whole number >= 0, not {self.sandwich!r}")
+            raise ConfigError(
+                f"search.sharing.sandwich must be a whole number >= 0, not {self.sandwich!r}", key="sandwich"
+            )
 
     @property
     def paths(self) -> int:

@@ -40,7 +40,7 @@ class Architecture:
         check_positive("classes", self.classes)
         check_positive("stem_channels", self.stem_channels)
         if type(self.stem_stride) is not int or self.stem_stride not in (1, 2):
-            raise ConfigError(f"stem_stride must be 1 or 2, not {self.stem_stride!r}")
+            raise ConfigError(f"stem_stride must be 1 or 2, not {self.stem_stride!r}", key="stem_stride")
         channels = self.stem_channels
         for i, block in enumerate(self.blocks):
             if block.op == "skip" and block.channels != channels:
@@ -115,7 +115,7 @@ class Architecture:
 
 def check_positive(name: str, value: Any) -> None:
     if type(value) is not int or value < 1:
-        raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        raise ConfigError(f"{name} must be a positive integer, not {value!r}", key=name.split()[-1])
 
 
 def check_exits(exits: Any, blocks: int, classes: int) -> None:
@@ -123,17 +123,24 @@ def check_exits(exits: Any, blocks: int, classes: int) -> None:
     for i in exits:
         if type(i) is not int or not 0 <= i < blocks:
             raise ConfigError(
-                f"exits: there is no block {i!r}", hint=f"blocks count from 0, there are {blocks}"
+                f"exits: there is no block {i!r}",
+                hint=f"blocks count from 0, there are {blocks}",
+                key="exits",
             )
         if i == blocks - 1:
             raise ConfigError(
                 f"exits: after block {i}, the last one, comes the classifier itself",
                 hint="an early exit needs blocks behind it",
+                key="exits",
             )
     if list(exits) != sorted(set(exits)):
-        raise ConfigError(f"exits must be in increasing order, each once, not {', '.join(map(str, exits))}")
+        raise ConfigError(
+            f"exits must be in increasing order, each once, not {', '.join(map(str, exits))}", key="exits"
+        )
     if exits and classes < 2:
-        raise ConfigError("exits need at least two classes: their confidence is a margin between two")
+        raise ConfigError(
+            "exits need at least two classes: their confidence is a margin between two", key="exits"
+        )
 
 
 def check_keys(where: str, raw: Any, expected: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:

@@ -29,11 +29,15 @@ class Block:
 
     def __post_init__(self) -> None:
         if self.op not in BLOCK_OPS:
-            raise ConfigError(f"unknown block operator {self.op!r}", hint=f"one of {', '.join(BLOCK_OPS)}")
+            raise ConfigError(
+                f"unknown block operator {self.op!r}", hint=f"one of {', '.join(BLOCK_OPS)}", key="ops"
+            )
         if type(self.channels) is not int or self.channels < 1:
-            raise ConfigError(f"block channels must be a positive integer, not {self.channels!r}")
+            raise ConfigError(
+                f"block channels must be a positive integer, not {self.channels!r}", key="channels"
+            )
         if type(self.stride) is not int or self.stride not in (1, 2):
-            raise ConfigError(f"block stride must be 1 or 2, not {self.stride!r}")
+            raise ConfigError(f"block stride must be 1 or 2, not {self.stride!r}", key="strides")
 
 
 def se_channels(channels: int, reduction: int) -> int:

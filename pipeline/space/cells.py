@@ -63,15 +63,18 @@ class CellArchitecture(Architecture):
             raise ConfigError(
                 f"{len(self.cells)} cells with {len(self.channels)} channels and {len(self.strides)} strides",
                 hint="one of each per cell, at least one cell",
+                key="strides" if len(self.cells) == len(self.channels) else "channels",
             )
         for channels, stride, ops in zip(self.channels, self.strides, self.cells, strict=True):
             check_positive("cell channels", channels)
             if type(stride) is not int or stride not in (1, 2):
-                raise ConfigError(f"a cell's stride must be 1 or 2, not {stride!r}")
+                raise ConfigError(f"a cell's stride must be 1 or 2, not {stride!r}", key="strides")
             node_count(len(ops))
             for op in ops:
                 if op not in CELL_OPS:
-                    raise ConfigError(f"unknown cell operator {op!r}", hint=f"one of {', '.join(CELL_OPS)}")
+                    raise ConfigError(
+                        f"unknown cell operator {op!r}", hint=f"one of {', '.join(CELL_OPS)}", key="ops"
+                    )
 
     def to_json(self) -> dict[str, Any]:
         raw = {name: getattr(self, name) for name in _FIELDS}
@@ -168,7 +171,7 @@ class CellSpace:
     def __post_init__(self) -> None:
         check_positive("nodes", self.nodes)
         if not self.ops or len(set(self.ops)) != len(self.ops):
-            raise ConfigError(f"a cell space needs operators, each once, not {self.ops!r}")
+            raise ConfigError(f"a cell space needs operators, each once, not {self.ops!r}", key="ops")
         for op in range(len(self.ops)):
             self.build((op,) * self.positions)
 

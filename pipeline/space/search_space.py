@@ -42,18 +42,22 @@ class SearchSpace:
     def __post_init__(self) -> None:
         Architecture(self.input_shape, self.classes, self.stem_channels, self.stem_stride, ())
         if not self.strides:
-            raise ConfigError("the search space has no blocks", hint="give one stride (1 or 2) per block")
+            raise ConfigError(
+                "the search space has no blocks", hint="give one stride (1 or 2) per block", key="strides"
+            )
         for name, values in (("ops", self.ops), ("channels", self.channels)):
             if not values:
-                raise ConfigError(f"the search space has no {name}")
+                raise ConfigError(f"the search space has no {name}", key=name)
             if len(set(values)) != len(values):
-                raise ConfigError(f"the search space lists some {name} twice: {', '.join(map(str, values))}")
+                raise ConfigError(
+                    f"the search space lists some {name} twice: {', '.join(map(str, values))}", key=name
+                )
         for stride in self.strides:
             for op in self.ops:
                 for channels in self.channels:
                     Block(op, channels, stride)
         if list(self.channels) != sorted(self.channels):
-            raise ConfigError("the search space's channels must be in increasing order")
+            raise ConfigError("the search space's channels must be in increasing order", key="channels")
         check_exits(self.exits, len(self.strides), self.classes)
 
     @classmethod
@@ -65,7 +69,7 @@ class SearchSpace:
         Inputs of about 40 pixels and more are halved by the stem already.
         """
         if blocks < 1:
-            raise ConfigError(f"a search space needs at least one block, not {blocks}")
+            raise ConfigError(f"a search space needs at least one block, not {blocks}", key="blocks")
         halvings = max(0, round(math.log2(max(1, min(input_shape[:2])) / 7)))
         stem_stride = fields.pop("stem_stride", 2 if halvings > 2 else 1)
         halvings -= stem_stride == 2

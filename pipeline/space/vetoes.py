@@ -31,10 +31,12 @@ class Vetoes:
         unknown = [kind for kind in self.operators if kind not in OP_KINDS]
         if unknown:
             raise ConfigError(
-                f"vetoes.operators has '{unknown[0]}'", hint=f"operators: {', '.join(sorted(OP_KINDS))}"
+                f"vetoes.operators has '{unknown[0]}'",
+                hint=f"operators: {', '.join(sorted(OP_KINDS))}",
+                key="operators",
             )
         if self.channel_multiple < 1:
-            raise ConfigError("vetoes.channel_multiple must be at least 1")
+            raise ConfigError("vetoes.channel_multiple must be at least 1", key="channel_multiple")
 
     def reason(self, op: OpSpec) -> str:
         """Why `op` cannot be deployed; empty where nothing is against it."""

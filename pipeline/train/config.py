@@ -51,10 +51,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("float_epochs", "batch_size", "threads", "calibration_batches"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} = {getattr(self, name)} must be at least 1")
+                raise ConfigError(f"train.{name} = {getattr(self, name)} must be at least 1", key=name)
         for name in ("learning_rate", "qat_learning_rate", "exit_weight"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"train.{name} = {getattr(self, name)} must be positive")
+                raise ConfigError(f"train.{name} = {getattr(self, name)} must be positive", key=name)
         for name in (
             "qat_epochs",
             "qat_clip",
@@ -66,13 +66,15 @@ class TrainConfig:
             "checkpoint_s",
         ):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"train.{name} = {getattr(self, name)} must not be negative")
+                raise ConfigError(f"train.{name} = {getattr(self, name)} must not be negative", key=name)
         for name in ("label_smoothing", "momentum", "ema"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} = {getattr(self, name)} must be in [0, 1)")
+                raise ConfigError(f"train.{name} = {getattr(self, name)} must be in [0, 1)", key=name)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(
-                f"train.device = '{self.device}' is not known", hint='"auto", "cpu", "cuda" or "cuda:1"'
+                f"train.device = '{self.device}' is not known",
+                hint='"auto", "cpu", "cuda" or "cuda:1"',
+                key="device",
             )
         check_at_most(MOST_THREADS, {"train.threads": self.threads})
         rates = ("learning_rate", "qat_learning_rate", "weight_decay")

@@ -49,16 +49,20 @@ class PruneConfig:
     def __post_init__(self) -> None:
         for name in ("latency_ms", "sram_bytes", "flash_bytes", "parameters", "round_steps"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"prune {name} = {getattr(self, name)} must not be negative")
+                raise ConfigError(f"prune {name} = {getattr(self, name)} must not be negative", key=name)
         if not 0 <= self.fraction < 1:
-            raise ConfigError(f"prune fraction = {self.fraction} must be in [0, 1)")
+            raise ConfigError(f"prune fraction = {self.fraction} must be in [0, 1)", key="fraction")
         for name in ("multiple", "rounds", "batches", "epochs"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"prune {name} = {getattr(self, name)} must be at least 1")
+                raise ConfigError(f"prune {name} = {getattr(self, name)} must be at least 1", key=name)
         if not self.learning_rate > 0:
-            raise ConfigError(f"prune learning_rate = {self.learning_rate} must be positive")
+            raise ConfigError(
+                f"prune learning_rate = {self.learning_rate} must be positive", key="learning_rate"
+            )
         check_at_most(MOST_RATE, {"prune learning_rate": self.learning_rate})
         if self.importance not in IMPORTANCE:
             raise ConfigError(
-                f"prune importance = '{self.importance}' is not known", hint=f"one of {', '.join(IMPORTANCE)}"
+                f"prune importance = '{self.importance}' is not known",
+                hint=f"one of {', '.join(IMPORTANCE)}",
+                key="importance",
             )

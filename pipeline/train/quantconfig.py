@@ -47,9 +47,10 @@ class Choice:
             raise ConfigError(
                 f"quantization auto: '{text}' is not weights/weight_range/activations",
                 hint='such as "channel/max/average", or "all"',
+                key="auto",
             )
         for (name, known), part in zip(_CHOICES.items(), parts, strict=True):
-            _check(name, part, known)
+            _check(name, part, known, key="auto")
         return cls(*parts)
 
 
@@ -71,11 +72,13 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
-            _check(name, getattr(self, name), known)
+            _check(name, getattr(self, name), known, key=name)
         if not 50 < self.percentile <= 100:
-            raise ConfigError(f"quantization percentile = {self.percentile} must be in (50, 100]")
+            raise ConfigError(
+                f"quantization percentile = {self.percentile} must be in (50, 100]", key="percentile"
+            )
         if len(set(self.auto)) != len(self.auto):
-            raise ConfigError("quantization auto names a choice twice", hint="each once")
+            raise ConfigError("quantization auto names a choice twice", hint="each once", key="auto")
         if self.auto != ("all",):
             for text in self.auto:
                 Choice.parse(text)
@@ -95,10 +98,11 @@ class QuantizationConfig:
         return tuple(Choice.parse(text) for text in self.auto)
 
 
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+def _check(name: str, value: str, known: tuple[str, ...], *, key: str) -> None:
     if value not in known:
         why = _NO_KERNEL.get((name, value), "is not known")
         raise ConfigError(
             f"quantization {name} = '{value}'{':' if why != 'is not known' else ''} {why}",
             hint=f"one of {', '.join(known)}",
+            key=key,
         )

@@ -35,18 +35,19 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
-            raise ConfigError(f"teacher weight = {self.weight} must be in [0, 1]")
+            raise ConfigError(f"teacher weight = {self.weight} must be in [0, 1]", key="weight")
         for name in ("temperature", "width", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"teacher {name} = {getattr(self, name)} must be positive")
+                raise ConfigError(f"teacher {name} = {getattr(self, name)} must be positive", key=name)
         check_at_most(_WIDEST, {"teacher width": self.width})
         for name in ("temperature", "learning_rate"):
             check_at_most(MOST_RATE, {f"teacher {name}": getattr(self, name)})
         for name in ("depth", "members", "epochs"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"teacher {name} = {getattr(self, name)} must be at least 1")
+                raise ConfigError(f"teacher {name} = {getattr(self, name)} must be at least 1", key=name)
         if self.architecture not in ARCHITECTURES:
             raise ConfigError(
                 f"teacher architecture = '{self.architecture}' is not known",
                 hint=f"one of {', '.join(ARCHITECTURES)}",
+                key="architecture",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline
 from pipeline.errors import ConfigError
 from pipeline.progress import Reporter
 from pipeline.run import Run
@@ -118,6 +120,29 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
         ("[16, 24]", "[16]\nstrides = [2, 3]", r"run.toml:13: block stride must be 1 or 2", ""),
         ("[16, 24]", "[16]\nexits = [9]", r"run.toml:13: exits: there is no block 9", "there are 7"),
         ("[16, 24]", "[16]\nstem_stride = 3", r"run.toml:13: .*stem_stride", ""),
+        # told by their keys: other keys' names occur in these words, too
+        ("[16, 24]", "[16]\nblocks = 0", r"run.toml:13: a search space needs at least one block", ""),
+        ("[16, 24]", '[16]\nkind = "cells"\nstrides = [2, 1]', r"run.toml:14: .*cells with 1 channels", ""),
+        ("[16, 24]", "[16]\nstem_channels = 0", r"run.toml:13: stem_channels must be", ""),
+        ("steps = 10", 'paths = 1\ngradient = "score"', r"run.toml:8: search.paths must be at least 2", ""),
+        (
+            "steps = 10",
+            "batch_size = 8\nvalidation_batch_size = 1",
+            r"run.toml:9: search.validation_batch_size",
+            "",
+        ),
+        (
+            "[search]",
+            "[train.quantization]\nweights = 'channel'\nauto = ['int4/max/average']\n[search]",
+            r"run.toml:9: quantization weights = 'int4'",
+            "channel",
+        ),
+        (
+            "[search]",
+            "[search.exits]\naccuracy_drop = 2.0\n[search]",
+            r"run.toml:8: search.exits.accuracy_drop",
+            "",
+        ),
         ("[16, 24]", '[16]\nkind = "graph"', r"run.toml:13: space.kind is 'graph'", "cells"),
         (
             "[16, 24]",
@@ -356,3 +381,23 @@ def test_a_key_of_an_inner_table_that_is_given_outside_is_told_its_place(tmp_pat
     with pytest.raises(ConfigError, match=f"'{old}' is not a known key") as caught:
         table.close()
     assert "'rate' of [inner]" in caught.value.hint
+
+
+def raised_without_a_key() -> list[str]:
+    """`raise ConfigError(...)` without `key=` where the dataclasses of a run file check their fields."""
+    package, found = Path(pipeline.__file__).parent, []
+    files = [*package.glob("search/*config.py"), *package.glob("train/*config.py"), package / "data" / "options.py",
+             package / "data" / "shift.py", package / "space" / "vetoes.py", package / "robustness.py"]  # fmt: skip
+    for path in files:
+        checks = [
+            n for n in ast.walk(ast.parse(path.read_text())) if getattr(n, "name", "") == "__post_init__"
+        ]
+        for call in (call for check in checks for call in ast.walk(check) if isinstance(call, ast.Call)):
+            raises = isinstance(call.func, ast.Name) and call.func.id == "ConfigError"
+            if raises and "key" not in {keyword.arg for keyword in call.keywords}:
+                found.append(f"{path.name}:{call.lineno}")
+    return found
+
+
+def test_what_a_field_is_refused_for_names_its_key() -> None:
+    assert [where for where in raised_without_a_key() if not where.startswith("exitconfig.py")] == []
