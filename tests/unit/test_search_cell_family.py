@@ -300,20 +300,3 @@ def test_the_command_answers_for_a_cell_run(tmp_path: Path, monkeypatch: pytest.
         kept = json.loads(Path(told["written"]).read_text())
         assert kept["feasible"] and kept["asked"]["penalties"] == {"pool": 0.5}
         assert SearchResult.from_json(kept).candidates
-    again = command("family", "--json")  # the run's own limits do not overwrite the others
-    folder = runs / "cells" / "family"
-    assert {path.name for path in folder.glob("*.json")} == {
-        "qemu-cortex-m4.json", f"qemu-cortex-m4-{0.7 * slowest!r}ms-pool=0.5.json",
-        f"qemu-rv32-{slowest!r}ms-pool=0.5.json",
-    }  # fmt: skip
-    # nor does an answer that has changed (here: by hand) the one before
-    own, earlier = folder / "qemu-cortex-m4.json", runs / "cells" / "earlier"
-    answer = own.read_text()
-    assert command("family", "--json").exit_code == 0 and not earlier.exists()
-    own.write_text("another table's")
-    assert (
-        json.loads(command("family", "--json").stdout)["candidates"] == json.loads(again.stdout)["candidates"]
-    )
-    assert (
-        earlier / "1" / "family" / own.name
-    ).read_text() == "another table's" and own.read_text() == answer

@@ -1,0 +1,114 @@
+"""What `edgenas family` leaves in a run's folder: one answer a question, none lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import stages
+from pipeline.boards import load_board
+from pipeline.errors import BudgetError, ConfigError
+from pipeline.familystage import FamilyQuestion
+from pipeline.latency.cost import CostModel
+from pipeline.latency.lut import Lut
+from pipeline.run import Run
+from pipeline.search import Request, SearchResult
+from pipeline.space.architecture import lower
+from pipeline.space.search_space import SearchSpace
+
+SPACE = SearchSpace.for_input((28, 28, 1), 10, blocks=2)
+RUNFILE = """\
+name = "family"
+board = "qemu-cortex-m4"
+[budgets]
+latency_ms = 50.0
+[search]
+method = "hypernetwork"
+"""
+
+
+def cost_of(name: str) -> CostModel:
+    board = load_board(name)
+    return CostModel(board, Lut.load(Path(__file__).parents[2] / "luts" / name / "edgenas.csv"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose search is finished; its hypernetwork's answers tell what they were asked."""
+    file = tmp_path / "run.toml"
+    file.write_text(RUNFILE)
+    found = Run.open(file, runs=tmp_path / "runs", quiet=True)
+    found.__dict__ |= {"space": SPACE, "data": None, "cost": cost_of("qemu-cortex-m4")}
+    monkeypatch.setattr(Run, "cost_on", lambda self, name: cost_of(name))
+    monkeypatch.setattr(Run, "_targets", lambda self: ())
+    monkeypatch.setattr(Run, "_search_key", lambda self: "key")
+
+    def ask(settings: Any, space: Any, data: Any, targets: Any, request: Request, *_: Any) -> SearchResult:
+        limit = request.target.budgets.latency_ms
+        assert limit is not None
+        architecture = SPACE.build([("dw3", 16), ("skip", 0)])
+        cost = request.target.cost.evaluate(lower(architecture), 1)
+        notes = [f"{request.target.name}, {limit} ms, S {request.complexity}, {request.members} members"]
+        fits = limit > 1.0
+        return SearchResult(
+            architecture if fits else None,
+            cost if fits else None,
+            fits,
+            "" if fits else "latency",
+            "h",
+            0,
+            notes=notes,
+        )
+
+    monkeypatch.setattr(stages, "ask_family", ask)
+    return found
+
+
+def kept(run: Run) -> dict[str, str]:
+    return {
+        path.relative_to(run.folder).as_posix(): json.loads(path.read_text())["notes"][0]
+        for path in run.folder.rglob("family/*.json")
+    }
+
+
+def test_no_answer_overwrites_another(run: Run) -> None:
+    questions = [
+        FamilyQuestion(),
+        FamilyQuestion(latency_ms=20.0),
+        FamilyQuestion(latency_ms=20.5),
+        FamilyQuestion("qemu-rv32", latency_ms=20.0),
+        FamilyQuestion(latency_ms=20.0, penalties={"ir6": 0.5}),
+        FamilyQuestion(latency_ms=20.0, members=8),
+    ]
+    answers = [run.family(question) for question in questions]
+    assert len({answer.path for answer in answers}) == len(questions) == len(kept(run))
+    assert [answer.limit_ms for answer in answers] == [50.0, 20.0, 20.5, 20.0, 20.0, 20.0]
+    for answer in answers:
+        raw = json.loads(answer.path.read_text())
+        assert raw["asked"] == answer.question.to_json()
+        assert SearchResult.from_json(raw) == answer.result
+    assert answers[0].path == run.folder / "family" / "qemu-cortex-m4.json"
+    assert answers[3].board == "qemu-rv32" and "qemu-rv32, 20.0 ms" in answers[3].result.notes[0]
+
+
+def test_the_former_answer_to_the_same_question_is_set_aside_where_it_differs(run: Run) -> None:
+    path = run.family(FamilyQuestion()).path
+    assert run.family(FamilyQuestion()).path == path and not (run.folder / "earlier").exists()
+    former = path.read_text().replace("50.0 ms", "50.0 ms by another table")
+    path.write_text(former)
+    run.family(FamilyQuestion())
+    assert (run.folder / "earlier" / "1" / "family" / path.name).read_text() == former
+    assert "another table" not in path.read_text()
+
+
+def test_what_no_member_meets_is_an_error_that_leaves_the_other_answers(run: Run) -> None:
+    good = run.family(FamilyQuestion())
+    before = good.path.read_text()
+    with pytest.raises(BudgetError, match="no member of the family meets every budget on qemu-cortex-m4"):
+        run.family(FamilyQuestion(latency_ms=0.5))
+    assert good.path.read_text() == before
+    with pytest.raises(ConfigError, match="no operator 'nothing'"):
+        run.family(FamilyQuestion(penalties={"nothing": 0.5}))
