@@ -15,7 +15,7 @@ from search_standins import DATA, SMALL, TINY, MacCost
 from pipeline.errors import ConfigError
 from pipeline.report.course import search_course
 from pipeline.report.searched import search_section
-from pipeline.search import Candidate, search, standalone
+from pipeline.search import Candidate, search, selection
 from pipeline.search.candidates import Judge
 from pipeline.search.costs import build_tables
 from pipeline.search.counting import distinct_networks
@@ -76,13 +76,13 @@ def test_the_family_trains_side_by_side(monkeypatch):
     config = replace(TINY, method="mobilenetv2", proxy_steps=1)
     alone = search(SMALL, DATA, MacCost(), Budgets(), config, seed=0)
     count = len(alone.candidates)
-    together, train_path = threading.Barrier(count, timeout=60), standalone.train_path
+    together, train_path = threading.Barrier(count, timeout=60), selection.train_path
 
     def meeting(*args, **more):
         together.wait()  # breaks where one waits for the other's end
         train_path(*args, **more)
 
-    monkeypatch.setattr(standalone, "train_path", meeting)
+    monkeypatch.setattr(selection, "train_path", meeting)
     beside = search(SMALL, DATA, MacCost(), Budgets(), replace(config, workers=count), seed=0)
     assert count > 1 and beside.to_json() == alone.to_json()
 
