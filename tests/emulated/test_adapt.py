@@ -156,7 +156,7 @@ def test_cells_from_a_search_to_a_validated_model_at_half_the_clock(tmp_path: Pa
     assert latency["emulated"]["value"] == pytest.approx(latency["predicted"]["value"], rel=0.02)
     assert report["sram_bytes"]["emulated"]["value"] <= limits["sram_bytes"]
     assert report["adaptation"]["passes"] <= 0.5 * report["adaptation"]["cloud_passes"]
-    assert CellSpace((8, 8, 1), 10, 4, 1, (4, 8), (1, 2), 2) == edge(tmp_path, "half", **limits).space
+    assert CellSpace((28, 28, 1), 10, 4, 1, (4, 8), (1, 2), 2) == edge(tmp_path, "half", **limits).space
     with pytest.raises(BudgetError, match="SRAM"):
         edge(tmp_path, "tiny", sram_bytes=2_000).search()
     path = tmp_path / "blocks.toml"
