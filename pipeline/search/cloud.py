@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.search.selection import Selection
 from pipeline.storage import UNREADABLE
 
-_OLDER = "delete search.json in the cloud's folder and run its `edgenas search` again"
+_AGAIN = "delete search.json in the cloud's folder and run its `edgenas search` again"
 _START = 'the edge stage starts from a run with method = "edgenas", in a space of cells "hypernetwork"'
 
 
@@ -43,10 +43,10 @@ class Cloud:
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
-            raise ConfigError(f"the cloud's checkpoint {path} is missing", hint=_OLDER) from error
+            raise ConfigError(f"the cloud's checkpoint {path} is missing", hint=_AGAIN) from error
         except UNREADABLE as error:
             why = (str(error) or "it ends too soon").splitlines()[0].split(". ")[0]
-            raise ConfigError(f"the cloud's checkpoint {path} is damaged: {why}", hint=_OLDER) from error
+            raise ConfigError(f"the cloud's checkpoint {path} is damaged: {why}", hint=_AGAIN) from error
         state = stored.get("state") if isinstance(stored, dict) else None
         if not isinstance(state, dict) or not {"net", "relaxation", "step"} <= state.keys():
             raise ConfigError(f"{path} is not the checkpoint of a search with a supernet", hint=_START)
@@ -82,7 +82,7 @@ def _selection(state: dict[str, Any], path: Path) -> Selection[Any]:
     if not {"told", "shared", "own"} <= state.keys():
         raise ConfigError(
             f"the cloud's checkpoint {path} was left by an earlier version, which kept too little",
-            hint=_OLDER,
+            hint="delete it and search.json in the cloud's folder, and run its `edgenas search` again",
         )
     return Selection.from_state({"scored": state["shared"], "tried": [], "proxied": state["own"]})
 
