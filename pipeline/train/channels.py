@@ -96,6 +96,9 @@ def cut(network: QatNetwork, kept: Kept) -> QatNetwork:
                     chosen = chosen.index_select(1, into.to(value.device))
                 state[name] = chosen
         new.load_state_dict(state)
+        if isinstance(old, Weighted) and old.arriving is not None:
+            # what is left varies as before, but its common deviation is not that of all
+            new.weight.mul_(new.arriving.deviation / old.arriving.deviation)
     smaller.train(network.training)
     return smaller
 

@@ -156,20 +156,44 @@ def activate(x: Tensor, activation: str, *, inplace: bool = False) -> Tensor:
     return F.relu(x, inplace=inplace) if activation == "relu" else x
 
 
-def _standardize(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """By the batch's statistics in training; those of one vector say nothing, the running ones take their place."""
-    if norm.training and len(x) * x.shape[2] * x.shape[3] == 1:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
-    y: Tensor = norm(x)
-    return y
+class Standardize(nn.BatchNorm2d):
+    """Each channel less its mean, all divided by one deviation: the root of the channels' mean variance.
+
+    One for all, so that no weight grows by what its channel hardly varies when `Weighted` folds it: the classifier's
+    weights share one INT8 scale.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The statistics of one vector say nothing; the running ones take their place.
+        if self.training and x.numel() > self.num_features:
+            super().forward(x)  # moves the running statistics
+            variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        return (x - mean[:, None, None]) / torch.sqrt(variance.mean() + self.eps)
+
+    @property
+    def deviation(self) -> Tensor:
+        """What everything is divided by where the network is not in training; 0-d."""
+        return torch.sqrt(self.running_var.mean() + self.eps)
+
+    def fold_into(self, weight: Tensor, bias: Tensor) -> None:
+        """Make (out_c, in_c) weights and bias, in place, those that read what this reads."""
+        weight.div_(self.deviation)
+        bias.sub_(weight @ self.running_mean)
 
 
 class Weighted(nn.Module):
     """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED with its batch normalization, until that is folded.
 
-    gate: the output passes a hard sigmoid, which `fold` moves into weights and bias. standardize: what arrives is
-    brought to mean 0 and variance 1 first, by batch statistics, which `fold` moves there as well; the layer must not
-    pad and have a bias.
+    gate: the output passes a hard sigmoid, which `fold` moves into weights and bias. standardize: what arrives goes
+    through `Standardize` first, which `fold` moves there as well; only for FULLY_CONNECTED with a bias.
     """
 
     bias: nn.Parameter | None
@@ -194,7 +218,7 @@ class Weighted(nn.Module):
             nn.init.normal_(self.weight, std=op.in_c**-0.5)
         self.norm = nn.BatchNorm2d(op.out_c) if normalize else None
         self.bias = None if normalize else nn.Parameter(torch.zeros(op.out_c))
-        self.arriving = nn.BatchNorm2d(op.in_c, affine=False) if standardize else None
+        self.arriving = Standardize(op.in_c) if standardize else None
         self.range = Range()
         # TFLite Micro's FULLY_CONNECTED is safest per tensor, and the classifier is small.
         self.one_scale = op.kind == "fully_connected"
@@ -218,8 +242,7 @@ class Weighted(nn.Module):
             self.bias = nn.Parameter(norm.bias - norm.running_mean * factor)
             self.norm = None
         if self.arriving is not None and self.bias is not None:
-            self.weight.div_(torch.sqrt(self.arriving.running_var + self.arriving.eps))
-            self.bias.sub_(self.weight @ self.arriving.running_mean)
+            self.arriving.fold_into(self.weight, self.bias)
             self.arriving = None
         if self.gate and self.bias is not None:
             self.weight.div_(6.0)
@@ -229,7 +252,7 @@ class Weighted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float arithmetic; (n, c, h, w) in and out."""
         if self.arriving is not None:
-            x = _standardize(x, self.arriving)
+            x = self.arriving(x)
         y = self._linear(x, self.weight, self.bias)
         if self.norm is not None:
             y = self.norm(y)

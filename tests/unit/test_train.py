@@ -175,6 +175,20 @@ def test_cells_of_identities_do_not_blow_up(ops: str) -> None:
     assert net(x, net.space.path(cells(ops))).abs().max() < 10
 
 
+def test_a_dead_channel_leaves_the_classifier_its_grid() -> None:
+    """Its weight counts for nothing, yet the weights share one INT8 scale."""
+    dense = next(n.op for n in cells("i").lower().nodes if n.op.kind == "fully_connected")
+    layer = Weighted(dense, normalize=False, gate=False, standardize=True).train()
+    x = torch.randn(256, 8, 1, 1) * 3 + 5
+    x[:, 2] = 0.0
+    for _ in range(60):
+        layer(x)
+    before, wanted = layer.weight.detach().clone(), layer.eval()(x)
+    layer.fold()
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
+    assert layer.weight.detach().abs().amax() < before.abs().amax()
+
+
 def test_a_batch_of_one_trains_cells() -> None:
     network = QatNetwork(cells("ic")).train()
     network(torch.rand(1, 1, 12, 12)).sum().backward()
