@@ -1,0 +1,149 @@
+"""Kendall's tau between accuracies with a supernet's weights and after trainings of their own, in the space of cells.
+
+    python benchmarks/cell_ranking.py --folder F --draw-seed 2 --steps 40000 --reference 0 1
+
+The published space (three cells of four nodes, 30 edges); Fashion-MNIST, every second pixel, or with `--data cifar10`
+CIFAR-10, brought to 16x16. An architecture is drawn as the hypernetwork's conditions are: shares S of the operators
+uniformly from the simplex, then an operator for every edge by S; so are the paths of the supernet's steps. Accuracies
+are kept in `--folder`: an interrupted run goes on. `--part` splits the work. No budgets, nothing on a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from shared_weights import ceiling
+from supernet_ranking import images
+
+from pipeline.search.cell_costs import EdgePath
+from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.ranking import agreement
+from pipeline.search.sharingconfig import SharingConfig
+from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
+from pipeline.space.cells import CellSpace
+from pipeline.storage import write_text
+
+_DRAW, _LONG, _FREE = 911, 912, 913
+_LOOKS = 5  # at the shared weights while they learn
+
+
+def draw(space: CellSpace, rng: np.random.Generator) -> EdgePath:
+    shares = rng.dirichlet(np.ones(len(space.ops)))
+    return tuple(int(op) for op in rng.choice(len(space.ops), size=space.positions, p=shares))
+
+
+def reference(
+    args: argparse.Namespace, space: CellSpace, data: SimpleNamespace, paths: list[EdgePath], seed: int
+) -> list[float | None]:
+    """Accuracy of each path after a training from scratch, in `--folder`; None where it is not there yet."""
+    options = (
+        args.data,
+        args.draw_seed,
+        args.architectures,
+        seed,
+        args.reference_steps,
+        args.reference_batch,
+    )
+    file = args.folder / f"own-{'-'.join(map(str, options))}.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    validation = Validation.of(data, len(data.x_val), 0)
+    for path in paths if args.part != "supernet" else ():
+        if (key := json.dumps(path)) not in known:
+            started, net = time.process_time(), CellSupernet(space, 1000 + seed)
+            train_path(
+                net, path, data, steps=args.reference_steps, batch_size=args.reference_batch, lr=args.lr,
+                rng=np.random.default_rng([seed, _LONG]), on_step=lambda _: None,
+            )  # fmt: skip
+            known[key] = validation.accuracy(net, path)
+            print(f"{known[key]:.4f} {time.process_time() - started:.1f} s {path}", flush=True)
+            write_text(file, json.dumps(known) + "\n")
+    return [known.get(json.dumps(path)) for path in paths]
+
+
+def shared(
+    args: argparse.Namespace, space: CellSpace, data: SimpleNamespace, paths: list[EdgePath]
+) -> dict[str, list[float]]:
+    """Accuracies with the shared weights after each fifth of the steps, and CPU seconds in the name."""
+    options = (args.data, args.draw_seed, args.architectures, args.steps, args.batch, args.lr, args.seed)
+    file = args.folder / f"shared-{'-'.join(map(str, options))}.json"
+    if file.is_file():
+        found: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    net, validation = CellSupernet(space, args.seed), Validation.of(data, args.images, 0)
+    optimizer, rng = weight_optimizer(net, args.lr), np.random.default_rng([args.seed, _FREE])
+    found, spent = {}, 0.0
+    for step in range(args.steps):
+        started = time.process_time()
+        batch = draw_batch(data.x_train, data.y_train, args.batch, rng)
+        weight_step(net, optimizer, draw(space, rng), batch, cosine(args.lr, step, args.steps))
+        spent += time.process_time() - started
+        if (step + 1) % max(1, args.steps // _LOOKS) == 0:
+            name = f"shared weights, {step + 1:,} steps, {spent:.0f} CPU s"
+            found[name] = [validation.accuracy(net, path) for path in paths]
+            print(f"{name}: {np.mean(found[name]):.4f}", flush=True)
+    write_text(file, json.dumps(found) + "\n")
+    torch.save(net.state_dict(), file.with_suffix(".pt"))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--data", choices=("fashion_mnist", "cifar10"), default="fashion_mnist")
+    parser.add_argument("--architectures", type=int, default=30)
+    parser.add_argument("--draw-seed", type=int, default=0)
+    parser.add_argument("--reference", type=int, nargs="*", default=[0], help="seeds")
+    parser.add_argument("--reference-steps", type=int, default=1000)
+    parser.add_argument("--reference-batch", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=40000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0, help="of the supernet")
+    parser.add_argument("--images", type=int, default=6000, help="validation images for the shared weights")
+    parser.add_argument("--part", choices=("reference", "supernet", "both"), default="both")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+
+    torch.set_num_threads(1)
+    data = images(args.data)
+    height, width, channels = map(int, data.x_train.shape[1:])
+    space, rng = CellSpace((height, width, channels), 10), np.random.default_rng([args.draw_seed, _DRAW])
+    paths = [draw(space, rng) for _ in range(args.architectures)]
+    truths = {f"reference {seed}": reference(args, space, data, paths, seed) for seed in args.reference}
+    scores = shared(args, space, data, paths) if args.part != "reference" else {}
+    if args.part != "both":
+        return
+
+    size = np.log2([space.build(path).lower().macs for path in paths])
+    last = list(scores)[-1]
+    scores["the last, with capacity"] = [
+        a + SharingConfig().capacity * s for a, s in zip(scores[last], size, strict=True)
+    ]
+    scores["macs"] = size.tolist()
+    for i, op in enumerate(space.ops):
+        scores[op] = [float(path.count(i)) for path in paths]
+    values = {name: [float(v) for v in found if v is not None] for name, found in truths.items()}
+    if len(values) > 1:
+        values["mean"] = list(np.mean(list(values.values()), axis=0))
+    rows = scores | values
+    columns = ["macs", "pool", *values]
+    print(f"\n| n = {len(paths)} | mean (min to max) | tau with " + " | ".join(columns) + " |")
+    print("|---" * (2 + len(columns)) + "|")
+    for name, found in rows.items():
+        taus = ["" if name == other else str(agreement(name, found, other, rows[other])) for other in columns]
+        shown = f"{np.mean(found):.4g} ({min(found):.4g} to {max(found):.4g})"
+        print(f"| {name} | {shown} | " + " | ".join(taus) + " |")
+    if len(truths) > 1:
+        print(f"\na score without error and the mean: about {ceiling([values[s] for s in truths]):.2f}")
+        first, second = (f"reference {seed}" for seed in args.reference[:2])
+        print(f"the first two references: {agreement(first, values[first], second, values[second])}")
+
+
+if __name__ == "__main__":
+    main()
