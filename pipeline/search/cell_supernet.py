@@ -15,6 +15,14 @@ from pipeline.search.supernet import Affine, convolve, kernel, max_pool
 from pipeline.space.cells import CellSpace, edges
 from pipeline.train.seeding import seeded
 
+_EPSILON = 1e-5  # that of batch normalization
+
+
+def standardized(x: Tensor) -> Tensor:
+    """(n, c) less each channel's mean, all divided by one deviation, as `pipeline.train.layers.Standardize` does."""
+    variance, mean = torch.var_mean(x.float(), 0, correction=0)
+    return (x - mean) / torch.sqrt(variance.mean() + _EPSILON)
+
 
 class CellSupernet(nn.Module):
     """Every edge has weights of its own; `forward` runs one path, or all operators weighted by gates.
@@ -76,7 +84,7 @@ class CellSupernet(nn.Module):
         # A cell's sums grow with the identities in it: without this the logits of paths differ by orders of magnitude,
         # and the gradients of large ones spoil the weights of all. Deployed, it is part of the classifier.
         x = x.mean((2, 3))
-        x = F.batch_norm(x, None, None, training=True) if len(x) > 1 else x
+        x = standardized(x) if len(x) > 1 else x
         return seen("the classifier", F.linear(x, self.classifier, self.classifier_bias))
 
     def paths_of(self, choice: EdgePath | Tensor, watch: object = None) -> int:

@@ -304,7 +304,7 @@ def test_repair_keeps_feasible_paths_and_mends_others(seed, latency_share, param
         ({"gradient": "magic"}, "search.gradient"),
         ({"paths": 1}, "search.paths"),
         ({"threads": 0}, "search.threads"),
-        ({"batch_size": 1}, "batches"),
+        ({"batch_size": 1}, "search.batch_size must be at least 2"),
         ({"penalty_growth": 0.5}, "search.penalty_growth"),
     ],
 )
