@@ -13,57 +13,28 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from shared_weights import ceiling
-from supernet_ranking import images
+from supernet_ranking import images, reference, show
 
 from pipeline.search.cell_costs import EdgePath
 from pipeline.search.cell_supernet import CellSupernet
-from pipeline.search.ranking import agreement
 from pipeline.search.sharingconfig import SharingConfig
-from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
+from pipeline.search.trainer import Validation, cosine, draw_batch, weight_optimizer, weight_step
 from pipeline.space.cells import CellSpace
 from pipeline.storage import write_text
 
-_DRAW, _LONG, _FREE = 911, 912, 913
+_DRAW, _FREE = 911, 913
 _LOOKS = 5  # at the shared weights while they learn
 
 
 def draw(space: CellSpace, rng: np.random.Generator) -> EdgePath:
     shares = rng.dirichlet(np.ones(len(space.ops)))
     return tuple(int(op) for op in rng.choice(len(space.ops), size=space.positions, p=shares))
-
-
-def reference(
-    args: argparse.Namespace, space: CellSpace, data: SimpleNamespace, paths: list[EdgePath], seed: int
-) -> list[float | None]:
-    """Accuracy of each path after a training from scratch, in `--folder`; None where it is not there yet."""
-    options = (
-        args.data,
-        args.draw_seed,
-        args.architectures,
-        seed,
-        args.reference_steps,
-        args.reference_batch,
-    )
-    file = args.folder / f"own-{'-'.join(map(str, options))}.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    validation = Validation.of(data, len(data.x_val), 0)
-    for path in paths if args.part != "supernet" else ():
-        if (key := json.dumps(path)) not in known:
-            started, net = time.process_time(), CellSupernet(space, 1000 + seed)
-            train_path(
-                net, path, data, steps=args.reference_steps, batch_size=args.reference_batch, lr=args.lr,
-                rng=np.random.default_rng([seed, _LONG]), on_step=lambda _: None,
-            )  # fmt: skip
-            known[key] = validation.accuracy(net, path)
-            print(f"{known[key]:.4f} {time.process_time() - started:.1f} s {path}", flush=True)
-            write_text(file, json.dumps(known) + "\n")
-    return [known.get(json.dumps(path)) for path in paths]
 
 
 def shared(
@@ -115,7 +86,8 @@ def main() -> None:
     height, width, channels = map(int, data.x_train.shape[1:])
     space, rng = CellSpace((height, width, channels), 10), np.random.default_rng([args.draw_seed, _DRAW])
     paths = [draw(space, rng) for _ in range(args.architectures)]
-    truths = {f"reference {seed}": reference(args, space, data, paths, seed) for seed in args.reference}
+    fresh = partial(CellSupernet, space)
+    truths = {f"reference {seed}": reference(args, data, paths, seed, fresh) for seed in args.reference}
     scores = shared(args, space, data, paths) if args.part != "reference" else {}
     if args.part != "both":
         return
@@ -133,16 +105,7 @@ def main() -> None:
         values["mean"] = list(np.mean(list(values.values()), axis=0))
     rows = scores | values
     columns = ["macs", "pool", *values]
-    print(f"\n| n = {len(paths)} | mean (min to max) | tau with " + " | ".join(columns) + " |")
-    print("|---" * (2 + len(columns)) + "|")
-    for name, found in rows.items():
-        taus = ["" if name == other else str(agreement(name, found, other, rows[other])) for other in columns]
-        shown = f"{np.mean(found):.4g} ({min(found):.4g} to {max(found):.4g})"
-        print(f"| {name} | {shown} | " + " | ".join(taus) + " |")
-    if len(truths) > 1:
-        print(f"\na score without error and the mean: about {ceiling([values[s] for s in truths]):.2f}")
-        first, second = (f"reference {seed}" for seed in args.reference[:2])
-        print(f"the first two references: {agreement(first, values[first], second, values[second])}")
+    show(rows, columns, list(truths))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +39,15 @@ from pipeline.search.ranking import agreement
 from pipeline.search.selection import own_accuracy
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.supernet import SuperBlock, Supernet
-from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
+from pipeline.search.trainer import (
+    Net,
+    Validation,
+    cosine,
+    draw_batch,
+    train_path,
+    weight_optimizer,
+    weight_step,
+)
 from pipeline.space import Budgets
 from pipeline.space.search_space import SearchSpace
 from pipeline.storage import write_text
@@ -82,17 +93,29 @@ def drawn(judge: Judge, count: int, seed: int) -> list[ExactPath]:
     return found
 
 
-def reference(args: argparse.Namespace, space: SearchSpace, data: SimpleNamespace, paths: list[ExactPath],
-              seed: int) -> list[float | None]:  # fmt: skip
-    """Accuracy of each path after a training from scratch, in `--folder`; None where `--part` leaves it out."""
-    options = (args.draw_seed, args.architectures, seed, args.reference_steps, args.reference_batch)
+def reference(
+    args: argparse.Namespace,
+    data: SimpleNamespace,
+    paths: Sequence[Any],
+    seed: int,
+    fresh: Callable[[int], Net],
+) -> list[float | None]:
+    """Accuracy of each path after a training from scratch in a net that `fresh` makes, in `--folder`; None where
+    `--part` leaves it out."""
+    options = (
+        args.data,
+        args.draw_seed,
+        args.architectures,
+        seed,
+        args.reference_steps,
+        args.reference_batch,
+    )
     file = args.folder / f"own-{'-'.join(map(str, options))}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     validation = Validation.of(data, len(data.x_val), 0)
-    for path in paths[::2] + paths[1::2]:  # of all sizes, should it be ended early
+    for path in [*paths[::2], *paths[1::2]]:  # of all sizes, should it be ended early
         if (key := json.dumps(path)) not in known and args.part != "supernet":
-            started = time.process_time()
-            net = Supernet(space, 1000 + seed)
+            started, net = time.process_time(), fresh(1000 + seed)
             train_path(
                 net, path, data, steps=args.reference_steps, batch_size=args.reference_batch, lr=args.lr,
                 rng=np.random.default_rng([seed, _LONG]), on_step=lambda _: None,
@@ -103,9 +126,23 @@ def reference(args: argparse.Namespace, space: SearchSpace, data: SimpleNamespac
     return [known.get(json.dumps(path)) for path in paths]
 
 
+def show(rows: dict[str, list[float]], columns: Sequence[str], truths: Sequence[str]) -> None:
+    """Means, ranges and taus with `columns` of all rows, as Markdown; below, what the noise of `truths` allows."""
+    print(f"\n| n = {len(rows[columns[0]])} | mean (min to max) | tau with " + " | ".join(columns) + " |")
+    print("|---" * (2 + len(columns)) + "|")
+    for name, found in rows.items():
+        taus = ["" if name == other else str(agreement(name, found, other, rows[other])) for other in columns]
+        shown = f"{np.mean(found):.4g} ({min(found):.4g} to {max(found):.4g})"
+        print(f"| {name} | {shown} | " + " | ".join(taus) + " |")
+    if len(truths) > 1:
+        print(f"\na score without error and the mean: about {ceiling([rows[s] for s in truths]):.2f}")
+        for a, b in combinations(truths, 2):
+            print(f"{a} with {b}: {agreement(a, rows[a], b, rows[b])}")
+
+
 def shared(args: argparse.Namespace, judge: Judge, data: SimpleNamespace) -> Supernet:
     """The supernet of these options, trained or from `--folder`."""
-    names = ("kernels", "paths_from", "steps", "batch", "lr", "identity", "seed")
+    names = ("data", "kernels", "paths_from", "steps", "batch", "lr", "identity", "seed")
     file = args.folder / ("net-" + "-".join(str(getattr(args, name)) for name in names) + ".pt")
     net = untrained(args, judge.tables.space)
     if file.is_file():
@@ -166,7 +203,8 @@ def main() -> None:
     space, cost = SearchSpace((height, width, channels), 10), Linear()
     judge = Judge(build_tables(space, cost), cost, Budgets())
     paths = drawn(judge, args.architectures, args.draw_seed)
-    truths = {f"reference {seed}": reference(args, space, data, paths, seed) for seed in args.reference}
+    fresh = partial(Supernet, space)
+    truths = {f"reference {seed}": reference(args, data, paths, seed, fresh) for seed in args.reference}
     if args.part == "reference":
         return
 
@@ -187,8 +225,8 @@ def main() -> None:
     for kind in _KINDS:
         scores[kind] = np.array([sum(space.ops[op].startswith(kind) for op, _ in p) for p in paths], float)
     kept = {name: list(found) for name, found in {**scores, **truths}.items()}
-    file = f"scores-{args.draw_seed}-{args.kernels}-{args.paths_from}-{args.steps}-{args.identity}-{args.seed}.json"
-    write_text(args.folder / file, json.dumps(kept) + "\n")
+    options = (args.data, args.draw_seed, args.kernels, args.paths_from, args.steps, args.identity, args.seed)
+    write_text(args.folder / f"scores-{'-'.join(map(str, options))}.json", json.dumps(kept) + "\n")
     known = list(range(len(paths)))
     if args.part != "supernet":
         known = [i for i in known if all(found[i] is not None for found in truths.values())]
@@ -199,16 +237,7 @@ def main() -> None:
         values["mean"] = list(np.mean(list(values.values()), axis=0))
     rows = {name: [float(found[i]) for i in known] for name, found in scores.items()} | values
     columns = ["macs", *(kind for kind in _KINDS), *values]
-    print(f"\n| n = {len(known)} | mean (min to max) | tau with " + " | ".join(columns) + " |")
-    print("|---" * (2 + len(columns)) + "|")
-    for name, found in rows.items():
-        taus = ["" if name == other else str(agreement(name, found, other, rows[other])) for other in columns]
-        shown = f"{np.mean(found):.4g} ({min(found):.4g} to {max(found):.4g})"
-        print(f"| {name} | {shown} | " + " | ".join(taus) + " |")
-    if len(truths) > 1:
-        print(f"\na score without error and the mean: about {ceiling([values[s] for s in truths]):.2f}")
-        for a, b in combinations(truths, 2):
-            print(f"{a} with {b}: {agreement(a, values[a], b, values[b])}")
+    show(rows, columns, list(truths) if args.part != "supernet" else [])
 
 
 if __name__ == "__main__":
