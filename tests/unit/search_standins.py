@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
 from pipeline.search import SearchConfig, SearchResult, Target, names
 from pipeline.search.costs import exact_cost, working_set_bytes
@@ -72,3 +75,17 @@ def assert_exact(result: SearchResult, target: Target) -> None:
     for c in own:
         assert c.cost == exact_cost(target.cost, c.architecture)
         assert not target.budgets.violations(c.cost)
+
+
+def counted_images(monkeypatch: pytest.MonkeyPatch, net: type[torch.nn.Module]) -> list[int]:
+    """Of every pass through a `net` from now on: its images, three times where gradients are taken."""
+    seen: list[int] = []
+    forward = net.forward
+
+    def counting(self: torch.nn.Module, x: torch.Tensor, *args: Any, **options: Any) -> Any:
+        learns = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        seen.append(len(x) * (3 if learns else 1))
+        return forward(self, x, *args, **options)
+
+    monkeypatch.setattr(net, "forward", counting)
+    return seen

@@ -31,7 +31,7 @@ from pipeline.space import Architecture, Budgets, lower
 from pipeline.space.exits import ExitRule
 from pipeline.space.search_space import SearchSpace
 from pipeline.stages import export
-from pipeline.train import TrainConfig, train_qat
+from pipeline.train import Progress, QatResult, TrainConfig, train_qat
 
 WITH_EXITS = replace(ARCHITECTURE, exits=(0, 1))
 LONGER = replace(CONFIG, float_epochs=4, exit_weight=0.5)
@@ -165,11 +165,11 @@ def test_tables_of_a_space_with_exits_are_exact() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained():  # type: ignore[no-untyped-def]
+def trained() -> QatResult:
     return train_qat(WITH_EXITS, data_set(), LONGER, seed=1)
 
 
-def test_exits_learn(trained) -> None:  # type: ignore[no-untyped-def]
+def test_exits_learn(trained: QatResult) -> None:
     data = data_set()
     outputs = trained.network.int8_each(to_int8(data.x_test))
     for output in outputs:
@@ -188,11 +188,11 @@ def test_the_joint_loss_is_the_weighted_sum() -> None:
         TrainConfig(exit_weight=0.0)
 
 
-def test_resume_with_exits_is_exact(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+def test_resume_with_exits_is_exact(tmp_path: Path, trained: QatResult) -> None:
     class Stop(Exception):
         pass
 
-    def interrupt(progress) -> None:  # type: ignore[no-untyped-def]
+    def interrupt(progress: Progress) -> None:
         if progress.step == 27:
             raise Stop
 
@@ -210,7 +210,9 @@ def cost() -> CostModel:
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.05])
-def test_exported_file_follows_the_choice(tmp_path: Path, trained, cost: CostModel, drop: float) -> None:  # type: ignore[no-untyped-def]
+def test_exported_file_follows_the_choice(
+    tmp_path: Path, trained: QatResult, cost: CostModel, drop: float
+) -> None:
     data, path = data_set(), tmp_path / "model.tflite"
     outcome = export(
         trained, data, path, Reporter(quiet=True), cost=cost, budgets=Budgets(), exits=ExitConfig(drop)
@@ -242,7 +244,7 @@ def test_exported_file_follows_the_choice(tmp_path: Path, trained, cost: CostMod
     assert sum(chosen["test"]["counts"]) == len(data.y_test)
 
 
-def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained, cost: CostModel) -> None:  # type: ignore[no-untyped-def]
+def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained: QatResult, cost: CostModel) -> None:
     alone = cost.latency_ms(lower(ARCHITECTURE))
     outcome = export(
         trained, data_set(), tmp_path / "m.tflite", Reporter(quiet=True), cost=cost,
@@ -254,7 +256,9 @@ def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained, cost: CostMode
     assert load(tmp_path / "m.tflite").exits == ()
 
 
-def test_the_exported_file_reaches_the_goal_or_says_so(tmp_path: Path, trained, cost: CostModel) -> None:  # type: ignore[no-untyped-def]
+def test_the_exported_file_reaches_the_goal_or_says_so(
+    tmp_path: Path, trained: QatResult, cost: CostModel
+) -> None:
     data, path = data_set(), tmp_path / "model.tflite"
     first, _, last = cost.exit_latencies_ms(lower(WITH_EXITS))
     for goal, met in (((first + last) / 2, True), (0.5 * first, False)):
@@ -294,6 +298,6 @@ def test_a_network_that_the_search_gave_no_exits_is_held_to_the_goal_too(
         assert "int8_final_output" not in outcome["accuracy"]
 
 
-def test_exits_need_a_table(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+def test_exits_need_a_table(tmp_path: Path, trained: QatResult) -> None:
     with pytest.raises(ConfigError, match="latency table"):
         export(trained, data_set(), tmp_path / "m.tflite", Reporter(quiet=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.progress import Reporter
 from pipeline.runfile import load_runfile
 from pipeline.search import SearchResult, search, trainer
 from pipeline.search.ablation import AblationConfig
-from pipeline.search.candidates import Judge, impossible_budgets
+from pipeline.search.candidates import ExactPath, Judge, impossible_budgets
 from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import build_tables, exact_cost
 from pipeline.search.exitconfig import ExitConfig
@@ -122,11 +123,11 @@ def test_a_search_with_exits_keeps_worst_case_and_goal(method: str) -> None:
     assert SearchResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
-def by_size(_validation: object, net: ExitNet, path: object) -> tuple[np.ndarray, np.ndarray]:
+def by_size(_validation: object, net: ExitNet, path: ExactPath) -> tuple[np.ndarray, np.ndarray]:
     """Logits as if networks knew more the larger they are: the final output is wrong for an image in 2^(MACs / 20,000);
     every exit is right, and sure of it, for three images in four, and knows nothing of the fourth."""
     space, labels = net.net.space, DATA.y_val
-    architecture = space.build([(space.ops[op], space.channels[width]) for op, width in path])  # type: ignore[attr-defined]
+    architecture = space.build([(space.ops[op], space.channels[width]) for op, width in path])
     wrong = 2.0 ** -(lower(replace(architecture, exits=())).macs / 20_000)
     logits = np.zeros((len(space.exits) + 1, len(labels), space.classes), np.float32)
     easy = np.arange(len(labels)) % 4 != 3
@@ -280,9 +281,9 @@ def test_a_space_without_exits_has_none_to_search_for() -> None:
         ({"expected_latency_ms": 5.0, "search": True, "loss_weight": 0.0}, "loss_weight must be above 0"),
     ],
 )
-def test_settings_without_meaning(given: dict[str, object], says: str) -> None:
+def test_settings_without_meaning(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        ExitConfig(**given)  # type: ignore[arg-type]
+        ExitConfig(**given)
 
 
 def test_finished_searches_without_the_option_stay() -> None:
