@@ -5,7 +5,7 @@ Everything here walks over paths: one (operator index, width index) per block, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -62,6 +62,7 @@ class Judge:
     expected_ms: float | None = None
     _known: dict[ExactPath, Cost] = field(default_factory=dict)
     _macs: dict[ExactPath, int] = field(default_factory=dict)
+    _networks: dict[ExactPath, Hashable] = field(default_factory=dict)
     _first_exit: dict[ExactPath, float] = field(default_factory=dict)
 
     def within(self, budgets: Budgets) -> Judge:
@@ -128,6 +129,20 @@ class Judge:
         if path not in self._macs:
             self._macs[path] = lower(self.architecture(path)).macs
         return self._macs[path]
+
+    def network(self, path: ExactPath) -> Hashable:
+        """Equal for paths that stand for one network: where a skip of stride 1 stands, for example, does not matter."""
+        if path not in self._networks:
+            graph = lower(self.architecture(path))
+            self._networks[path] = (tuple(node.op for node in graph.nodes), graph.outputs)
+        return self._networks[path]
+
+    def distinct(self, paths: Iterable[ExactPath]) -> list[ExactPath]:
+        """The first path of each network."""
+        found: dict[Hashable, ExactPath] = {}
+        for path in paths:
+            found.setdefault(self.network(path), path)
+        return list(found.values())
 
     def log_probability(self, path: ExactPath, log_ops: Floats, log_widths: Floats) -> float:
         """Of `path`, by the logarithms of each block's chances; a skip has no width."""

@@ -25,7 +25,7 @@ from pipeline.search.exitsearch import Trained, judge_of, train_alone
 from pipeline.search.methods import Task, register
 from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
-from pipeline.search.progressive import FINAL, SEMIFINAL, Progressive, shared_weights_count
+from pipeline.search.progressive import FINAL, SEMIFINAL, Progressive
 from pipeline.search.projection import project
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
@@ -266,12 +266,12 @@ class EdgeNas:
     ) -> None:
         """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest.
 
-        The final starts from scratch, as the baselines and the full training do: a few steps from shared weights
-        favour what the supernet saw often. So does the semifinal of a search too short to have trained most of them.
+        From scratch, as the baselines and the full training do: a few steps from shared weights favour what the
+        supernet saw often. Only a semifinal starts from these, where the settings say so.
         """
         task = self.task
         net = self.net
-        if phase == FINAL or (phase == SEMIFINAL and not shared_weights_count(task.config, task.space)):
+        if phase == FINAL or (phase == SEMIFINAL and not task.config.selection.shared):
             net = Supernet(task.space, task.seed).to(task.device)
         waiting = [path for path in paths if path not in accuracies]
         start = self.total - remaining - len(waiting) * steps

@@ -61,10 +61,10 @@ def _child(runs: Standalone, parent: ExactPath, rng: np.random.Generator) -> Exa
     path = parent
     for _ in range(_ATTEMPTS):
         path = mutate_one(runs, parent, rng)
-        if path not in runs.selection.proxied and runs.judge.feasible(path):
+        if runs.fresh(path):
             return path
     path = runs.mend(path)
-    return path if path not in runs.selection.proxied and runs.judge.feasible(path) else None
+    return path if runs.fresh(path) else None
 
 
 def mutate_one(runs: Standalone, path: ExactPath, rng: np.random.Generator) -> ExactPath:

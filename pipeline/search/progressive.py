@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.search.candidates import ExactPath, Judge, grow
-from pipeline.search.config import SearchConfig
 from pipeline.search.methods import Task
 from pipeline.search.proxies import shortlist
 from pipeline.search.relaxation import Relaxation
@@ -27,22 +26,11 @@ from pipeline.search.selection import (
 )
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import Validation, draw_batch
-from pipeline.space.search_space import SearchSpace
 
 # Random streams (see Task.rng); those that have been there before keep their numbers.
 _STARTS, _MUTATION, _LOOK = 2, 3, 5
 
 SEMIFINAL, FINAL = "semifinal", "final"  # phases of the contests
-
-
-def shared_weights_count(config: SearchConfig, space: SearchSpace) -> bool:
-    """Whether the supernet's steps have met every choice of a block once, on average, beside the centre's.
-
-    Where not, most of the weights that another architecture would inherit are as random as new ones, and what little
-    training there was favours the centre's neighbours.
-    """
-    drawn = (config.warmup_steps + config.steps) * max(1, config.sharing.sandwich)
-    return drawn * config.freedom >= len(space.options)
 
 
 # (phase, paths, where their accuracies go, steps of each, steps that follow, validation images)
@@ -107,9 +95,9 @@ class Progressive:
         likely, nearest = starting_paths(judge, self.relaxation, config.temperature_end, draws // 2, rng)
         if not likely:
             return explain_failure(judge, nearest)
-        drawn = dict.fromkeys([*likely, *uniform_paths(judge, draws - draws // 2, rng)])
-        pool = dict.fromkeys([*drawn, *(grow(judge, path, rng) for path in drawn)])
-        cut = self._shortlist(list(pool), wanted)
+        drawn = judge.distinct([*likely, *uniform_paths(judge, draws - draws // 2, rng)])
+        pool = judge.distinct([*drawn, *(grow(judge, path, rng) for path in drawn)])
+        cut = self._shortlist(pool, wanted)
         # The search's own answer is looked at in any case.
         self.selection.cut = cut if likely[0] in cut else [*cut[: wanted - 1], likely[0]]
         self.save()
@@ -137,9 +125,7 @@ class Progressive:
         """Who trains in this round of the semifinal."""
         task, selection = self.task, self.selection
         if number == 0:
-            return first_round(
-                selection, selection.cut, count, shared=shared_weights_count(task.config, task.space)
-            )
+            return first_round(selection, selection.cut, count, shared=task.config.selection.shared)
         rng = task.rng(_MUTATION, number)
         drawn = children(selection, self.judge, count * task.config.selection.pool, bonus, rng)
         entered = self._shortlist(drawn, count)

@@ -158,7 +158,7 @@ class Selection(Generic[P]):
 def starting_paths(
     judge: Judge, relaxation: Relaxation, temperature: float, wanted: int, rng: np.random.Generator
 ) -> tuple[list[ExactPath], ExactPath]:
-    """Up to `wanted` distinct feasible paths, and the least infeasible one seen.
+    """Up to `wanted` feasible paths of different networks, and the least infeasible one seen.
 
     First the argmax, then the cheapest architectures, then samples; those that miss a budget are repaired,
     and every second sample is grown into what the budgets leave.
@@ -166,7 +166,7 @@ def starting_paths(
     log_ops, log_widths = _log_probabilities(relaxation, temperature)
     first = judge.canonical(relaxation.argmax())
     nearest = first
-    found: dict[ExactPath, None] = {}
+    found: dict[Hashable, ExactPath] = {}
     cheapest = list(cheapest_paths(judge).values())
     for attempt in range(wanted * ATTEMPTS):
         if len(found) >= wanted:
@@ -181,23 +181,23 @@ def starting_paths(
         if attempt > len(cheapest) and attempt % 2 and judge.feasible(path):
             path = grow(judge, path, rng)
         if judge.feasible(path):
-            found[path] = None
+            found.setdefault(judge.network(path), path)
         elif judge.violation(path) < judge.violation(nearest) or judge.feasible(nearest):
             nearest = path
-    return list(found), nearest
+    return list(found.values()), nearest
 
 
 def uniform_paths(judge: Judge, wanted: int, rng: np.random.Generator) -> list[ExactPath]:
-    """Up to `wanted` distinct feasible paths, uniform over the space but for the repair of near misses."""
+    """Up to `wanted` feasible paths of different networks, uniform over the space but for the repair of near misses."""
     space, even = judge.tables.space, _even(judge)
-    found: dict[ExactPath, None] = {}
+    found: dict[Hashable, ExactPath] = {}
     for _ in range(wanted * ATTEMPTS):
         if len(found) >= wanted:
             break
         path = repair(judge, judge.path(space.random(rng)), *even)
         if judge.feasible(path):
-            found[path] = None
-    return list(found)
+            found.setdefault(judge.network(path), path)
+    return list(found.values())
 
 
 def _even(judge: Judge) -> tuple[Floats, Floats]:
@@ -253,7 +253,7 @@ def children(
     bonus: Callable[[ExactPath], float],
     rng: np.random.Generator,
 ) -> list[ExactPath]:
-    """Up to `count` new feasible mutations of the best so far by their own short training.
+    """Up to `count` feasible mutations, as networks new, of the best so far by their own short training.
 
     Repaired where need be; every second one is grown into what the budgets leave, as the first cut's pool is, since
     repair gives up more than it must.
@@ -263,7 +263,8 @@ def children(
     entered = dict.fromkeys([*(p for paths in selection.rounds for p in paths if p in tried), *tried])
     parents = sorted(entered, key=lambda p: (not selection.missed(p), tried[p] + bonus(p)), reverse=True)
     parents = parents[:PARENTS]
-    found: dict[ExactPath, None] = {}
+    known = {judge.network(path) for path in selection.scored}
+    found: dict[Hashable, ExactPath] = {}
     for _ in range(ATTEMPTS * count):
         if len(found) >= count or not parents:
             break
@@ -272,9 +273,9 @@ def children(
             continue
         if len(found) % 2:
             path = grow(judge, path, rng)
-        if path not in selection.scored:
-            found[path] = None
-    return list(found)
+        if judge.network(path) not in known:
+            found.setdefault(judge.network(path), path)
+    return list(found.values())
 
 
 def capacity_bonus(

@@ -14,12 +14,14 @@ class SelectionConfig:
 
     `pool` architectures within the budgets are drawn for every one that shared weights will judge, and those with
     the best mean rank over `proxies` are kept (none: in the order drawn). The semifinal has `rounds`: in the first
-    one the best of these train, in each further one mutations of the best so far.
+    one the best of these train, in each further one mutations of the best so far. With `shared` half of the first
+    round's places go by shared weights, and the semifinal starts from them instead of from scratch.
     """
 
     proxies: tuple[str, ...] = ("macs", "naswot")
     pool: int = 4
     rounds: int = 3
+    shared: bool = False
 
     def __post_init__(self) -> None:
         for name in self.proxies:
@@ -27,6 +29,10 @@ class SelectionConfig:
                 raise ConfigError(
                     f"search.selection.proxies has '{name}'", hint=f"known: {', '.join(NAMES)}", key="proxies"
                 )
+        if type(self.shared) is not bool:
+            raise ConfigError(
+                f"search.selection.shared must be true or false, not {self.shared!r}", key="shared"
+            )
         for name in ("pool", "rounds"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:

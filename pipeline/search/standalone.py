@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -91,7 +91,7 @@ class Standalone:
         )  # fmt: skip
 
     def draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
-        """Distinct feasible paths, uniform with near misses repaired, and the least infeasible one seen.
+        """Feasible paths of different networks, uniform with near misses repaired, and the least infeasible one seen.
 
         With `[search.proxies]` these are the best of `pool` times as many by the named proxies.
         """
@@ -107,17 +107,24 @@ class Standalone:
 
     def _draw(self, wanted: int) -> tuple[list[ExactPath], ExactPath]:
         space, rng = self.task.space, self.task.rng(_STARTS)
-        found: dict[ExactPath, None] = {}
+        found: dict[Hashable, ExactPath] = {}
         nearest: ExactPath | None = None
         for _ in range(wanted * _ATTEMPTS):
             path = self.mend(self.judge.path(space.random(rng)))
             if self.judge.feasible(path):
-                found[path] = None
+                found.setdefault(self.judge.network(path), path)
             elif nearest is None or self.judge.violation(path) < self.judge.violation(nearest):
                 nearest = path
             if len(found) >= wanted:
                 break
-        return list(found), nearest if nearest is not None else next(iter(found))
+        paths = list(found.values())
+        return paths, nearest if nearest is not None else paths[0]
+
+    def fresh(self, path: ExactPath) -> bool:
+        """Whether it is feasible and no path of the same network was trained."""
+        judge = self.judge
+        known = {judge.network(trained) for trained in self.selection.proxied}
+        return judge.feasible(path) and judge.network(path) not in known
 
     def mend(self, path: ExactPath) -> ExactPath:
         """`path` repaired with no preference among choices; it may still be infeasible."""

@@ -128,6 +128,18 @@ def test_evolution_ends_where_the_space_is_exhausted():
     assert {c.architecture.blocks[0].op for c in result.candidates} == {"dw3", "dw5"}
 
 
+@pytest.mark.parametrize("method", ["edgenas", "random", "evolution"])
+def test_no_network_trains_twice(method: str):
+    """8 choices, but a skip of stride 1 may stand anywhere: from nothing to three blocks, 4 networks."""
+    space = SearchSpace((8, 8, 1), 4, 8, 1, (1, 1, 1), ("dw3", "skip"), (8,))
+    config = replace(TINY, method=method, candidates=12, semifinalists=6, proxy_steps=10)
+    assert affordable_trainings(config, len(DATA.x_val)) > 4
+    result = search(space, DATA, MacCost(), Budgets(), config, seed=0)
+    trained = [c for c in result.candidates if c.proxy_steps]
+    depths = [sum(b.op != "skip" for b in c.architecture.blocks) for c in trained]
+    assert sorted(depths) == [0, 1, 2, 3]
+
+
 def described(space: SearchSpace) -> list[str]:
     judge = Judge(build_tables(space, MacCost()), MacCost(), Budgets())
     members = [judge.architecture(path) for path in family(judge)]

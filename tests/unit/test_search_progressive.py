@@ -23,7 +23,6 @@ from pipeline.search.effort import edgenas_passes
 from pipeline.search.exitsearch import Trained
 from pipeline.search.meter import Meter
 from pipeline.search.methods import Task
-from pipeline.search.progressive import shared_weights_count
 from pipeline.search.proxies import score
 from pipeline.search.ranking import FEWEST
 from pipeline.search.selection import (
@@ -39,6 +38,7 @@ from pipeline.search.supernet import Supernet
 from pipeline.search.targets import one_board
 from pipeline.search.trainer import Validation, draw_batch
 from pipeline.space import Budgets, lower
+from pipeline.space.search_space import SearchSpace
 
 BUDGETS = Budgets(latency_ms=3.0, parameters=3000)
 CONFIG = replace(TINY, candidates=10, semifinalists=6)
@@ -138,7 +138,7 @@ def test_rounds_share_the_places():
         assert first_cut_size(config) >= places(config)[0]
 
 
-def test_half_of_the_first_round_are_the_shared_weights_choice():
+def test_half_of_the_first_round_are_the_shared_weights_choice_if_they_have_a_say():
     a, b, c, d, e = (((0, 0), (op, 0)) for op in range(5))
     selection = Selection({a: 0.1, b: 0.2, c: 0.3, d: 0.9, e: 0.8})
     assert first_round(selection, [a, b, c, d, e], 4) == [a, b, d, e]
@@ -146,11 +146,9 @@ def test_half_of_the_first_round_are_the_shared_weights_choice():
     assert first_round(selection, [a, b, c, d, e], 4, shared=False) == [a, b, c, d]
 
 
-@pytest.mark.parametrize(("freedom", "trained"), [(0.3, False), (1.0, True)])
-def test_a_semifinal_inherits_only_weights_that_were_trained(freedom: float, trained: bool):
-    """SMALL has 17 choices a block: 20 steps meet each once if every block leaves the centre, not at 0.3."""
-    config = replace(CONFIG, warmup_steps=10, steps=10, freedom=freedom)
-    assert shared_weights_count(config, SMALL) is trained
+@pytest.mark.parametrize("shared", [False, True])
+def test_contests_start_from_scratch_unless_the_semifinal_is_to_inherit(shared: bool):
+    config = replace(CONFIG, selection=SelectionConfig(shared=shared))
     method, seen = searched(config), []
     path = method.selection.cut[0]
 
@@ -166,7 +164,7 @@ def test_a_semifinal_inherits_only_weights_that_were_trained(freedom: float, tra
     inherited = [
         any(not torch.equal(value, fresh[name]) for name, value in net.state_dict().items()) for net in seen
     ]
-    assert inherited == [trained, False]
+    assert inherited == [shared, False]
 
 
 def test_children_are_new_and_come_from_the_best():
@@ -199,6 +197,18 @@ def test_children_do_not_depend_on_which_training_ended_first():
         for ended in (paths, paths[::-1])
     ]  # fmt: skip
     assert found[0] == found[1]
+
+
+def test_children_are_new_as_networks():
+    """Of a space of 4 networks the one that is left, though 5 choices were never looked at."""
+    space = SearchSpace((8, 8, 1), 4, 8, 1, (1, 1, 1), ("dw3", "skip"), (8,))
+    judge = Judge(build_tables(space, MacCost()), MacCost(), Budgets())
+    block, skip = (0, 0), (1, 0)
+    known = [(block, skip, skip), (block, skip, block), (skip, skip, skip)]
+    assert judge.network(known[0]) == judge.network((skip, skip, block)) != judge.network(known[1])
+    assert judge.distinct([*known, (skip, block, skip)]) == known
+    selection = Selection(dict.fromkeys(known, 0.1), dict.fromkeys(known, 0.5))
+    assert children(selection, judge, 4, lambda _: 0.0, np.random.default_rng(0)) == [(block, block, block)]
 
 
 def test_every_second_child_is_grown_into_its_budgets():
