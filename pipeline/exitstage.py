@@ -16,7 +16,7 @@ from pipeline.export.reference import int8_logits
 from pipeline.latency.cost import CostModel
 from pipeline.search.candidates import UNITS
 from pipeline.search.exitconfig import ExitConfig
-from pipeline.search.exits import ExitChoice, choose_exits
+from pipeline.search.exits import ExitChoice, Latencies, choose_exits
 from pipeline.space import pruned
 from pipeline.space.architecture import Architecture, lower, parameters
 from pipeline.space.budgets import Budgets
@@ -35,29 +35,46 @@ def export_exits(
     from pipeline.export.freeze import freeze
     from pipeline.export.tflite import serialize
 
-    architecture = network.architecture
     frozen = freeze(network, data.front_end)
     outputs = int8_logits(serialize(frozen), data.x_val)
-
-    def latencies_of(kept: tuple[int, ...]) -> tuple[float, ...] | str:
-        smaller = with_exits(architecture, kept)
-        graph = lower(smaller)
-        over = budgets.violations(cost.evaluate(graph, parameters(smaller)))
-        if over:
-            where = ", ".join(str(i) for i in smaller.exits)
-            names = ", ".join(
-                f"{UNITS[name][1] if name in UNITS else name} by {100 * share:.1f} %"
-                for name, share in over.items()
-            )
-            return f"exits after block{'s' if len(kept) > 1 else ''} {where}: over {names}"
-        return cost.exit_latencies_ms(graph)
-
-    choice = choose_exits(
-        outputs, data.y_val, latencies_of, options.accuracy_drop, goal_ms=options.expected_latency_ms
-    )
+    choice = choose_for(network.architecture, outputs, data.y_val, cost, budgets, options)
     content = serialize(keep_exits(frozen, choice.kept, choice.rule))
     check_int8(content)
     return content, KeptExits(network, choice.kept), choice
+
+
+def choose_for(
+    architecture: Architecture,
+    outputs: Sequence[NDArray[np.int8]],
+    labels: NDArray[np.int64],
+    cost: CostModel,
+    budgets: Budgets,
+    options: ExitConfig,
+) -> ExitChoice:
+    """`choose_exits` by what `architecture` takes with each subset of its exits, whose worst case meets the budgets.
+
+    outputs: INT8 logits (n, classes) of all its exits and the final output.
+    """
+
+    def latencies_of(kept: tuple[int, ...]) -> Latencies:
+        smaller = with_exits(architecture, kept)
+        graph = lower(smaller)
+        over = budgets.violations(cost.evaluate(graph, parameters(smaller)))
+        return Latencies(cost.exit_latencies_ms(graph), _excess(smaller.exits, over) if over else "")
+
+    return choose_exits(
+        outputs, labels, latencies_of, options.accuracy_drop, goal_ms=options.expected_latency_ms
+    )
+
+
+def _excess(exits: Sequence[int], over: dict[str, float]) -> str:
+    """Which budgets a network with these exits breaks, and by how much."""
+    where = ", ".join(str(i) for i in exits)
+    names = ", ".join(
+        f"{UNITS[name][1] if name in UNITS else name} by {100 * share:.1f} %" for name, share in over.items()
+    )
+    which = f"exits after block{'s' if len(exits) > 1 else ''} {where}" if exits else "no exits"
+    return f"{which}: over {names}"
 
 
 def with_exits(architecture: Architecture, kept: tuple[int, ...]) -> Architecture:
@@ -65,19 +82,23 @@ def with_exits(architecture: Architecture, kept: tuple[int, ...]) -> Architectur
     return pruned.with_exits(architecture, tuple(architecture.exits[i] for i in kept))
 
 
-def measure_exits(content: bytes, choice: ExitChoice, data: DataSet) -> dict[str, Any]:
-    """What the rule does on the test split, with the file itself: accuracies, and images per output."""
-    logits = int8_logits(content, data.x_test)
-    final = float((logits[-1].argmax(1) == data.y_test).mean())
+def measure_exits(
+    logits: Sequence[NDArray[np.int8]], labels: NDArray[np.int64], choice: ExitChoice
+) -> dict[str, Any]:
+    """What the rule does on other images: accuracies, and images per output.
+
+    logits: INT8 (n, classes) of the kept exits and the final output; labels (n,).
+    """
+    final = float((logits[-1].argmax(1) == labels).mean())
     if choice.rule is None:
-        return {"accuracy": final, "final_accuracy": final, "counts": [len(data.y_test)]}
+        return {"accuracy": final, "final_accuracy": final, "counts": [len(labels)]}
     taken = choice.rule.taken(logits)
     answers = np.stack(logits)[taken, np.arange(len(taken))].argmax(1)
     return {
-        "accuracy": float((answers == data.y_test).mean()),
+        "accuracy": float((answers == labels).mean()),
         "final_accuracy": final,
         "counts": np.bincount(taken, minlength=len(logits)).tolist(),
-        "accuracy_by_output": _accuracy_by_output(answers == data.y_test, taken, len(logits)),
+        "accuracy_by_output": _accuracy_by_output(answers == labels, taken, len(logits)),
     }
 
 

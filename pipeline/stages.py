@@ -25,6 +25,7 @@ from pipeline.errors import BudgetError, ConfigError, ModelError
 from pipeline.exitstage import export_exits, measure_exits, record, with_exits
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
 from pipeline.export.parity import Int8Network
+from pipeline.export.reference import int8_logits
 from pipeline.figures import Figure
 from pipeline.firmware import Build, build, check_path, render_app, too_long
 from pipeline.fleet import Targets
@@ -212,7 +213,8 @@ def export(
         if cost is None:
             raise ConfigError("early exits cannot be chosen without a latency table")
         content, network, choice = export_exits(result.network, data, cost, budgets or Budgets(), options)
-        chosen = record(architecture, choice, measure_exits(content, choice, data), options)
+        tested = measure_exits(int8_logits(content, data.x_test), data.y_test, choice)
+        chosen = record(architecture, choice, tested, options)
         architecture = with_exits(architecture, choice.kept)
         kept = ", ".join(f"after block {i}" for i in architecture.exits) or "none"
         reporter.say(f"  early exits kept: {kept} ({len(chosen['allowed'])} allowed)")

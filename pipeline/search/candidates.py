@@ -53,7 +53,8 @@ class Judge:
     """Exact costs of paths against the budgets; remembers what it has computed.
 
     `expected_ms` is the expected latency that paths are wanted to reach with their early exits: one whose first exit
-    already comes later can not, whatever it learns.
+    already comes later can not, whatever it learns. Of the allowed exits a path then counts with the first one
+    alone, and must fit with it: which it keeps its training says, and any choice of them is held against the budgets.
     """
 
     tables: CostTables
@@ -71,7 +72,8 @@ class Judge:
 
     def architecture(self, path: ExactPath) -> Architecture:
         space = self.tables.space
-        return space.build([(space.ops[op], space.channels[width]) for op, width in path])
+        built = space.build([(space.ops[op], space.channels[width]) for op, width in path])
+        return built if self.expected_ms is None else replace(built, exits=built.exits[:1])
 
     def path(self, architecture: Architecture) -> ExactPath:
         """Inverse of `architecture`."""
@@ -92,9 +94,9 @@ class Judge:
         return self._known[path]
 
     def with_exits(self, path: ExactPath, kept: Sequence[int]) -> tuple[Architecture, Cost]:
-        """`path` with those of the space's exits that are at positions `kept`, and what that costs at worst."""
-        architecture = self.architecture(path)
-        architecture = replace(architecture, exits=tuple(architecture.exits[i] for i in kept))
+        """`path` with those of the allowed exits that are at positions `kept`, and what that costs at worst."""
+        allowed = self.tables.space.exits
+        architecture = replace(self.architecture(path), exits=tuple(allowed[i] for i in kept))
         return architecture, exact_cost(self.cost, architecture)
 
     def violation(self, path: ExactPath) -> float:

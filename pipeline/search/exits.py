@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,15 @@ COMBINATIONS = 200_000  # of thresholds looked at per subset; all there are for 
 Floats = NDArray[np.float64]
 _ROUNDING = 1e-9  # of sums of latencies
 
-# The latency (ms) to each output of the network with this subset of the exits, or why it may not be deployed.
-LatenciesOf = Callable[[tuple[int, ...]], Sequence[float] | str]
+
+class Latencies(NamedTuple):
+    """To each output of the network with some of its exits, ms; `refused`: why it may not be deployed."""
+
+    ms: Sequence[float]
+    refused: str = ""
+
+
+LatenciesOf = Callable[[tuple[int, ...]], Latencies]  # of a subset of the exits, by their positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,8 @@ class ExitChoice:
     """`kept` are positions among the allowed exits; `counts` says how many of the validation images end at each
     output, `latencies_ms` what an inference to each takes (the final one, the worst case, last).
 
-    `accuracy` is the rule's on these images, `final_accuracy` that of the final output alone. `refused` names the
-    subsets that break a budget. `goal_ms` is the expected latency that was asked for (0: none).
+    `accuracy` is the rule's on these images, `final_accuracy` that of the final output alone. `refused` says
+    which subsets were left out for a budget. `goal_ms` is the expected latency that was asked for (0: none).
     """
 
     kept: tuple[int, ...]
@@ -119,7 +126,8 @@ def choose_exits(
     highest accuracy whose expected latency is at most that, or the nearest to it where none are.
 
     outputs: INT8 logits (n, classes) of all allowed exits and the final output; labels (n,). Ties go to fewer
-    exits. Without any exit the network is always allowed. Raises DataError without images.
+    exits. Refused subsets are never chosen; where all are, the network without exits is what is left. Raises DataError
+    without images.
     """
     if len(labels) == 0:
         raise DataError("there are no validation images to choose exits with", hint="raise data.validation")
@@ -127,17 +135,15 @@ def choose_exits(
     n, final_right = len(labels), int(seen.right[-1].sum())
     aim = _Aim(math.ceil(final_right - accuracy_drop * n - 1e-9), goal_ms * n)
     alone = latencies_of(())
-    best = ExitChoice(
-        (), (), (n,), (0.0,) if isinstance(alone, str) else tuple(alone), final_right / n, final_right / n,
-        goal_ms=goal_ms,
-    )  # fmt: skip
-    refused = []
+    best = ExitChoice((), (), (n,), tuple(alone.ms), final_right / n, final_right / n, goal_ms=goal_ms)
+    allowed = not alone.refused
+    refused: list[str] = []
     exits = range(len(outputs) - 1)
     for size in range(1, len(outputs)):
         for kept in itertools.combinations(exits, size):
-            latencies = latencies_of(kept)
-            if isinstance(latencies, str):
-                refused.append(latencies)
+            latencies, why = latencies_of(kept)
+            if why:
+                refused.append(why)
                 continue
             thresholds = _best_thresholds(seen, kept, latencies, aim, combinations)
             if thresholds is None:
@@ -149,13 +155,11 @@ def choose_exits(
                 kept, thresholds, tuple(counts.tolist()), tuple(latencies), float(right.mean()), final_right / n,
                 goal_ms=goal_ms,
             )  # fmt: skip
-            if aim.prefers(found, best):
-                best = found
-    return ExitChoice(**{**_fields(best), "refused": tuple(refused)})
-
-
-def _fields(choice: ExitChoice) -> dict[str, Any]:
-    return {name: getattr(choice, name) for name in ExitChoice.__dataclass_fields__}
+            if not allowed or aim.prefers(found, best):
+                best, allowed = found, True
+    if alone.refused and best.kept:
+        refused.insert(0, alone.refused)
+    return replace(best, refused=tuple(refused))
 
 
 def _best_thresholds(

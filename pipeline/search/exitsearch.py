@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.search.candidates import ExactPath, Judge
 from pipeline.search.checkpoint import Checkpoint
 from pipeline.search.exitnet import ExitNet, on_int8_grid
-from pipeline.search.exits import ExitChoice, choose_exits
+from pipeline.search.exits import ExitChoice, Latencies, choose_exits
 from pipeline.search.methods import Task
 from pipeline.search.selection import own_accuracy
 from pipeline.search.supernet import Supernet
@@ -76,11 +76,10 @@ def best_exits(
     a budget is none.
     """
 
-    def latencies_of(kept: tuple[int, ...]) -> tuple[float, ...] | str:
+    def latencies_of(kept: tuple[int, ...]) -> Latencies:
         architecture, cost = judge.with_exits(path, kept)
-        if kept and judge.budgets.violations(cost):
-            return "over a budget"
-        return judge.cost.exit_latencies_ms(lower(architecture))
+        over = "over a budget" if judge.budgets.violations(cost) else ""
+        return Latencies(judge.cost.exit_latencies_ms(lower(architecture)), over)
 
     return choose_exits(
         outputs, labels, latencies_of, 0.0, goal_ms=judge.expected_ms or 0.0, combinations=_COMBINATIONS

@@ -81,8 +81,9 @@ class Task(Sitting):
         where = device.choose(config.device)
         boards = tuple(replace(t, budgets=with_energy(t.budgets, t.cost, space)) for t in targets)
         cost = boards[0].cost
-        tables = build_tables(space, cost)
-        tables = replace(tables, predictor=guiding_predictor(cost, config))
+        # as `candidates.Judge` counts exits that are searched for
+        least = replace(space, exits=space.exits[:1]) if config.exits.search else space
+        tables = replace(build_tables(least, cost), space=space, predictor=guiding_predictor(cost, config))
         data = device.resident(data, where)
         return cls(
             data=data, config=config, seed=seed, checkpoint=checkpoint, on_step=on_step, device=where,

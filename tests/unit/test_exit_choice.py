@@ -26,7 +26,7 @@ from pipeline.progress import Reporter
 from pipeline.search import SearchConfig
 from pipeline.search.costs import build_tables, exact_cost
 from pipeline.search.exitconfig import ExitConfig
-from pipeline.search.exits import choose_exits
+from pipeline.search.exits import ExitChoice, Latencies, choose_exits
 from pipeline.space import Architecture, Budgets, lower
 from pipeline.space.exits import ExitRule
 from pipeline.space.search_space import SearchSpace
@@ -72,7 +72,7 @@ def few_logits(rng: np.random.Generator, n: int, outputs: int) -> tuple[list[np.
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 0.25, 0.9]), st.integers(1, 30))
 def test_one_exit_is_chosen_as_brute_force_does(seed: int, drop: float, n: int) -> None:
     outputs, labels = few_logits(np.random.default_rng(seed), n, 2)
-    choice = choose_exits(outputs, labels, lambda kept: [2.0] * len(kept) + [5.0], drop)
+    choice = choose_exits(outputs, labels, lambda kept: Latencies([2.0] * len(kept) + [5.0]), drop)
     latency, _ = brute_force(outputs, labels, [2.0, 5.0], drop)
     assert choice.expected_ms == pytest.approx(latency)
     assert choice.accuracy >= choice.final_accuracy - drop - 1e-9
@@ -85,8 +85,8 @@ def test_two_exits_are_chosen_as_brute_force_does() -> None:
     outputs = [np.array(y // 12, np.int8) for y in outputs]
     times = [1.0, 3.0, 7.0]
 
-    def latencies(kept: tuple[int, ...]) -> list[float]:
-        return [times[i] for i in kept] + [times[-1] + 0.5 * len(kept)]
+    def latencies(kept: tuple[int, ...]) -> Latencies:
+        return Latencies([times[i] for i in kept] + [times[-1] + 0.5 * len(kept)])
 
     choice = choose_exits(outputs, labels, latencies, 0.1)
     best = 7.0
@@ -97,7 +97,7 @@ def test_two_exits_are_chosen_as_brute_force_does() -> None:
             taken = ExitRule(thresholds).taken(chosen)
             right = sum(int(chosen[t][i].argmax() == labels[i]) for i, t in enumerate(taken))
             if right >= final_right - 0.1 * 12 - 1e-9:
-                best = min(best, float(np.array(latencies(kept))[taken].mean()))
+                best = min(best, float(np.array(latencies(kept).ms)[taken].mean()))
     assert choice.expected_ms == pytest.approx(best)
     assert best < 7.0
 
@@ -105,36 +105,57 @@ def test_two_exits_are_chosen_as_brute_force_does() -> None:
 def test_a_budget_leaves_an_exit_out() -> None:
     outputs, labels = few_logits(np.random.default_rng(1), 200, 3)
 
-    def latencies(kept: tuple[int, ...]) -> list[float] | str:
-        return f"too slow: {kept}" if 0 in kept else [2.0] * len(kept) + [5.0]
+    def latencies(kept: tuple[int, ...]) -> Latencies:
+        return Latencies([2.0] * len(kept) + [5.0], f"too slow: {kept}" if 0 in kept else "")
 
     choice = choose_exits(outputs, labels, latencies, 0.5)
     assert choice.kept == (1,)
     assert set(choice.refused) == {"too slow: (0,)", "too slow: (0, 1)"}
 
 
+@pytest.mark.parametrize("goal_ms", [0.0, 1.0])
+def test_a_network_over_budget_counts_with_what_it_takes(goal_ms: float) -> None:
+    outputs, labels = few_logits(np.random.default_rng(1), 200, 2)
+
+    def choose(refused: tuple[tuple[int, ...], ...]) -> ExitChoice:
+        def latencies(kept: tuple[int, ...]) -> Latencies:
+            return Latencies([2.0] * len(kept) + [5.0], f"over: {kept}" if kept in refused else "")
+
+        return choose_exits(outputs, labels, latencies, 0.5, goal_ms=goal_ms)
+
+    found = choose(((),))
+    assert found.kept == (0,) and found.refused == ("over: ()",)
+    assert found == replace(choose(()), refused=found.refused)
+    none = choose(((), (0,)))
+    assert none.kept == () and none.refused == ("over: (0,)",)
+    assert none.expected_ms == 5.0 and none.met is not bool(goal_ms)
+
+
 def test_exits_that_save_nothing_go() -> None:
     outputs, labels = few_logits(np.random.default_rng(1), 200, 2)
-    choice = choose_exits(outputs, labels, lambda kept: [5.0] * len(kept) + [5.0], 0.5)
+    choice = choose_exits(outputs, labels, lambda kept: Latencies([5.0] * len(kept) + [5.0]), 0.5)
     assert choice.kept == () and choice.rule is None and choice.expected_ms == 5.0
 
 
 def test_four_exits_on_a_coarse_grid_keep_the_accuracy() -> None:
     outputs, labels = few_logits(np.random.default_rng(2), 3000, 5)
     times = (1.0, 2.0, 3.0, 4.0, 5.0)
-    choice = choose_exits(outputs, labels, lambda kept: [times[i] for i in kept] + [5.0], 0.02)
+    choice = choose_exits(outputs, labels, lambda kept: Latencies([times[i] for i in kept] + [5.0]), 0.02)
     taken = ExitRule(choice.thresholds).taken([outputs[i] for i in choice.kept] + [outputs[-1]])
     assert np.bincount(taken, minlength=len(choice.counts)).tolist() == list(choice.counts)
     assert choice.final_accuracy - 0.02 <= choice.accuracy
     assert choice.expected_ms < 5.0 and choice == choose_exits(
-        outputs, labels, lambda kept: [times[i] for i in kept] + [5.0], 0.02
+        outputs, labels, lambda kept: Latencies([times[i] for i in kept] + [5.0]), 0.02
     )
 
 
 def test_no_validation_images() -> None:
     with pytest.raises(DataError):
         choose_exits(
-            [np.zeros((0, 3), np.int8)] * 2, np.zeros(0, np.int64), lambda kept: [1.0] * (len(kept) + 1), 0.0
+            [np.zeros((0, 3), np.int8)] * 2,
+            np.zeros(0, np.int64),
+            lambda kept: Latencies([1.0] * (len(kept) + 1)),
+            0.0,
         )
 
 
@@ -254,6 +275,19 @@ def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained: QatResult, cos
     assert len(outcome["exits"]["validation"]["refused"]) == 3
     assert "over latency" in outcome["exits"]["validation"]["refused"][0]
     assert load(tmp_path / "m.tflite").exits == ()
+
+
+def test_a_network_over_its_budgets_is_reported_with_its_own_latency(
+    tmp_path: Path, trained: QatResult, cost: CostModel
+) -> None:
+    alone = cost.latency_ms(lower(ARCHITECTURE))
+    outcome = export(
+        trained, data_set(), tmp_path / "m.tflite", Reporter(quiet=True), cost=cost,
+        budgets=Budgets(latency_ms=0.9 * alone), exits=ExitConfig(0.2),
+    )  # fmt: skip
+    found = outcome["exits"]
+    assert found["kept"] == [] and len(found["validation"]["refused"]) == 3
+    assert found["validation"]["expected_ms"] == found["validation"]["worst_case_ms"] == pytest.approx(alone)
 
 
 def test_the_exported_file_reaches_the_goal_or_says_so(

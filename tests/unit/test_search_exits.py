@@ -24,7 +24,7 @@ from pipeline.search.config import WITHOUT_EFFECT, SearchConfig
 from pipeline.search.costs import build_tables, exact_cost
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.search.exitnet import ExitNet, on_int8_grid
-from pipeline.search.exits import ExitChoice, choose_exits
+from pipeline.search.exits import ExitChoice, Latencies, choose_exits
 from pipeline.search.selection import Selection, capacity_bonus
 from pipeline.search.settings import EXIT_METHODS, check_settings
 from pipeline.search.supernet import Supernet
@@ -55,7 +55,9 @@ def test_the_most_accurate_rule_within_the_goal_is_that_of_brute_force(
     labels = rng.integers(0, 3, n)
     outputs = [rng.integers(-40, 40, (n, 3)).astype(np.int8) for _ in range(2)]
     outputs[1][np.arange(n), labels] += 30
-    choice = choose_exits(outputs, labels, lambda kept: [2.0] * len(kept) + [5.0], 0.0, goal_ms=goal)
+    choice = choose_exits(
+        outputs, labels, lambda kept: Latencies([2.0] * len(kept) + [5.0]), 0.0, goal_ms=goal
+    )
     every = [(5.0, int((outputs[1].argmax(1) == labels).sum()))]
     for threshold in range(1, 256):
         taken = ExitRule((threshold,)).taken(outputs)
@@ -123,6 +125,23 @@ def test_a_search_with_exits_keeps_worst_case_and_goal(method: str) -> None:
     assert SearchResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
+@pytest.mark.parametrize("name", ["parameters", "latency_ms"])
+@pytest.mark.parametrize("method", EXIT_METHODS)
+def test_what_stays_must_fit_not_all_that_was_allowed(method: str, name: str) -> None:
+    """A budget that the only network of the space holds with one exit and breaks with both."""
+    space, goal = replace(SPACE, ops=("ir2",), channels=(16,)), 2.0
+    both = space.build([("ir2", 16)] * 3)
+    least, most = (
+        getattr(exact_cost(COST, replace(both, exits=exits)), name) for exits in ((0,), both.exits)
+    )
+    between = Budgets(**{name: type(least)((least + most) / 2)})
+    result = search(space, DATA, COST, between, config(method, goal), seed=1)
+    assert result.feasible, result.reason
+    assert all(not between.violations(c.cost) and len(c.architecture.exits) < 2 for c in result.candidates)
+    below = Budgets(**{name: type(least)(0.999 * least)})
+    assert "meets the budgets" in search(space, DATA, COST, below, config(method, goal), seed=1).reason
+
+
 def by_size(_validation: object, net: ExitNet, path: ExactPath) -> tuple[np.ndarray, np.ndarray]:
     """Logits as if networks knew more the larger they are: the final output is wrong for an image in 2^(MACs / 20,000);
     every exit is right, and sure of it, for three images in four, and knows nothing of the fourth."""
@@ -184,7 +203,7 @@ def test_interrupted_searches_with_exits_continue_exactly(method: str, tmp_path:
     search(SPACE, DATA, COST, BUDGETS, wanted, seed=7, checkpoint=path, on_step=again.append)
     assert again == []
     for other in (ExitConfig(), ExitConfig(expected_latency_ms=0.7, search=True)):
-        with pytest.raises(ConfigError, match="another search: settings differ"):
+        with pytest.raises(ConfigError, match=r"another search: .*settings differ"):
             search(SPACE, DATA, COST, BUDGETS, replace(wanted, exits=other), seed=7, checkpoint=path)
 
 
