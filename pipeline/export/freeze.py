@@ -42,11 +42,10 @@ def freeze(network: QatNetwork, front_end: FrontEnd | None = None) -> QuantizedN
 
 def _weights(layer: Weighted, input_scale: torch.Tensor) -> Weights:
     scale = layer.weight_scale(input_scale)
-    shape = (-1, *[1] * (layer.weight.ndim - 1))
-    values = torch.round(layer.weight / scale.reshape(shape)).clamp(-127, 127).to(torch.int8).numpy()
-    if layer.bias is None:
-        raise ModelError("a layer without bias cannot be frozen")
-    biases = torch.round(layer.bias.double() / (input_scale * scale).double())
+    weight, bias = layer.deployed()
+    shape = (-1, *[1] * (weight.ndim - 1))
+    values = torch.round(weight / scale.reshape(shape)).clamp(-127, 127).to(torch.int8).numpy()
+    biases = torch.round(bias.double() / (input_scale * scale).double())
     if biases.abs().max() >= 2**31:
         raise ModelError(f"a bias of {layer.op.kind} {biases.abs().max():.3g} does not fit int32")
     if layer.op.kind == "conv2d":

@@ -118,7 +118,7 @@ class Calibration:
         if choice.weight_range == "mse":
             for layer in network.layers:
                 if isinstance(layer, Weighted):
-                    layer.clip = least_error_shares(layer.weight, tensor=layer.one_scale)
+                    layer.clip = least_error_shares(layer.deployed()[0], tensor=layer.one_scale)
         if choice.tracks:
             for observed, state in zip(_ranges(network), self.averages, strict=True):
                 observed.load_state_dict(state)

@@ -183,26 +183,29 @@ class Standardize(nn.BatchNorm2d):
         """What everything is divided by where the network is not in training; 0-d."""
         return torch.sqrt(self.running_var.mean() + self.eps)
 
-    def fold_into(self, weight: Tensor, bias: Tensor) -> None:
-        """Make (out_c, in_c) weights and bias, in place, those that read what this reads."""
-        weight.div_(self.deviation)
-        bias.sub_(weight @ self.running_mean)
-
 
 class Weighted(nn.Module):
     """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED with its batch normalization, until that is folded.
 
     gate: the output passes a hard sigmoid, which `fold` moves into weights and bias. standardize: what arrives goes
-    through `Standardize` first, which `fold` moves there as well; only for FULLY_CONNECTED with a bias.
+    through `Standardize` first, which `fold` holds; only for FULLY_CONNECTED with a bias. hold: what normalization
+    multiplies by is held as well instead of moved into `weight`. Then a step of fine-tuning changes the output as much
+    as one of float training, however large what arrives is; moved, a tenfold input makes it a hundredfold.
+    `deployed` has what is exported.
     """
 
     bias: nn.Parameter | None
     clip: Tensor | None  # (out_c,) share of the largest weight that the grid reaches to; None: all of it
+    factor: Tensor | None  # (out_c,) that the weights are multiplied by; None: nothing is held
+    mean: Tensor | None  # (in_c,) that what arrives is less by; None: 0
 
-    def __init__(self, op: OpSpec, *, normalize: bool, gate: bool, standardize: bool = False) -> None:
+    def __init__(
+        self, op: OpSpec, *, normalize: bool, gate: bool, standardize: bool = False, hold: bool = False
+    ) -> None:
         super().__init__()
         self.op = op
         self.gate = gate
+        self.hold = hold
         self.folded = False
         if op.kind == "depthwise_conv2d":
             if op.out_c != op.in_c:
@@ -222,7 +225,8 @@ class Weighted(nn.Module):
         self.range = Range()
         # TFLite Micro's FULLY_CONNECTED is safest per tensor, and the classifier is small.
         self.one_scale = op.kind == "fully_connected"
-        self.register_buffer("clip", None)
+        for name in ("clip", "factor", "mean"):
+            self.register_buffer(name, None)
 
     def quantize_by(self, choice: Choice) -> None:
         """Take on what `choice` says of weights; `clip` is still to be found where it has one."""
@@ -232,28 +236,45 @@ class Weighted(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Move batch normalizations (running statistics) and hard sigmoid into weights and bias."""
+        """Batch normalizations (running statistics) and hard sigmoid become part of weights and bias."""
         if self.folded:
             return
         if self.norm is not None:
             norm = self.norm
             factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            self.weight.mul_(factor.reshape(-1, *[1] * (self.weight.ndim - 1)))
             self.bias = nn.Parameter(norm.bias - norm.running_mean * factor)
+            if self.hold:
+                self.factor = factor
+            else:
+                self.weight.mul_(self._by_channel(factor))
             self.norm = None
-        if self.arriving is not None and self.bias is not None:
-            self.arriving.fold_into(self.weight, self.bias)
+        if self.arriving is not None:
+            self.factor = (1.0 / self.arriving.deviation).repeat(len(self.weight))
+            self.mean = self.arriving.running_mean.clone()
             self.arriving = None
         if self.gate and self.bias is not None:
             self.weight.div_(6.0)
             self.bias.div_(6.0).add_(0.5)
         self.folded = True
 
+    def deployed(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias (out_c,) of the folded layer, as they are exported. Raises ModelError before folding."""
+        if self.bias is None or self.arriving is not None:
+            raise ModelError("batch normalization must be folded before quantization")
+        if self.factor is None:
+            return self.weight, self.bias
+        weight = self.weight * self._by_channel(self.factor)
+        return weight, self.bias if self.mean is None else self.bias - weight @ self.mean
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        """(out_c,) in a shape that multiplies the weights."""
+        return values.reshape(-1, *[1] * (self.weight.ndim - 1))
+
     def forward(self, x: Tensor) -> Tensor:
         """Float arithmetic; (n, c, h, w) in and out."""
         if self.arriving is not None:
             x = self.arriving(x)
-        y = self._linear(x, self.weight, self.bias)
+        y = self._linear(x, *(self.deployed() if self.folded else (self.weight, self.bias)))
         if self.norm is not None:
             y = self.norm(y)
         if self.gate:
@@ -282,8 +303,8 @@ class Weighted(nn.Module):
     @torch.no_grad()
     def weight_scale(self, input_scale: Tensor) -> Tensor:
         """Symmetric weight scales (out_c,) float32, all equal where the tensor has one scale."""
-        largest = self.weight.detach().flatten(1).abs().amax(1)
-        bias = torch.zeros_like(largest) if self.bias is None else self.bias.detach().abs()
+        weight, bias = self.deployed()
+        largest, bias = weight.flatten(1).abs().amax(1), bias.abs()
         if self.one_scale:
             largest, bias = largest.amax().expand_as(largest), bias.amax().expand_as(bias)
         if self.clip is not None:
@@ -303,12 +324,11 @@ class Weighted(nn.Module):
 
     def forward_quantized(self, x: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
         """What the integer kernel computes before it requantizes and activates, in real units."""
-        if self.bias is None:
-            raise ModelError("batch normalization must be folded before quantization")
+        weight, bias = self.deployed()
         # float32: torch looks at the values of whole zero points, and a GPU would be waited for
         zeros = torch.zeros_like(weight_scale)
-        weight = torch.fake_quantize_per_channel_affine(self.weight, weight_scale, zeros, 0, -127, 127)
+        weight = torch.fake_quantize_per_channel_affine(weight, weight_scale, zeros, 0, -127, 127)
         step = input_scale * weight_scale
-        rounded = torch.round(self.bias / step) * step
-        bias = self.bias + (rounded - self.bias).detach()
+        rounded = torch.round(bias / step) * step
+        bias = bias + (rounded - bias).detach()
         return self._linear(x, weight, bias)

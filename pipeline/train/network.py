@@ -209,8 +209,9 @@ def _plain(node: Node, inputs: list[Tensor]) -> Tensor:
 
 
 def _layers(graph: OpGraph, sums: bool) -> list[nn.Module]:
-    """`sums`: the classifier reads sums of sums (cells), which grow with every identity among the edges, up to 15 times
-    a cell; unless they are standardized, logits and their gradients do, too, and training fails."""
+    """`sums`: layers read sums of sums (cells), which grow with every identity among the edges, up to 15 times a cell.
+    Unless the classifier's are standardized, logits and their gradients do, too, and training fails; unless what
+    normalizes the others is held, steps of fine-tuning do."""
     squeezed: set[int] = set()  # tensors computed from a MEAN: too few values for batch statistics
     gates = {node.inputs[1] for node in graph.nodes if node.op.kind == "mul"}
     layers: list[nn.Module] = []
@@ -220,7 +221,7 @@ def _layers(graph: OpGraph, sums: bool) -> list[nn.Module]:
             squeezed.add(node.output)
         if node.op.kind in _WEIGHTED:
             gate, whole = node.output in gates, sums and node.op.kind == "fully_connected"
-            layers.append(Weighted(node.op, normalize=not from_mean, gate=gate, standardize=whole))
+            layers.append(Weighted(node.op, normalize=not from_mean, gate=gate, standardize=whole, hold=sums))
         elif node.op.kind in _RANGED:
             layers.append(Range())
         elif node.op.kind == "max_pool" and (node.op.kernel_h, node.op.stride_h) in ((2, 2), (3, 1)):

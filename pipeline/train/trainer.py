@@ -136,7 +136,7 @@ class Training:
         with seeded(seed):
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
         if any(isinstance(layer, Weighted) and layer.arriving for layer in self.network.layers):
-            self.identity += "standardized"  # the same architecture was trained otherwise before
+            self.identity += "standardized, held"  # the same architecture was trained otherwise before
         if start is not None:
             if isinstance(start, Mapping):
                 self.network.load_state_dict(start)

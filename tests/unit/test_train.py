@@ -186,7 +186,30 @@ def test_a_dead_channel_leaves_the_classifier_its_grid() -> None:
     before, wanted = layer.weight.detach().clone(), layer.eval()(x)
     layer.fold()
     torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
-    assert layer.weight.detach().abs().amax() < before.abs().amax()
+    assert layer.deployed()[0].abs().amax() < before.abs().amax()
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "depthwise_conv2d", "fully_connected"])
+def test_a_step_of_fine_tuning_does_not_grow_with_what_arrives(kind: str) -> None:
+    """Moved into the weights, a normalization of inputs a hundred times as large makes it 10,000 times as large."""
+    op = next(node.op for node in cells("ic").lower().nodes[1:] if node.op.kind == kind)
+    dense = kind == "fully_connected"
+    found = []
+    for size in (1.0, 100.0):
+        torch.manual_seed(0)
+        x = (torch.randn(64, op.in_c, op.in_h, op.in_w) + (3.0 if dense else 0.0)) * size
+        layer = Weighted(op, normalize=not dense, gate=False, standardize=dense, hold=True).train()
+        for _ in range(100):  # until the running statistics have forgotten their start
+            layer(x)
+        layer.eval().fold()
+        before = layer(x)
+        before.square().mean().backward()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.sub_(0.01 * parameter.grad)
+        found.append(layer(x) - before)
+    assert found[0].abs().max() > 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=1e-2, atol=1e-4)
 
 
 def test_a_batch_of_one_trains_cells() -> None:
