@@ -133,9 +133,10 @@ class Judge:
         return self._macs[path]
 
     def network(self, path: ExactPath) -> Hashable:
-        """Equal for paths that stand for one network: where a skip of stride 1 stands, for example, does not matter."""
+        """Equal for paths that stand for one network, whichever allowed exits it keeps: where a skip of stride 1
+        stands, for example, does not matter between two exits."""
         if path not in self._networks:
-            graph = lower(self.architecture(path))
+            graph = lower(replace(self.architecture(path), exits=self.tables.space.exits))
             self._networks[path] = (tuple(node.op for node in graph.nodes), graph.outputs)
         return self._networks[path]
 

@@ -142,6 +142,17 @@ def test_what_stays_must_fit_not_all_that_was_allowed(method: str, name: str) ->
     assert "meets the budgets" in search(space, DATA, COST, below, config(method, goal), seed=1).reason
 
 
+def test_networks_that_differ_before_an_exit_are_two() -> None:
+    space = SearchSpace((8, 8, 1), 4, 8, 1, (1, 1, 1), channels=(8, 16), exits=(0, 1))
+    judge = Judge(build_tables(space, COST), COST, BUDGETS, expected_ms=GOAL_MS)
+    late, early, last = (
+        judge.path(space.build([("dw3", 16) if block in where else ("skip", 0) for block in range(3)]))
+        for where in ((0, 2), (0, 1), (0,))
+    )
+    assert judge.macs(late) == judge.macs(early) and judge.network(late) != judge.network(early)
+    assert len(judge.distinct([late, early, last, late])) == 3
+
+
 def by_size(_validation: object, net: ExitNet, path: ExactPath) -> tuple[np.ndarray, np.ndarray]:
     """Logits as if networks knew more the larger they are: the final output is wrong for an image in 2^(MACs / 20,000);
     every exit is right, and sure of it, for three images in four, and knows nothing of the fourth."""
