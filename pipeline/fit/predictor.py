@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,17 @@ _SEED = 0  # of the architectures
 
 
 def predictor_identity(space: SearchSpace | CellSpace, cost: CostModel) -> PredictorIdentity:
-    return PredictorIdentity.of(space, cost.board.name, cost.board.clock_hz, cost.lut.key)
+    """Of a predictor that is fitted to `space` on the board of `cost`, and corrects the table as it is now."""
+    interval = cost.interval
+    return PredictorIdentity(
+        board=cost.board.name,
+        clock_hz=cost.board.clock_hz,
+        lut=cost.lut.key,
+        firmware=cost.lut.identity.firmware_revision,
+        space=json.dumps(space.to_json(), sort_keys=True),
+        calibration=f"{interval.describe()} ({fingerprint(asdict(interval))})",
+        rows=cost.sums_key(space.operators()),
+    )
 
 
 def fit_to_target(
@@ -95,7 +106,8 @@ def obtain_predictor(
 ) -> LatencyPredictor:
     """The predictor of `config.file`, else the one in `folder`, else one that is fitted now and kept there.
 
-    Raises LutError for a file of another space, table or board, naming the field.
+    Raises LutError for a file of another space, board, firmware or table, or of a table that says something else by now
+    (its calibration, its rows), naming the field.
     """
     wanted = predictor_identity(space, cost)
     if config.file:

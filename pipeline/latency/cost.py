@@ -80,6 +80,11 @@ class CostModel:
         rows = {op.key: asdict(row) for op in ops if (row := self.lut.row(op)) is not None}
         return fingerprint(self.key, rows)
 
+    def sums_key(self, ops: Iterable[OpSpec]) -> str:
+        """Changes with the latencies of graphs of `ops` before the interval's factors; no front end is in it."""
+        rows = {op.key: asdict(row) for op in ops if (row := self.lut.row(op)) is not None}
+        return fingerprint(asdict(self.lut.overhead), repr(self.lut.waits), rows)
+
     def without_sound(self) -> CostModel:
         """Of the models themselves, which predictors are fitted to. Without a predictor."""
         return CostModel(self.board, self.lut, self.vetoes)

@@ -30,22 +30,27 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Layers = tuple[tuple[Singles, Singles], ...]
 
-FORMAT = 1
+FORMAT = 2
 _HINT = "fit one: edgenas fit predictor RUN.toml --out FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class PredictorIdentity:
-    """What a predictor was fitted for; every field must be equal for it to be used."""
+    """What a predictor was fitted for; every field must be equal for it to be used.
+
+    Those of `OF_THE_BASE` do not matter where it does without the table (`LatencyPredictor.residual`).
+    """
 
     board: str
     clock_hz: int
     lut: str  # hash of the latency table's identity
+    firmware: str  # revision of what runs the models, kernels apart
     space: str  # the search space, as JSON
+    calibration: str  # interval of the table's sums, whose upper end is the base
+    rows: str  # hash of what else those sums follow from
 
-    @classmethod
-    def of(cls, space: SearchSpace | CellSpace, board: str, clock_hz: int, lut: str) -> PredictorIdentity:
-        return cls(board, clock_hz, lut, json.dumps(space.to_json(), sort_keys=True))
+
+OF_THE_BASE = ("calibration", "rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +95,7 @@ class LatencyPredictor:
             f"{f.name} is {getattr(self.identity, f.name)}, not {getattr(wanted, f.name)}"
             for f in fields(wanted)
             if getattr(self.identity, f.name) != getattr(wanted, f.name)
+            and (self.residual or f.name not in OF_THE_BASE)
         ]
         if differing:
             raise LutError(f"the latency predictor is for something else: {'; '.join(differing)}", hint=_HINT)

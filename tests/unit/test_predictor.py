@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +18,11 @@ from pipeline.check.models import CheckedModel, drawn
 from pipeline.errors import ConfigError, LutError
 from pipeline.fit import fit_to_target, obtain_predictor, predictor_identity
 from pipeline.fit import predictor as fit_module
+from pipeline.latency.cost import CostModel
+from pipeline.latency.intervals import Interval
+from pipeline.latency.lut import Lut
 from pipeline.latency.predictor import LatencyPredictor, PredictorIdentity, features
+from pipeline.profiler import lut_path
 from pipeline.progress import Reporter
 from pipeline.runinputs import RunInputs
 from pipeline.search import SearchConfig, search
@@ -33,7 +37,9 @@ from pipeline.tomltable import MOST_RATE
 
 TABLES = build_tables(SMALL, MacCost())
 JUDGE = Judge(TABLES, MacCost(), Budgets())
-IDENTITY = PredictorIdentity.of(SMALL, "bench", 168_000_000, "0badcafe")
+IDENTITY = PredictorIdentity(
+    "bench", 168_000_000, "0badcafe", "f1", json.dumps(SMALL.to_json()), "none", "50f7"
+)
 QUICK = PredictorConfig(steps=120)
 
 
@@ -175,16 +181,52 @@ def test_a_file_gives_the_same_predictions_back(tmp_path):
     again.check(IDENTITY)
 
 
-@pytest.mark.parametrize(
-    "field, other",
-    [("board", "another"), ("clock_hz", 1), ("lut", "deadbeef"), ("space", "{}")],
-)
-def test_a_predictor_of_something_else_is_refused_by_name(field, other):
+FIELDS = tuple(f.name for f in fields(PredictorIdentity))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_predictor_of_something_else_is_refused_by_name(name):
     paths = random_paths(SMALL, 20)
     predictor = fitted(cached(paths), paths)
-    with pytest.raises(LutError, match=rf"something else: {field} is") as error:
-        predictor.check(replace(IDENTITY, **{field: other}))
-    assert sum(f"{name} is" in error.value.message for name in ("board", "clock_hz", "lut", "space")) == 1
+    wanted = replace(IDENTITY, **{name: 1 if name == "clock_hz" else "another"})
+    with pytest.raises(LutError, match=rf"something else: {name} is") as error:
+        predictor.check(wanted)
+    assert sum(f"{other} is" in error.value.message for other in FIELDS) == 1
+    alone = replace(predictor, residual=False)
+    if name in ("calibration", "rows"):  # of the table, which it does without
+        alone.check(wanted)
+    else:
+        with pytest.raises(LutError, match=rf"{name} is"):
+            alone.check(wanted)
+
+
+def test_the_identity_holds_whatever_the_tables_sums_and_the_models_latencies_follow_from():
+    board = load_board("qemu-cortex-m4")
+    lut = Lut.load(lut_path(board))
+    space = SearchSpace.for_input((28, 28, 1), 10)
+    inside = next(op for op in space.operators() if lut.row(op))
+    outside = next(row.op for row in lut.rows.values() if row.op not in space.operators())
+
+    def changed(op):
+        return {**lut.rows, op.key: replace(lut.rows[op.key], p95=2 * lut.rows[op.key].p95)}
+
+    def differing(other):
+        mine, theirs = (asdict(predictor_identity(space, CostModel(board, each))) for each in (lut, other))
+        return [name for name in FIELDS if mine[name] != theirs[name]]
+
+    assert lut.calibration is not None
+    assert differing(replace(lut, calibration=None)) == ["calibration"]
+    wider = replace(lut.calibration, high=1.1)
+    assert differing(replace(lut, calibration=wider)) == ["calibration"]
+    # told apart even where the text rounds the difference away
+    near = replace(lut.calibration, high=lut.calibration.high + 1e-12)
+    assert near.describe() == lut.calibration.describe()
+    assert differing(replace(lut, calibration=near)) == ["calibration"]
+    assert differing(replace(lut, identity=replace(lut.identity, firmware_revision="x"))) == ["firmware"]
+    assert differing(replace(lut, identity=replace(lut.identity, compiler="x"))) == ["lut"]
+    assert differing(replace(lut, overhead=replace(lut.overhead, inference_cycles=1e6))) == ["rows"]
+    assert differing(replace(lut, rows=changed(inside))) == ["rows"]
+    assert differing(replace(lut, rows=changed(outside))) == []
 
 
 def test_files_that_are_no_predictor_are_refused(tmp_path):
@@ -224,13 +266,20 @@ def test_files_that_are_no_predictor_are_refused(tmp_path):
 # -- from a target -----------------------------------------------------------------------------------------
 
 
+MODELLED = Interval.default("modelled")
+
+
 @dataclass(frozen=True)
 class BoardCost(MacCost):
     """The stand-in's costs with a real board's name: what `obtain_predictor` asks of a CostModel."""
 
     predictor: LatencyPredictor | None = None
     board = load_board("qemu-cortex-m4")
-    lut = SimpleNamespace(key="0badcafe", identity=SimpleNamespace(hash="0badcafe"))
+    lut = SimpleNamespace(key="0badcafe", identity=SimpleNamespace(firmware_revision="f1"))
+    interval: Interval = MODELLED
+
+    def sums_key(self, ops):
+        return "50f7"
 
     def without_sound(self):
         return self
@@ -266,13 +315,21 @@ def test_a_predictor_is_fitted_once_and_again_where_its_file_is_torn(tmp_path, t
     assert obtain_predictor(SMALL, BoardCost(), config, tmp_path, quiet).digest == first.digest
     obtain_predictor(SMALL, BoardCost(), replace(config, residual=False), tmp_path, quiet)
     assert target == [80, 80, 80]
+    # Under another calibration of the table it is fitted anew, and a file is refused, but for one that does without.
+    calibrated = BoardCost(
+        interval=Interval.calibrate([1.0] * 40, [0.9] * 40, [0.9] * 40, "modelled", "models")
+    )
+    obtain_predictor(SMALL, calibrated, config, tmp_path, quiet)
+    assert target == [80] * 4
+    with pytest.raises(LutError, match="calibration is assumed interval"):
+        obtain_predictor(SMALL, calibrated, replace(config, file=str(kept)), tmp_path, quiet)
     # Given as a file it must be of this space, table and board.
     file = replace(config, file=str(kept))
     assert obtain_predictor(SMALL, BoardCost(), file, tmp_path / "x", quiet).digest == first.digest
     narrow = replace(SMALL, channels=(8,))
     with pytest.raises(LutError, match="space is"):
         obtain_predictor(narrow, BoardCost(), file, tmp_path, quiet)
-    assert target == [80, 80, 80]
+    assert target == [80] * 4
 
 
 def test_a_run_fits_a_predictor_without_the_command_line(tmp_path, target):
@@ -290,7 +347,9 @@ def test_a_run_fits_a_predictor_without_the_command_line(tmp_path, target):
 
 def test_a_board_that_must_be_flashed_for_each_model_is_refused(tmp_path, target):
     cost = BoardCost()
-    cost_of_real = SimpleNamespace(board=replace(cost.board, emulator=None), lut=cost.lut)
+    cost_of_real = SimpleNamespace(
+        board=replace(cost.board, emulator=None), lut=cost.lut, interval=cost.interval, sums_key=cost.sums_key
+    )
     with pytest.raises(ConfigError, match="flashed with each"):
         fit_to_target(SMALL, cost_of_real, QUICK, tmp_path, Reporter(quiet=True))
     assert predictor_identity(SMALL, cost_of_real).lut == "0badcafe" and target == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from pipeline.check.models import CheckedModel, drawn
 from pipeline.errors import ConfigError, LutError
 from pipeline.fit import obtain_predictor
 from pipeline.fit import predictor as fit_module
+from pipeline.latency.intervals import Interval
 from pipeline.latency.predictor import LatencyPredictor, PredictorIdentity, features
 from pipeline.progress import Reporter
 from pipeline.search import search
@@ -30,7 +32,9 @@ from pipeline.space.cells import CellSpace
 
 SPACE = CellSpace((8, 8, 1), 4, 4, 1, channels=(4, 8), strides=(1, 2), nodes=2)
 TABLES = CellTables.of(SPACE, MacCost())
-IDENTITY = PredictorIdentity.of(SPACE, "bench", 168_000_000, "0badcafe")
+IDENTITY = PredictorIdentity(
+    "bench", 168_000_000, "0badcafe", "f1", json.dumps(SPACE.to_json()), "none", "50f7"
+)
 QUICK = PredictorConfig(steps=120)
 CONFIG = replace(TINY, method="hypernetwork")
 
@@ -94,13 +98,20 @@ def test_the_relaxation_agrees_with_the_file_and_with_finite_differences(residua
     )
 
 
+MODELLED = Interval.default("modelled")
+
+
 @dataclass(frozen=True)
 class BoardCost(MacCost):
     """The stand-in's costs with a real board's name: what `obtain_predictor` asks of a CostModel."""
 
     predictor: LatencyPredictor | None = None
     board = load_board("qemu-cortex-m4")
-    lut = SimpleNamespace(key="0badcafe", identity=SimpleNamespace(hash="0badcafe"))
+    lut = SimpleNamespace(key="0badcafe", identity=SimpleNamespace(firmware_revision="f1"))
+    interval: Interval = MODELLED
+
+    def sums_key(self, ops: Any) -> str:
+        return "50f7"
 
     def without_sound(self) -> BoardCost:
         return self
