@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stages
+from pipeline.boards import Board
 from pipeline.errors import ConfigError
 from pipeline.figures import Provenance
 from pipeline.latency.cost import CostModel
@@ -64,12 +65,12 @@ class FamilyQuestion:
 
     def request(self, run: RunFile, cost: CostModel, ops: Sequence[str]) -> Request:
         """To a search over operators `ops`, on the board of `cost`. ConfigError for penalties without meaning."""
-        target = stages.search_target(cost, self.budgets(run), run.robustness)
+        target = stages.search_target(cost, self.budgets(run, cost.board), run.robustness)
         return Request(target, complexity_of(ops, self.penalties), self.members, train_steps=self.train_steps)
 
-    def budgets(self, run: RunFile) -> Budgets:
-        """As asked, before the conditions and memories that limit them further."""
-        return replace(run.budgets, **self.limits)
+    def budgets(self, run: RunFile, board: Board) -> Budgets:
+        """As asked on `board`, before the conditions and memories that limit them further."""
+        return replace(run.budgets_on(board), **self.limits)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "penalties": dict(self.penalties)}

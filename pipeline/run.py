@@ -152,7 +152,7 @@ class Run(RunInputs):
             question,
             result,
             board,
-            question.budgets(s).latency_ms,
+            question.budgets(s, cost.board).latency_ms,
             path,
             seconds,
             latency_provenance(result, cost),

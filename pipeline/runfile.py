@@ -98,7 +98,7 @@ class RunFile:
     seed: int
     data: DataConfig
     data_options: Any  # the rest of [data]: what can be chosen about that data set (pipeline.data.options)
-    budgets: Budgets
+    budgets: Budgets  # on `board`, whose memories are limits in any case
     vetoes: Vetoes
     space: SpaceConfig
     search: SearchConfig
@@ -106,11 +106,21 @@ class RunFile:
     validate: ValidateConfig
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
+    memory_limits: tuple[str, ...] = ()  # of `budgets`: those that the file gives itself
+
+    def budgets_on(self, board: Board) -> Budgets:
+        """The budgets on any board: a memory that the file does not limit is all of that board's."""
+        if board.name == self.board.name:
+            return self.budgets
+        own = {"sram_bytes": board.memory.sram.bytes, "flash_bytes": board.memory.flash.bytes}
+        return replace(self.budgets, **{k: v for k, v in own.items() if k not in self.memory_limits})
 
     def to_json(self) -> dict[str, Any]:
         """All settings, defaults included, for the run's provenance."""
         sections = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "board", "seed")
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("name", "board", "seed", "memory_limits")
         }
         return {
             "name": self.name,
@@ -134,6 +144,7 @@ def load_runfile(path: Path) -> RunFile:
     if not energy.empty:
         board = replace(board, power=read_power(energy, board.clock_hz))
     seed = table.integer("seed", 0, minimum=0)
+    limits = table.sub("budgets")
     # `fill` takes 0, which reaches no device
     table.sub("validate", required=False).integer("images", None, minimum=1)
     data = fill(table.sub("data", required=False), DataConfig())
@@ -150,7 +161,7 @@ def load_runfile(path: Path) -> RunFile:
         seed=seed,
         data=data,
         data_options=fill(table.sub("data", required=False), default_options(data.name)),
-        budgets=_budgets(table.sub("budgets"), board, not table.sub("adapt", required=False).empty),
+        budgets=_budgets(limits, board, not table.sub("adapt", required=False).empty),
         vetoes=fill(table.sub("vetoes", required=False), Vetoes()),
         space=fill(table.sub("space", required=False), SpaceConfig()),
         search=fill(table.sub("search", required=False), SearchConfig()),
@@ -158,6 +169,7 @@ def load_runfile(path: Path) -> RunFile:
         validate=fill(table.sub("validate", required=False), ValidateConfig()),
         adapt=fill(table.sub("adapt", required=False), AdaptConfig()),
         robustness=fill(table.sub("robustness", required=False), RobustnessConfig()),
+        memory_limits=tuple(name for name in ("sram_bytes", "flash_bytes") if name in limits.names()),
     )
     table.close()
     _check_conditions(table.sub("robustness", required=False), run)

@@ -126,7 +126,8 @@ class RunInputs:
         """The run's board first."""
         s = self.settings
         return tuple(
-            stages.search_target(cost, s.budgets, s.robustness) for cost in (self.cost, *self.other_costs)
+            stages.search_target(cost, s.budgets_on(cost.board), s.robustness)
+            for cost in (self.cost, *self.other_costs)
         )
 
     @property

@@ -37,9 +37,15 @@ def register(app: typer.Typer) -> None:
         latency_ms: Annotated[
             float | None, typer.Option(callback=finite, help="Deadline; the run file's unless given.")
         ] = None,
-        sram_bytes: Annotated[int | None, typer.Option(help="Limit of SRAM.")] = None,
-        flash_bytes: Annotated[int | None, typer.Option(help="Limit of flash.")] = None,
-        parameters: Annotated[int | None, typer.Option(help="Limit of parameters.")] = None,
+        sram_bytes: Annotated[
+            int | None, typer.Option(help="Limit of SRAM; the run file's, else all of the board's.")
+        ] = None,
+        flash_bytes: Annotated[
+            int | None, typer.Option(help="Limit of flash; the run file's, else all of the board's.")
+        ] = None,
+        parameters: Annotated[
+            int | None, typer.Option(help="Limit of parameters; the run file's unless given.")
+        ] = None,
         penalize: Annotated[
             list[str] | None,
             typer.Option(

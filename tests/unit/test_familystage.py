@@ -15,6 +15,7 @@ from pipeline.familystage import FamilyQuestion
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.run import Run
+from pipeline.runfile import load_runfile
 from pipeline.search import Request, SearchResult
 from pipeline.space.architecture import lower
 from pipeline.space.search_space import SearchSpace
@@ -51,7 +52,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         assert limit is not None
         architecture = SPACE.build([("dw3", 16), ("skip", 0)])
         cost = request.target.cost.evaluate(lower(architecture), 1)
-        notes = [f"{request.target.name}, {limit} ms, S {request.complexity}, {request.members} members"]
+        budgets = request.target.budgets
+        notes = [
+            f"{request.target.name}, {limit} ms, S {request.complexity}, {request.members} members",
+            f"{budgets.sram_bytes} and {budgets.flash_bytes} bytes",
+        ]
         fits = limit > 1.0
         return SearchResult(
             architecture if fits else None,
@@ -92,6 +97,34 @@ def test_no_answer_overwrites_another(run: Run) -> None:
         assert SearchResult.from_json(raw) == answer.result
     assert answers[0].path == run.folder / "family" / "qemu-cortex-m4.json"
     assert answers[3].board == "qemu-rv32" and "qemu-rv32, 20.0 ms" in answers[3].result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "memories"),
+    [
+        ("", {}, "327680 and 524288"),  # all that the board has, though the run's has less SRAM
+        ("sram_bytes = 262144\n", {}, "262144 and 524288"),  # as much as the run's board has, but said
+        ("flash_bytes = 100000\n", {}, "327680 and 100000"),
+        ("sram_bytes = 100000\n", {"sram_bytes": 300_000}, "300000 and 524288"),
+        ("", {"sram_bytes": 2**20, "flash_bytes": 2**20}, "327680 and 524288"),  # never more than it has
+    ],
+)
+def test_memories_that_nobody_limits_are_those_of_the_board_that_is_asked_for(
+    run: Run, tmp_path: Path, given: str, asked: dict[str, int], memories: str
+) -> None:
+    own, other = load_board("qemu-cortex-m4").memory, load_board("qemu-rv32").memory
+    assert (own.sram.bytes, other.sram.bytes) == (262_144, 327_680)
+    (tmp_path / "run.toml").write_text(RUNFILE.replace("latency_ms = 50.0\n", f"latency_ms = 50.0\n{given}"))
+    run.settings = load_runfile(tmp_path / "run.toml")
+    answer = run.family(FamilyQuestion("qemu-rv32", **asked))
+    assert answer.result.notes[1] == f"{memories} bytes"
+
+
+def test_a_hypernetworks_boards_have_their_own_memories(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of `_targets`
+    run.__dict__["other_costs"] = (cost_of("qemu-rv32"),)
+    own, other = run._targets()
+    assert (own.budgets.sram_bytes, other.budgets.sram_bytes) == (262_144, 327_680)
 
 
 def test_the_former_answer_to_the_same_question_is_set_aside_where_it_differs(run: Run) -> None:
