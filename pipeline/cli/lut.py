@@ -46,55 +46,22 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Build and run random architectures of the default search space; compare with the table's predictions."""
-        from pipeline.boards import load_board
-        from pipeline.check import DEFAULT, calibrate, check_table, points_ms, summarize
-        from pipeline.errors import ConfigError
+        from pipeline.check import check_board
         from pipeline.fleet import Targets
-        from pipeline.latency.intervals import FEWEST, percent
-        from pipeline.latency.lut import Lut
-        from pipeline.profiler import current_identity, lut_path
-        from pipeline.progress import Reporter
-        from pipeline.report.scatter import write_check
-        from pipeline.storage import usable_folder
+        from pipeline.latency.intervals import percent
 
-        if calibrated and count < FEWEST:
-            raise ConfigError(
-                f"--calibrate needs at least --count {FEWEST}, not {count}",
-                hint="40 models or more are better",
-            )
-        chosen = load_board(board)
-        path = lut_path(chosen, tables)
-        lut = Lut.load(path, current_identity(chosen), calibration=not calibrated)
-        folder = usable_folder(out or Path("runs") / f"check-{chosen.name}", "--out")
-        if calibrated:  # whose interval is written beside the table once the models have run
-            usable_folder(path.parent, "--tables")
-        models = check_table(
-            chosen,
-            lut,
-            count,
-            folder,
-            Reporter(quiet=json),
-            seed=seed,
-            targets=Targets(tuple(port or ()), workers),
-        )
-        interval = lut.interval
-        if calibrated:
-            interval = calibrate(models, chosen, seed, DEFAULT)
-            interval.save(path, lut.identity)
-        summary = {
-            "board": chosen.name,
-            "seed": seed,
-            "observed_by": chosen.latency_provenance,
-            **summarize(models, chosen.clock_hz, interval),
-        }
-        page = write_check(folder, summary, points_ms(models, chosen.clock_hz))
+        found = check_board(
+            board, count, seed=seed, calibrated=calibrated, tables=tables, out=out,
+            targets=Targets(tuple(port or ()), workers), quiet=json,
+        )  # fmt: skip
+        summary = found.summary
         if json:
             print_json(summary)
             return
         low, high = summary["observed_ms"]
         stdout.print(
-            f"{summary['models']} architectures on {chosen.name}, {low:.1f} to {high:.1f} ms "
-            f"({chosen.latency_provenance})",
+            f"{summary['models']} architectures on {summary['board']}, {low:.1f} to {high:.1f} ms "
+            f"({summary['observed_by']})",
             markup=False,
         )
         table = Table(box=None, pad_edge=False)
@@ -107,7 +74,7 @@ def register(app: typer.Typer) -> None:
                 f"{e['spearman']:.6f}",
             )  # fmt: skip
         stdout.print(table)
-        judges = " (those that calibrated it)" if calibrated else ""
+        interval, judges = found.interval, " (those that calibrated it)" if calibrated else ""
         stdout.print(
             f"{interval.describe()}: {100 * summary['coverage']:.1f} % of {summary['models']} models inside{judges}, "
             f"{100 * summary['above']:.1f} % above\nflash off by at most "
@@ -120,7 +87,7 @@ def register(app: typer.Typer) -> None:
                 f"            mostly {case['layer']}: {percent(case['layer_part'])} % of the whole",
                 markup=False,
             )
-        stdout.print(f"page: {page}", markup=False)
+        stdout.print(f"page: {found.page}", markup=False)
 
     @group.command(epilog=example("edgenas lut diff luts/qemu-cortex-m4/edgenas.csv other/edgenas.csv"))
     def diff(
