@@ -73,7 +73,8 @@ def emulated_inference(
         client.hello()
         result = client.invoke(x)
         cycles_a_tick = board.clock_hz / board.counter.hz
-        counts = tuple(LayerCount(ticks * cycles_a_tick, 0) for ticks in client.layer_ticks(layers))
+        each = client.layer_ticks(layers, of=result)
+        counts = tuple(LayerCount(ticks * cycles_a_tick, 0) for ticks in each)
         return EmulatedInference(counts, result.output, result.ticks)
 
 

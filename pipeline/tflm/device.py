@@ -36,6 +36,7 @@ class TflmDevice:
         self._client = Client(link, explain=explain)
         self._client.hello(kind=Kind.TFLM, build_id=build_id)
         self._prepared: Prepared | None = None
+        self._result: InvokeResult | None = None  # of the last inference
 
     @property
     def retransmissions(self) -> int:
@@ -57,14 +58,15 @@ class TflmDevice:
 
     def invoke(self, x: bytes | NDArray[np.int8]) -> InvokeResult:
         """One inference with the model loaded last."""
-        return self._client.invoke(x if isinstance(x, bytes) else x.tobytes(), limit_s=120.0)
+        self._result = self._client.invoke(x if isinstance(x, bytes) else x.tobytes(), limit_s=120.0)
+        return self._result
 
     def layer_ticks(self) -> list[int]:
         """Of the last inference; empty where the interpreter has no profiler."""
         if self._prepared is None:
             raise LinkError("no model is loaded")
         try:
-            return self._client.layer_ticks(self._prepared.layers)
+            return self._client.layer_ticks(self._prepared.layers, of=self._result)
         except RefusedError as error:
             if error.reason == Reason.NO_RESULT:
                 return []

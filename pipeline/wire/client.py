@@ -42,6 +42,7 @@ __all__ = ["ByteStream", "Check", "Client", "FeaturesResult", "Hello", "InvokeRe
 # needs more than about 60 for a multiply-accumulate or 600 for an element.
 _INSTRUCTIONS_A_SECOND = 5e7
 _TICKS = 1 << 32  # that the device's counter has before it begins anew
+_TOO_LONG = "a smaller model, or a counter that is slower: it cannot time what takes longer"
 _SURE = 0.9  # part of those that must be missing from a count; the rest is the line's own time
 _COMPUTES_S = 0.02  # bounds below that say more of the line than of the device
 
@@ -242,7 +243,7 @@ class Client:
             raise LinkError(
                 f"{op.name} took {took_s:.1f} s, and {self._name} counted {ticks / rate:.1f} s: its counter begins "
                 f"anew after {_TICKS / rate:.1f} s",
-                hint="a smaller model, or a counter that is slower: it cannot time what takes longer",
+                hint=_TOO_LONG,
             )
 
     def _compute(self, op: Op, request: bytes, limit_s: float, last_s: float) -> tuple[bytes, float]:
@@ -252,13 +253,22 @@ class Client:
         payload = self._line.request(op, request, limit_s=most_s, likely_s=1.5 * last_s)
         return payload, time.monotonic() - started
 
-    def layer_ticks(self, layers: int | None = None) -> list[int]:
+    def layer_ticks(self, layers: int | None = None, *, of: InvokeResult | None = None) -> list[int]:
         """Counter ticks of each layer in the last inference, in execution order.
 
-        `layers`: how many there are, where the firmware does not know it from the start.
+        `layers`: how many there are, where the firmware does not know it from the start. `of`: that inference, which
+        went through all of them; LinkError where they took so much longer that its own count began anew on the way.
+        That tells on any link, as long as no layer alone outlasts the counter.
         """
         count = self.describe().layers if layers is None else layers
-        return list(struct.unpack(f"<{count}I", self._read(Op.LAYER, 0, count, unit=4)))
+        ticks = list(struct.unpack(f"<{count}I", self._read(Op.LAYER, 0, count, unit=4)))
+        if of is not None and sum(ticks) - of.ticks > _TICKS // 2:
+            raise LinkError(
+                f"{self._name} counted {sum(ticks):,} ticks in the layers of an inference and {of.ticks:,} over all of "
+                f"it: its counter begins anew after {_TICKS:,}",
+                hint=_TOO_LONG,
+            )
+        return ticks
 
     def memory(self) -> MemoryReply:
         """Arena, static RAM, stack and its high-water mark, flash, as the device sees them (bytes)."""

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -13,13 +14,16 @@ import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pipeline.boards import load_board
 from pipeline.errors import EdgeNasError, LinkError, ToolError
+from pipeline.latency import emulated
 from pipeline.latency.emulated import refuse_wrapped
 from pipeline.links import INSTRUCTION_NS, ProcessLink, SerialLink, open_link
+from pipeline.tflm.device import TflmDevice
 from pipeline.wire import Client, Reason, RefusedError, exchange
 from pipeline.wire import client as client_module
 from pipeline.wire.client import WrongFirmwareError
@@ -33,6 +37,7 @@ from pipeline.wire.messages import (
     Kind,
     NakReply,
     Op,
+    PrepareReply,
 )
 
 ECHO = "import os, sys; fd = int(sys.argv[1])\nwhile data := os.read(fd, 65536): os.write(fd, data)"
@@ -268,6 +273,71 @@ def test_an_inference_beyond_the_counter_is_not_reported_as_a_short_one(
         assert Client(device).invoke(b"1234").ticks == int(took_s * 480e6)
     device.real_time = False  # an emulator's seconds are not the device's
     assert Client(device).invoke(b"1234").output == b"ab"
+
+
+class Layered(Device):
+    """Its two layers take `each` ticks, and its counter of the whole inference has 32 bits."""
+
+    def __init__(self, each: tuple[int, int]) -> None:
+        super().__init__(0.0)
+        self.each = each
+
+    def answer(self, frame: Frame) -> bytes:
+        if frame.op == Op.INVOKE:
+            reply = InvokeReply((sum(self.each) + 7) % 2**32, zlib.crc32(b"ab"), 2).pack() + b"ab"
+        elif frame.op == Op.DESCRIBE:
+            reply = DescribeReply(480_000_000, 480_000_000, 65536, 0, 0, 4, 2, 100, 2, 0).pack()
+        elif frame.op == Op.LAYER:
+            reply = struct.pack("<2I", *self.each)
+        else:
+            return super().answer(frame)
+        return encode(Frame(frame.op | RESPONSE_BIT, frame.seq, reply))
+
+    def __enter__(self) -> Layered:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("each", "wrapped"),
+    [((2**31, 2**31 - 8), False), ((2**31, 2**31), True), ((2**32 - 1, 5), True), ((3, 2**32 - 1), True)],
+)
+def test_layers_tell_on_any_link_that_an_inference_outlasted_the_counter(
+    each: tuple[int, int], wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose host's clock says nothing of the device's time: a network port, a simulator."""
+    monkeypatch.setattr(emulated, "open_link", lambda board, elf, *, port: Layered(each))
+    board = load_board("host")  # counts its layers itself
+    device = TflmDevice(cast(Any, LayeredInterpreter(each)))
+    device.load(b"model")
+    if wrapped:
+        with pytest.raises(LinkError, match="its counter begins anew after 4,294,967,296"):
+            emulated.emulated_inference(board, Path("app"), b"1234")
+        device.invoke(b"1234")
+        with pytest.raises(LinkError, match="its counter begins anew"):
+            device.layer_ticks()
+    else:
+        seen = emulated.emulated_inference(board, Path("app"), b"1234")
+        assert [layer.cycles for layer in seen.layers] == [
+            t * board.clock_hz / board.counter.hz for t in each
+        ]
+        assert seen.ticks == sum(each) + 7
+        device.invoke(b"1234")
+        assert device.layer_ticks() == list(each)
+
+
+class LayeredInterpreter(Layered):
+    def answer(self, frame: Frame) -> bytes:
+        if frame.op == Op.HELLO:
+            reply = HelloReply(PROTOCOL_VERSION, Kind.TFLM, 0, b"12345678", b"paper-board", 0, 0).pack()
+        elif frame.op == Op.LOAD_MODEL:
+            reply = b""
+        elif frame.op == Op.PREPARE:
+            reply = PrepareReply(100, 4, 2, 2).pack()
+        else:
+            return super().answer(frame)
+        return encode(Frame(frame.op | RESPONSE_BIT, frame.seq, reply))
 
 
 def test_an_emulated_inference_beyond_the_counter_is_refused() -> None:
