@@ -69,8 +69,12 @@ def timing_name(board: Board) -> str:
         return name if wait_states(board) is None else f"{name}, waits {waiting_model(model.NAME).VERSION}"
     if board.latency_provenance == "cycle-accurate":
         return "RTL simulation"
-    here = board.emulator is not None and board.emulator.kind in _THIS_MACHINE
-    return f"device counter of {processor()}" if here else "device counter"
+    return f"device counter of {processor()}" if is_this_machine(board) else "device counter"
+
+
+def is_this_machine(board: Board) -> bool:
+    """Whether what is measured is the processor that edgenas runs on."""
+    return board.emulator is not None and board.emulator.kind in _THIS_MACHINE
 
 
 @cache

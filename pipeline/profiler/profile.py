@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from threading import Event
 
 from pipeline.assets import asset_dir
 from pipeline.boards import Board
-from pipeline.errors import LutError
+from pipeline.errors import ConfigError, LutError
 from pipeline.fleet import Fleet, Targets
 from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Identity, Lut, Row
@@ -18,7 +19,7 @@ from pipeline.profiler.calibration import ANCHOR, calibration_operators
 from pipeline.profiler.campaign import DRIFT, WALL_CLOCK_DRIFT, Campaign
 from pipeline.profiler.engines import Engine, Session, engine_named
 from pipeline.profiler.footprint import measure_footprint, sample_graph
-from pipeline.profiler.identity import ENGINE, current_identity
+from pipeline.profiler.identity import ENGINE, current_identity, is_this_machine, timing_name
 from pipeline.profiler.journal import Journal, Measurement
 from pipeline.profiler.plan import Plan
 from pipeline.profiler.standin import stand_in, with_refill
@@ -190,16 +191,39 @@ def _measure(
         return
     folder = _folder(journal, engine, "bench", board)
     ports = targets.each
+    if is_this_machine(board) and (other := next((p for p in ports if p and p.startswith("ssh://")), None)):
+        raise ConfigError(
+            f"--port {other}: the table of {board.name} is of this machine ({timing_name(board)})",
+            hint="run edgenas profile there, or describe that machine as a board: docs/add-a-board.md",
+        )
+    wanted = engine.identity(board) if targets.ray is not None else None
 
     def factory(index: int) -> Callable[[], Session]:
         own = folder if index == 0 else folder.with_name(f"{folder.name}-{index}")
-        return partial(engine.session, board, own, ports[index])
+        return partial(_session, engine, wanted, board, own, ports[index])
 
     with Fleet(factory, len(ports), board=board.name, ray=targets.ray) as fleet:
         drift = WALL_CLOCK_DRIFT if board.counter.counts == "time" else DRIFT
         campaign = Campaign(plan, fleet.workers, book, reporter, ANCHOR, board.name, drift, stop)
         campaign.run()
     _report_outliers(campaign.outliers(), reporter)
+
+
+def _session(
+    engine: Engine, wanted: Identity | None, board: Board, folder: Path, port: str | None
+) -> Session:
+    """Opened on the machine that has the target. Raises LutError where what that machine builds, or is, would be
+    measured under other conditions than `wanted`, those that the table says."""
+    there = engine.identity(board) if wanted is not None else None
+    if wanted is not None and there is not None and there.hash != wanted.hash:
+        differences = there.differences(wanted)
+        differences.pop("firmware_revision", None)  # operators do not depend on it
+        what = "; ".join(f"{name} is '{a}' there, '{b}' here" for name, (a, b) in differences.items())
+        raise LutError(
+            f"{platform.node()} would measure {board.name} under other conditions: {what}",
+            hint="the same edgenas and compiler on all hosts; a table of a host's own processor is made on that host",
+        )
+    return engine.session(board, folder, port)
 
 
 def _report_outliers(found: Mapping[OpSpec, Sequence[Measurement]], reporter: Reporter) -> None:
