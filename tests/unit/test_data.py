@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import struct
-import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +37,6 @@ def npz(tmp_path: Path) -> Path:
     file = tmp_path / "fashion_mnist.npz"
     np.savez_compressed(file, **arrays())
     return file
-
-
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No local copy, no cache, no network."""
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.delenv(places.ENVIRONMENT, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "a" / "b")
-    monkeypatch.setattr(places, "_CHECKOUT", tmp_path / "a" / "b")
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
