@@ -69,6 +69,14 @@ class Linear:
         return Cost(latency + self.overhead_ms, live + 4096, 12_000 + parameters, parameters)
 
 
+def fashion_mnist() -> DataSet:
+    """The data set itself, not what takes its place where it is not found."""
+    full = load("fashion_mnist")
+    if full.input_shape != (28, 28, 1) or len(full.x_test) != 10_000:
+        raise SystemExit(f"these are not Fashion-MNIST's images: {full.source}")
+    return full
+
+
 def part(full: DataSet, train: int, validation: int, test: int) -> DataSet:
     """The first images of each split, every second pixel."""
     arrays: dict[str, Any] = {}
@@ -212,10 +220,7 @@ def main() -> None:
         ranking_images=200, semifinalists=5, semifinal_steps=steps(10), finalists=2, proxy_steps=steps(40),
         threads=1, device="cpu",
     )  # fmt: skip
-    full = load("fashion_mnist")
-    if full.input_shape != (28, 28, 1) or len(full.x_test) != 10_000:
-        raise SystemExit(f"these are not Fashion-MNIST's images: {full.source}")
-    public = part(full, 4000, 1000, 10_000)
+    public = part(fashion_mnist(), 4000, 1000, 10_000)
     setting = Setting(
         SearchSpace(
             public.input_shape,

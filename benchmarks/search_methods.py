@@ -41,7 +41,7 @@ _SEARCHED = 4000  # training images that searches see, unless --search-images sa
 
 
 # A search of seconds; `--settings default` takes those of `[search]`, minutes at 14x14 pixels.
-_SMALL = SearchConfig(
+SMALL = SearchConfig(
     warmup_steps=20, steps=40, batch_size=64, validation_batch_size=64, candidates=16, ranking_images=200,
     semifinalists=6, semifinal_steps=20, finalists=4, proxy_steps=40,
 )  # fmt: skip
@@ -217,7 +217,7 @@ def main() -> None:
         space = SearchSpace(shape, 10, strides=(2, 1, 1), channels=(16, 24, 32))
         cost, identity = Linear(), "5 cycles a MAC, 6 a byte"
     steps = lambda n: max(1, round(n * args.scale))  # noqa: E731
-    config = SearchConfig() if args.settings == "default" else _SMALL
+    config = SearchConfig() if args.settings == "default" else SMALL
     config = replace(
         config, warmup_steps=steps(config.warmup_steps), steps=steps(config.steps),
         semifinal_steps=steps(config.semifinal_steps), proxy_steps=steps(config.proxy_steps),
