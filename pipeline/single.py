@@ -138,8 +138,8 @@ class SingleModel:
         self, images: int, inputs: Path | None, seed: int, targets: Targets | None = None
     ) -> dict[str, Any]:
         """Run inputs on the target, or several; writes and returns the report."""
+        x, labels, sound = self._inputs(load(self.path), images, inputs, seed)  # before anything is measured
         d = self.deployment
-        x, labels, sound = self._inputs(d.model, images, inputs, seed)
         validation = stages.validate_on_target(d, self.board, x, labels, self.reporter, targets, sound)
         document = core_document(
             name=f"{self.path.stem} on {self.board.name}",

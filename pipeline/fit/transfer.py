@@ -84,6 +84,11 @@ def open_base(board: Board, name: str = "") -> Base:
         found = Base(load_board(lut.identity.board), lut)
     else:
         same = same_core(board)
+        if same is None and board.emulator is not None:
+            raise LutError(
+                f"no other emulated board has the core of {board.name}, which is emulated itself",
+                hint=f"measure all of it: edgenas profile --board {board.name}; or name the nearest table: --base",
+            )
         if same is None:
             raise LutError(
                 f"no table of an emulated board has the core of {board.name} ({board.core.name})",

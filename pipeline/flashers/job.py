@@ -46,6 +46,11 @@ def flash_and_greet(
     `port` is where the device answers; `upload_port`, where different, is where its bootloader listens (an
     adapter on other pins). `serial` picks one of several boards. Raises ConfigError, ToolError, LinkError.
     """
+    if board.emulator is not None and (port or upload_port or serial):
+        raise ConfigError(
+            f"{board.name} is emulated: it is at no port and has no serial number",
+            hint="leave out --port, --upload-port and --serial, or name the board that is connected: edgenas boards",
+        )
     flasher = choose(board, kind)
     build_id = check_firmware(board, elf)
     if board.emulator is not None:

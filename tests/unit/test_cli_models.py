@@ -20,7 +20,7 @@ from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import load_board
 from pipeline.engine import load
-from pipeline.errors import BudgetError, ConfigError
+from pipeline.errors import BudgetError, ConfigError, DataError
 from pipeline.firmware import check_path
 from pipeline.fleet import Targets
 from pipeline.single import open_model
@@ -197,6 +197,18 @@ def test_the_interpreter_runs_on_the_port_that_is_named(
             job.validate_tflm("tflm", 1, None, 0, targets)
         assert "--workers" in caught.value.hint
     assert len(ports) == 1
+
+
+def test_inputs_are_read_before_anything_is_measured_or_built(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stages.deploy", lambda *arguments: pytest.fail("minutes of work"))
+    job = open_model(model, "qemu-cortex-m4", tmp_path / "out", quiet=True)
+    with pytest.raises(DataError, match="no such file"):
+        job.validate(2, tmp_path / "nothing.npy", 0)
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 5), np.int8))
+    with pytest.raises(DataError, match="holds shape"):
+        job.validate(2, tmp_path / "wrong.npy", 0)
 
 
 @pytest.mark.parametrize("name", ["v[2]", "a;b", "a|b", "$HOME", 'a"b', "a\\b", "*"])

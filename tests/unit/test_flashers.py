@@ -163,6 +163,14 @@ def test_first_installed_tool_is_chosen(tmp_path: Path) -> None:
     assert "apt install openocd" in missing.value.hint
 
 
+@pytest.mark.parametrize("option", ["port", "upload_port", "serial"])
+def test_an_emulated_board_is_at_no_port(option: str, elf: Path) -> None:
+    """It would be flashed all the same, and the board at that port left as it is."""
+    with pytest.raises(ConfigError, match="qemu-cortex-m4 is emulated") as caught:
+        flash_and_greet(load_board("qemu-cortex-m4"), elf, **{option: "/dev/ttyACM0"})
+    assert "--upload-port" in caught.value.hint
+
+
 def test_whose_serial_number_a_tool_gets(tmp_path: Path, elf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The port's number is the probe's; a DFU bootloader has its own, which only the user can know."""
     monkeypatch.setattr(job, "check_firmware", lambda *_: b"12345678")

@@ -244,6 +244,9 @@ def test_a_base_of_another_engine_revision_is_refused(identities: dict[str, Iden
         open_base(board, "qemu-cortex-m4")
     with pytest.raises(LutError, match="of qemu-cortex-m7 itself"):
         open_base(board, "qemu-cortex-m7")
+    with pytest.raises(LutError, match="qemu-cortex-m7, which is emulated itself") as caught:
+        open_base(load_board("qemu-cortex-m7"))
+    assert "edgenas profile --board qemu-cortex-m7" in caught.value.hint
 
 
 def test_measurements_of_other_conditions_are_refused(
