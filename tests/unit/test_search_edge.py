@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_standins import DATA, SMALL, TINY, MacCost, counted_images, images
+from edge_standins import BLOCKS_STAGE, OPTIONS, same
+from search_standins import DATA, SMALL, TINY, MacCost, images
 
 from pipeline.errors import ConfigError, DataError, ModelError
-from pipeline.search import SearchConfig, search
+from pipeline.search import SearchConfig
 from pipeline.search.adaptation import adapt, edge_space
 from pipeline.search.adaptconfig import AdaptConfig, Spending
 from pipeline.search.candidates import Judge, repair
 from pipeline.search.checkpoint import Checkpoint
-from pipeline.search.cloud import Cloud
 from pipeline.search.costs import build_tables
-from pipeline.search.edge import Adapted
 from pipeline.search.edgepool import repaired
 from pipeline.search.edgespace import BlockEdge
 from pipeline.search.effort import edgenas_passes
@@ -37,34 +36,14 @@ from pipeline.train.checkpoint import read_state
 from pipeline.train.inherit import inherit
 from pipeline.train.network import QatNetwork
 
-CLOUD_BUDGETS = Budgets(latency_ms=3.0, sram_bytes=8000)
-TIGHT = Budgets(latency_ms=0.9, sram_bytes=5500)
-OPTIONS = AdaptConfig(share=0.6, candidates=6, contestants=2)
-STEPS = TINY.warmup_steps + TINY.steps
+STAGE = BLOCKS_STAGE
+CLOUD_BUDGETS, TIGHT = STAGE.budgets, STAGE.tight
+adapted, cloud_of = STAGE.adapt, STAGE.cloud
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cloud") / "search.pt"
-    assert search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, TINY, seed=1, checkpoint=path).feasible
-    return path
-
-
-def cloud_of(path: Path) -> Cloud:
-    return Cloud.load(path, "test", TINY.temperature_end, STEPS, len(DATA.x_val))
-
-
-def adapted(path: Path, budgets: Budgets = TIGHT, options: AdaptConfig = OPTIONS, **more: Any) -> Adapted:
-    arguments = {"space": SMALL, "data": images(9), "seed": 2} | more
-    space, data = arguments.pop("space"), arguments.pop("data")
-    return adapt(space, data, MacCost(), budgets, TINY, options, cloud_of(path), **arguments)
-
-
-def same(a: Adapted, b: Adapted) -> bool:
-    weights = all(
-        torch.equal(x[name], y[name]) for x, y in zip(a.weights, b.weights, strict=True) for name in x
-    )
-    return a.result.to_json() == b.result.to_json() and weights
+    return STAGE.search(tmp_path_factory.mktemp("cloud") / "search.pt")
 
 
 @pytest.mark.parametrize(
@@ -97,16 +76,6 @@ def test_the_winner_won_the_contest_with_what_the_cloud_adds_for_size(
     assert result.candidates[0].architecture == result.architecture
 
 
-def test_images_are_counted_and_stay_within_the_share(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Independent count: every image that enters the supernet, three times where gradients are taken."""
-    seen = counted_images(monkeypatch, Supernet)
-    outcome = adapted(finished)
-    assert sum(seen) == outcome.spending.passes <= outcome.spending.allowed
-    assert outcome.spending.allowed == int(OPTIONS.share * edgenas_passes(TINY, len(DATA.x_val)))
-
-
 def test_the_default_share_is_below_a_tenth_and_fits_default_searches() -> None:
     from pipeline.search import SearchConfig
 
@@ -114,53 +83,6 @@ def test_the_default_share_is_below_a_tenth_and_fits_default_searches() -> None:
     spending = Spending.plan(AdaptConfig(), SearchConfig(), cloud, 6000)
     assert spending.passes <= 0.1 * cloud
     assert spending.steps > 20 and spending.contest_steps > 15
-
-
-def test_same_seed_same_outcome_other_data_another(finished: Path) -> None:
-    assert same(adapted(finished), adapted(finished))
-    other = adapted(finished, data=images(10))
-    assert not torch.equal(adapted(finished).weights[0]["weight"], other.weights[0]["weight"])
-
-
-class StopHereError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("stop_at", [1, 4, 7, 11, 14])
-def test_an_interrupted_adaptation_goes_on_exactly(finished: Path, tmp_path: Path, stop_at: int) -> None:
-    config = replace(TINY, checkpoint_seconds=1e-9)
-    checkpoint, calls = tmp_path / "edge.pt", 0
-
-    def go(on_step: Any) -> Adapted:
-        return adapt(
-            SMALL, images(9), MacCost(), TIGHT, config, OPTIONS, cloud_of(finished), seed=2,
-            checkpoint=checkpoint, on_step=on_step,
-        )  # fmt: skip
-
-    def stop(_: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == stop_at:
-            raise StopHereError
-
-    with pytest.raises(StopHereError):
-        go(stop)
-    later: list[Any] = []
-    outcome = go(later.append)
-    assert same(outcome, adapted(finished))
-    # only the step under way is done again
-    spending = outcome.spending
-    total = spending.steps + OPTIONS.candidates + OPTIONS.contestants * spending.contest_steps
-    assert later[-1]["done"] == total
-    assert len(later) <= total - stop_at + 1 + OPTIONS.candidates
-    assert [path.name for path in tmp_path.iterdir()] == ["edge.pt"]
-
-
-def test_a_checkpoint_of_another_adaptation_is_refused(finished: Path, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "edge.pt"
-    adapted(finished, checkpoint=checkpoint)
-    with pytest.raises(ConfigError, match=r"another search: budgets, \[adapt\] differ"):
-        adapted(finished, replace(TIGHT, latency_ms=1.0), replace(OPTIONS, focus=0.5), checkpoint=checkpoint)
 
 
 def test_contestants_train_side_by_side_with_the_same_outcome(
@@ -224,27 +146,7 @@ def test_candidates_leave_less_of_the_limits_unused_than_repairs_do(finished: Pa
     assert sum(space.judge.exact(path).latency_ms > 0.9 * 1.5 for path in pool) >= len(pool) // 2
 
 
-def test_impossible_budgets_are_named(finished: Path) -> None:
-    result = adapted(finished, Budgets(latency_ms=0.9, sram_bytes=2100)).result
-    assert not result.feasible
-    assert "SRAM" in result.reason and "of 2,100 bytes" in result.reason
-
-
-def test_an_unfinished_cloud_search_says_how_far_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "search.pt"
-
-    def stop(progress: Any) -> None:
-        if progress["done"] == 7:
-            raise StopHereError
-
-    config = replace(TINY, checkpoint_seconds=1e-9)
-    with pytest.raises(StopHereError):
-        search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, config, seed=1, checkpoint=path, on_step=stop)
-    with pytest.raises(ConfigError, match=r"not finished: step \d of 10"):
-        cloud_of(path)
-
-
-def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_checkpoints(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is missing"):
         cloud_of(tmp_path / "nothing.pt")
     torn = tmp_path / "torn.pt"
@@ -255,10 +157,6 @@ def test_missing_damaged_and_foreign_checkpoints(finished: Path, tmp_path: Path)
     torn.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"is damaged: [^\n]+\n"):
         cloud_of(torn)
-    foreign = tmp_path / "random.pt"
-    search(SMALL, DATA, MacCost(), CLOUD_BUDGETS, replace(TINY, method="random"), seed=1, checkpoint=foreign)
-    with pytest.raises(ConfigError, match="not the checkpoint of a search with a supernet"):
-        cloud_of(foreign)
 
 
 @pytest.mark.parametrize(
