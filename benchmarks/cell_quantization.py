@@ -16,8 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from real_data import real
 
-from pipeline.data import DataSet, load
+from pipeline.data import DataSet
 from pipeline.export import evaluate_int8, write_tflite
 from pipeline.space.architecture import parameters
 from pipeline.space.cells import CellSpace
@@ -38,7 +39,7 @@ def main() -> None:
     draws = [int(text) for text in args.draws.split(",")]
     rng = np.random.default_rng(5)
     architectures = [SPACE.random(rng) for _ in range(max(draws) + 1)]
-    data = smaller(load("fashion_mnist"), args.images)
+    data = smaller(real("fashion_mnist"), args.images)
     config = TrainConfig(float_epochs=args.float_epochs, qat_epochs=args.qat_epochs, threads=1)
     print(
         "| architecture | parameters | float | quantized | moved, fine-tuned | held, fine-tuned | held, INT8 file |"

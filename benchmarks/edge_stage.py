@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from real_data import real
 
-from pipeline.data import DataSet, load
+from pipeline.data import DataSet
 from pipeline.data.shift import ShiftConfig, shifted
 from pipeline.export import to_int8
 from pipeline.search import SearchConfig, search
@@ -67,14 +68,6 @@ class Linear:
         latency = sum(self.op_latency_ms(n.op) + self.layer_overhead_ms for n in graph.nodes)
         live = working_set_bytes(graph.nodes, graph.tensor_bytes[0])
         return Cost(latency + self.overhead_ms, live + 4096, 12_000 + parameters, parameters)
-
-
-def fashion_mnist() -> DataSet:
-    """The data set itself, not what takes its place where it is not found."""
-    full = load("fashion_mnist")
-    if full.input_shape != (28, 28, 1) or len(full.x_test) != 10_000:
-        raise SystemExit(f"these are not Fashion-MNIST's images: {full.source}")
-    return full
 
 
 def part(full: DataSet, train: int, validation: int, test: int) -> DataSet:
@@ -220,7 +213,7 @@ def main() -> None:
         ranking_images=200, semifinalists=5, semifinal_steps=steps(10), finalists=2, proxy_steps=steps(40),
         threads=1, device="cpu",
     )  # fmt: skip
-    public = part(fashion_mnist(), 4000, 1000, 10_000)
+    public = part(real("fashion_mnist"), 4000, 1000, 10_000)
     setting = Setting(
         SearchSpace(
             public.input_shape,

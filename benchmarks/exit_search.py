@@ -21,8 +21,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge_stage import fashion_mnist, part
+from edge_stage import part
 from rank_correlation import scaled
+from real_data import real
 from search_methods import SMALL
 
 from pipeline.boards import load_board
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
-    full = fashion_mnist()
+    full = real("fashion_mnist")
     data = part(full, args.train_images, args.validation_images, args.test_images)
     images = part(full, args.search_images, args.search_validation, args.test_images)
     space = SearchSpace.for_input(data.input_shape, data.classes, blocks=args.blocks, exits=tuple(args.exits))

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from real_data import real
 
 from pipeline.assets import asset_dir
 from pipeline.boards import load_board
-from pipeline.data import load
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.search import SearchConfig, Target
@@ -44,7 +44,7 @@ def target(name: str, latency_ms: float) -> Target:
 
 
 def subset(name: str, images: int) -> SimpleNamespace:
-    full = load(name)
+    full = real(name)
     return SimpleNamespace(
         **{f"{a}_{split}": getattr(full, f"{a}_{split}")[:images] for a in "xy" for split in ("train", "val")}
     )

@@ -13,7 +13,8 @@ import copy
 import time
 from dataclasses import replace
 
-from pipeline.data import load
+from real_data import real
+
 from pipeline.space.architecture import Architecture, Block, parameters
 from pipeline.train import TrainConfig
 from pipeline.train.quantconfig import Choice, QuantizationConfig
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--choices", nargs="+", default=["all"], help="as in [train.quantization] auto")
     args = parser.parse_args()
     started = time.monotonic()
-    data = load("fashion_mnist", limit=args.images)
+    data = real("fashion_mnist", limit=args.images)
     config = TrainConfig(float_epochs=args.float_epochs, qat_epochs=args.qat_epochs, batch_size=32, threads=1)
     names = [str(choice) for choice in QuantizationConfig(auto=tuple(args.choices)).candidates]
     options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(args).items() if k != "choices")

@@ -23,9 +23,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from real_data import real
 
 from pipeline.boards import load_board
-from pipeline.data import load
 from pipeline.latency.cost import CostModel
 from pipeline.profiler.profile import obtain
 from pipeline.progress import Reporter
@@ -51,7 +51,7 @@ _DRAW, _PROXIES, _LONG, _SHORT, _SEMIFINAL = range(900, 905)
 
 def subset(args: argparse.Namespace) -> SimpleNamespace:
     """The data set with every `shrink`-th pixel, at most `limit` training images."""
-    full = load(args.data)
+    full = real(args.data)
     cut = lambda x: np.ascontiguousarray(x[:, :: args.shrink, :: args.shrink])  # noqa: E731
     n, m = args.train_images or len(full.x_train), args.validation_images or len(full.x_val)
     return SimpleNamespace(

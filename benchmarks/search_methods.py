@@ -20,9 +20,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from real_data import real
 
 from pipeline.boards import load_board
-from pipeline.data import load
 from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.progress import Reporter
@@ -65,7 +65,7 @@ class Linear:
 
 def subset(name: str, train: int, validation: int, test: int, shrink: int) -> SimpleNamespace:
     """The first images of each split, every `shrink`-th pixel."""
-    full = load(name)
+    full = real(name)
     out = {}
     for split, count in (("train", train), ("val", validation), ("test", test)):
         out[f"x_{split}"] = np.ascontiguousarray(getattr(full, f"x_{split}")[:count, ::shrink, ::shrink])

@@ -27,9 +27,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from real_data import real
 from search_methods import Linear
 
-from pipeline.data import load
 from pipeline.search import SearchConfig
 from pipeline.search.candidates import ExactPath, Judge
 from pipeline.search.costs import build_tables
@@ -199,7 +199,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    full = load("fashion_mnist")
+    full = real("fashion_mnist")
     x_train, x_val = (np.ascontiguousarray(x[:, ::2, ::2]) for x in (full.x_train, full.x_val))
     data = SimpleNamespace(x_train=x_train, y_train=full.y_train, x_val=x_val, y_val=full.y_val, classes=10)
     space, cost = SearchSpace.for_input((14, 14, 1), 10), Linear()

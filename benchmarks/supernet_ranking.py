@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 from fair_paths import fair_path
+from real_data import real
 from search_methods import Linear
 from shared_weights import ceiling, varied
 from torch import Tensor, nn
 
-from pipeline.data import load
 from pipeline.data.options import SizeOptions
 from pipeline.search import SearchConfig
 from pipeline.search.candidates import ExactPath, Judge
@@ -166,11 +166,11 @@ def shared(args: argparse.Namespace, judge: Judge, data: SimpleNamespace) -> Sup
 def images(name: str) -> SimpleNamespace:
     """Training and validation images, a quarter of the pixels."""
     if name == "cifar10":
-        full = load(name, options=SizeOptions((16, 16)))
+        full = real(name, options=SizeOptions((16, 16)))
         return SimpleNamespace(
             x_train=full.x_train, y_train=full.y_train, x_val=full.x_val, y_val=full.y_val, classes=10
         )
-    full = load(name)
+    full = real(name)
     x_train, x_val = (np.ascontiguousarray(x[:, ::2, ::2]) for x in (full.x_train, full.x_val))
     return SimpleNamespace(x_train=x_train, y_train=full.y_train, x_val=x_val, y_val=full.y_val, classes=10)
 
