@@ -191,8 +191,8 @@ def test_a_predictor_knows_nothing_of_the_front_end(lut: Lut) -> None:
     expected = []
     for residual in (True, False):
         predictor = LatencyPredictor(
-            PredictorIdentity.of(space, BOARD.name, BOARD.clock_hz, "x"), twice, residual, float(np.log(2)), 1.0,
-            "modelled", 40,
+            PredictorIdentity(BOARD.name, BOARD.clock_hz, "x", "f", str(space.to_json()), "none", "r"), twice, residual,
+            float(np.log(2)), 1.0, "modelled", 40,
         )  # fmt: skip
         for sound in (None, cost_of(FrontEnd())):
             tables = build_tables(space, CostModel(BOARD, lut, sound=sound), samples=4)
