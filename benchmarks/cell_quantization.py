@@ -16,9 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from edge_stage import part
 from real_data import real
 
-from pipeline.data import DataSet
 from pipeline.export import evaluate_int8, write_tflite
 from pipeline.space.architecture import parameters
 from pipeline.space.cells import CellSpace
@@ -39,7 +39,8 @@ def main() -> None:
     draws = [int(text) for text in args.draws.split(",")]
     rng = np.random.default_rng(5)
     architectures = [SPACE.random(rng) for _ in range(max(draws) + 1)]
-    data = smaller(real("fashion_mnist"), args.images)
+    full = real("fashion_mnist")
+    data = part(full, args.images, len(full.x_val), len(full.x_test))
     config = TrainConfig(float_epochs=args.float_epochs, qat_epochs=args.qat_epochs, threads=1)
     print(
         "| architecture | parameters | float | quantized | moved, fine-tuned | held, fine-tuned | held, INT8 file |"
@@ -63,16 +64,6 @@ def main() -> None:
         shown = " | ".join(f"{100 * value:.2f} %" for value in columns)
         print(f"| `{architecture.describe()}` | {parameters(architecture):,} | {shown} |", flush=True)
     print(f"\n{time.process_time() - started:.0f} s of processor time.")
-
-
-def smaller(data: DataSet, images: int) -> DataSet:
-    """Every second pixel, and the first `images` of the training split."""
-    cut = {
-        f"x_{split}": np.ascontiguousarray(getattr(data, f"x_{split}")[:, ::2, ::2])
-        for split in ("val", "test")
-    }
-    x = np.ascontiguousarray(data.x_train[:images, ::2, ::2])
-    return replace(data, x_train=x, y_train=data.y_train[:images], **cut)
 
 
 def fine_tuned(training: Training, *, move: bool) -> QatResult:

@@ -232,10 +232,8 @@ def first_cut_size(config: SearchConfig) -> int:
 def first_round(selection: Selection[P], cut: Sequence[P], count: int, *, shared: bool = True) -> list[P]:
     """Who trains first: half of the places to the best of the first cut (`cut`, best first), half by shared weights.
 
-    Where these have no say (`shared` False) all places go by the first cut.
-
-    After searches as short as these, shared weights say little of an architecture's own accuracy (Kendall 0.06 over
-    30 of them), proxies more (benchmarks/rank_correlation.py).
+    Where these have no say (`shared` False) all places go by the first cut: within one limit they do not tell what an
+    architecture reaches on its own (Kendall -0.07 over 47, benchmarks/results/rank_correlation.md).
     """
     chosen = list(cut[: (count + 1) // 2 if shared else count])
     for path in sorted(cut, key=lambda p: selection.scored[p], reverse=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from pipeline.engine import load
 from pipeline.engine.host import HostModel
 from pipeline.errors import ConfigError
 from pipeline.export import TflmReference, compare, write_tflite
+from pipeline.export.freeze import freeze
 from pipeline.space.architecture import Architecture, lower, parameters
 from pipeline.space.cells import CELL_OPS, CellSpace, edges, node_count
+from pipeline.train.layers import Weighted
 from pipeline.train.network import QatNetwork
 
 SPACE = CellSpace((12, 10, 1), 4, 8, 1, channels=(8, 12, 12), strides=(1, 2, 1))
@@ -82,6 +85,29 @@ def test_a_cell_is_the_sum_that_its_edges_say() -> None:
         nodes.append(total)
     expected = sum(nodes[1:]).mean((2, 3), keepdim=True)
     assert torch.allclose(values["mean"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", CELL_OPS)
+def test_the_classifier_is_exported_as_it_was_trained(op: str) -> None:
+    """Integers on the file's grids against what fine-tuning saw, before rounding to the output's grid."""
+    network = trained(SPACE.build((CELL_OPS.index(op),) * SPACE.positions), 1)
+    classifier, seen, forward = network.layers[-1], [], Weighted.forward_quantized
+
+    def note(layer: Weighted, x: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
+        y = forward(layer, x, *scales)
+        if layer is classifier:
+            seen.append((x.detach().double(), y.detach().double()))
+        return y
+
+    with mock.patch.object(Weighted, "forward_quantized", note):
+        network.int8_each(np.random.default_rng(0).integers(-128, 128, (12, 12, 10, 1)).astype(np.int8))
+    (x, y), frozen = seen[0], freeze(network)
+    weights, scale = list(frozen.weights.values())[-1], frozen.grids[network.graph.nodes[-1].inputs[0]].scale
+    arrived = torch.round(x.flatten(1) / scale).numpy()
+    sums = arrived @ weights.values.reshape(4, -1).astype(np.float64).T + weights.biases
+    exact = sums * scale * weights.scales[0]
+    assert np.abs(y.flatten(1).numpy() - exact).max() < 0.01 * frozen.grids[-1].scale
+    assert np.ptp(exact) > 10 * frozen.grids[-1].scale
 
 
 def cases():  # type: ignore[no-untyped-def]
