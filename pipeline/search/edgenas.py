@@ -25,7 +25,7 @@ from pipeline.search.exitsearch import Trained, judge_of, train_alone
 from pipeline.search.methods import Task, register
 from pipeline.search.parallel import train_all
 from pipeline.search.penalty import Penalty
-from pipeline.search.progressive import FINAL, SEMIFINAL, Progressive
+from pipeline.search.progressive import FINAL, Progressive
 from pipeline.search.projection import project
 from pipeline.search.relaxation import IndexPath, Relaxation
 from pipeline.search.result import Candidate, SearchResult
@@ -267,11 +267,11 @@ class EdgeNas:
         """Train each path for `steps`, all on the same batches; `remaining` steps follow this contest.
 
         From scratch, as the baselines and the full training do: a few steps from shared weights favour what the
-        supernet saw often. Only a semifinal starts from these, where the settings say so.
+        supernet saw often. Where the settings say so, all but a final start from these.
         """
         task = self.task
         net = self.net
-        if phase == FINAL or (phase == SEMIFINAL and not task.config.selection.shared):
+        if phase == FINAL or not task.config.selection.shared:
             net = Supernet(task.space, task.seed).to(task.device)
         waiting = [path for path in paths if path not in accuracies]
         start = self.total - remaining - len(waiting) * steps

@@ -53,6 +53,10 @@ class FamilySearch(ABC, Generic[J]):
     def accuracies(self) -> tuple[dict[Any, float], dict[Any, float]]:
         """Of paths: with shared weights, and after trainings of their own."""
 
+    def bonus(self, path: Any) -> float:
+        """What is added to its accuracy after a training of its own where the most accurate is wanted."""
+        return 0.0
+
     @abstractmethod
     def _rank(self, paths: Sequence[Any]) -> None:
         """Accuracies with shared weights."""
@@ -110,7 +114,7 @@ class FamilySearch(ABC, Generic[J]):
     ) -> SearchResult:
         """The winner is the first board's; `reasons` say why a board has no member."""
         scored, own = self.accuracies()
-        found = [c for board in boards for c in members(board, scored, own, steps)]
+        found = [c for board in boards for c in members(board, scored, own, steps, self.bonus)]
         fronts = [front_of(b.target.name, found, why) for b, why in zip(boards, reasons, strict=True)]
         winner = next((c for c in found if c.board == boards[0].target.name), None)
         return SearchResult(

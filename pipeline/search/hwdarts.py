@@ -19,7 +19,12 @@ from pipeline.search.candidates import ExactPath, Judge, repair
 from pipeline.search.edgenas import _ARCHITECTURE, _STARTS, EdgeNas
 from pipeline.search.methods import Task, register
 from pipeline.search.result import SearchResult
-from pipeline.search.selection import _log_probabilities, explain_failure, starting_paths
+from pipeline.search.selection import (
+    _log_probabilities,
+    capacity_bonus,
+    explain_failure,
+    starting_paths,
+)
 from pipeline.search.trainer import Validation, cosine, draw_batch
 
 
@@ -143,7 +148,7 @@ class HwDarts(EdgeNas):
     # -- selection -----------------------------------------------------------------------------------------
 
     def _select(self) -> SearchResult:
-        """Rank every path with shared weights; train one a lambda alone; the most accurate wins."""
+        """Rank every path with shared weights; train one a lambda alone; the most accurate, size counted, wins."""
         task, config = self.task, self.task.config
         if not any(self.found):
             assert self.nearest is not None
@@ -163,7 +168,9 @@ class HwDarts(EdgeNas):
         everything = Validation.of(task.data, len(task.data.x_val), task.seed)
         entered = members(self.found, self.selection.scored, self.judge)
         self._contest("front", entered, self.selection.proxied, self.member_steps, 0, everything)
-        result = self._result(self.selection.ranked()[0], "")
+        capacity = config.sharing.capacity
+        bonus = capacity_bonus(self.judge, capacity, self.selection.exits)
+        result = self._result(self.selection.ranked(bonus)[0], "", capacity)
         trained = [
             replace(c, proxy_steps=self.member_steps) if c.proxy_accuracy is not None else c
             for c in result.candidates

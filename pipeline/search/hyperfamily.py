@@ -5,7 +5,7 @@ but to switch gradients off: spaces of blocks and of cells differ in their judge
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -143,10 +143,15 @@ def spread(scored: Mapping[P, float], judge: FamilyJudge, count: int) -> list[P]
 
 
 def members(
-    board: ServedBoard[J], scored: Mapping[P, float], own: Mapping[P, float], steps: int
+    board: ServedBoard[J],
+    scored: Mapping[P, float],
+    own: Mapping[P, float],
+    steps: int,
+    bonus: Callable[[P], float] = lambda _: 0.0,
 ) -> list[Candidate]:
-    """Every path that this board can run, best first: by accuracies after `steps` alone, then by shared ones."""
-    ranked = sorted(scored, key=lambda p: (own.get(p, -1.0), scored[p]), reverse=True)
+    """Every path that this board can run, best first: by accuracies after `steps` alone plus `bonus`, then by shared
+    ones."""
+    ranked = sorted(scored, key=lambda p: (own[p] + bonus(p) if p in own else -1.0, scored[p]), reverse=True)
     return [
         Candidate(
             board.judge.architecture(path),

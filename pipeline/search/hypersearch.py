@@ -27,7 +27,7 @@ from pipeline.search.hypernetwork import Conditioned
 from pipeline.search.methods import Task, register
 from pipeline.search.request import not_trained
 from pipeline.search.result import SearchResult
-from pipeline.search.selection import Selection, explain_failure
+from pipeline.search.selection import Selection, capacity_bonus, explain_failure
 from pipeline.search.targets import Target
 from pipeline.search.trainer import Validation, draw_batch
 
@@ -147,6 +147,9 @@ class HyperSearch(FamilySearch[Judge], EdgeNas):
 
     def accuracies(self) -> tuple[dict[ExactPath, float], dict[ExactPath, float]]:
         return self.selection.scored, self.selection.proxied
+
+    def bonus(self, path: ExactPath) -> float:
+        return capacity_bonus(self.judge, self.config.sharing.capacity)(path)
 
     def _select(self) -> SearchResult:
         return self.families()

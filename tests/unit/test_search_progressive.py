@@ -21,6 +21,8 @@ from pipeline.search.costs import build_tables
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.effort import edgenas_passes
 from pipeline.search.exitsearch import Trained
+from pipeline.search.hwdarts import HwDarts
+from pipeline.search.hypersearch import HyperSearch
 from pipeline.search.meter import Meter
 from pipeline.search.methods import Task
 from pipeline.search.proxies import score
@@ -165,6 +167,33 @@ def test_contests_start_from_scratch_unless_the_semifinal_is_to_inherit(shared: 
         any(not torch.equal(value, fresh[name]) for name, value in net.state_dict().items()) for net in seen
     ]
     assert inherited == [shared, False]
+
+
+@pytest.mark.parametrize("method", ["hypernetwork", "hwdarts"])
+def test_of_equally_accurate_members_the_largest_wins(method: str):
+    with mock.patch.object(edgenas, "train_alone", lambda *_args, **_kwargs: Trained(0.5)):
+        result = search(SMALL, DATA, MacCost(), BUDGETS, replace(CONFIG, method=method), seed=7)
+    sizes = [lower(c.architecture).macs for c in result.candidates if c.proxy_accuracy is not None]
+    assert len(set(sizes)) > 1 and sizes == sorted(sizes, reverse=True)
+    assert result.architecture == result.candidates[0].architecture
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", [HyperSearch, HwDarts])
+def test_members_of_a_front_start_as_the_contests_do(kind: type[EdgeNas], shared: bool):
+    name = {HyperSearch: "hypernetwork", HwDarts: "hwdarts"}[kind]
+    config = replace(CONFIG, method=name, selection=SelectionConfig(shared=shared))
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), config, 7, None, None)
+    fresh, inherited = Supernet(SMALL, task.seed).state_dict(), []
+
+    def note(net, *_args, **_kwargs):
+        state = net.state_dict()
+        inherited.append(any(not torch.equal(value, fresh[name]) for name, value in state.items()))
+        return Trained(0.5)
+
+    with mock.patch.object(edgenas, "train_alone", note):
+        kind(task).run()
+    assert inherited and set(inherited) == {shared}
 
 
 def test_children_are_new_and_come_from_the_best():
