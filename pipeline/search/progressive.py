@@ -97,6 +97,9 @@ class Progressive:
             return explain_failure(judge, nearest)
         drawn = judge.distinct([*likely, *uniform_paths(judge, draws - draws // 2, rng)])
         pool = judge.distinct([*drawn, *(grow(judge, path, rng) for path in drawn)])
+        if not config.selection.proxies:
+            # Nothing ranks them, and the cheapest ones, drawn early, must not fill the first round.
+            pool = [pool[0], *(pool[1 + int(i)] for i in rng.permutation(len(pool) - 1))]
         cut = self._shortlist(pool, wanted)
         # The search's own answer is looked at in any case.
         self.selection.cut = cut if likely[0] in cut else [*cut[: wanted - 1], likely[0]]

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.report.searched import search_section
 from pipeline.search import SearchResult, edgenas, progressive, search
 from pipeline.search import selection as selecting
-from pipeline.search.candidates import Judge, grow
+from pipeline.search.candidates import Judge, cheapest_paths, grow
 from pipeline.search.costs import build_tables
 from pipeline.search.edgenas import EdgeNas
 from pipeline.search.effort import edgenas_passes
@@ -33,6 +33,7 @@ from pipeline.search.selection import (
     first_cut_size,
     first_round,
     places,
+    starting_paths,
     uniform_paths,
 )
 from pipeline.search.selectionconfig import SelectionConfig
@@ -88,6 +89,17 @@ def test_the_first_cut_keeps_what_the_proxies_rank_best(monkeypatch, names, bett
     # The last place may be the most probable architecture's.
     assert [size[p] for p in cut[:-1]] == best[:-1]
     assert method.selection.scored.keys() >= set(cut)
+
+
+def test_without_proxies_the_first_cut_is_the_most_probable_and_a_draw_of_the_rest():
+    second = []
+    for seed in range(6):
+        method = searched(replace(CONFIG, selection=SelectionConfig(proxies=())), seed)
+        judge, cut = method.judge, method.selection.cut
+        rng = np.random.default_rng(0)  # the first draw is the most probable, whatever the numbers
+        assert cut[0] == starting_paths(judge, method.relaxation, CONFIG.temperature_end, 1, rng)[0][0]
+        second.append(cut[1] in cheapest_paths(judge).values())
+    assert not all(second)
 
 
 def test_what_the_first_cut_saw_is_kept_and_compared_with_what_followed():
