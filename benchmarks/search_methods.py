@@ -31,6 +31,7 @@ from pipeline.search import SearchConfig, names
 from pipeline.search.ablation import AblationConfig
 from pipeline.search.costs import working_set_bytes
 from pipeline.search.hypervolume import hypervolume, interval
+from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.space import Budgets, Cost, OpGraph, OpSpec
 from pipeline.space.search_space import SearchSpace
@@ -45,6 +46,14 @@ SMALL = SearchConfig(
     warmup_steps=20, steps=40, batch_size=64, validation_batch_size=64, candidates=16, ranking_images=200,
     semifinalists=6, semifinal_steps=20, finalists=4, proxy_steps=40,
 )  # fmt: skip
+
+# The default's cost (0.1 % more), most of it in contests: a third of the supernet's steps, the first cut drawn, and
+# most of the semifinal in the final.
+CONTESTS = SearchConfig(
+    warmup_steps=100, steps=150, semifinalists=10, finalists=7,
+    selection=SelectionConfig(proxies=(), rounds=2),
+)  # fmt: skip
+SETTINGS = {"small": SMALL, "default": SearchConfig(), "contests": CONTESTS}
 
 
 @dataclass
@@ -179,7 +188,7 @@ def main() -> None:
     parser.add_argument("--board", default="", help="whose shipped table to use")
     parser.add_argument("--blocks", type=int, default=7, help="of the space, with --board")
     parser.add_argument("--guide", default="table", choices=("table", "macs"))
-    parser.add_argument("--settings", default="small", choices=("small", "default"), help="of the searches")
+    parser.add_argument("--settings", default="small", choices=tuple(SETTINGS), help="of the searches")
     parser.add_argument(
         "--search-images", type=int, default=_SEARCHED, help="training images that searches see"
     )
@@ -217,7 +226,7 @@ def main() -> None:
         space = SearchSpace(shape, 10, strides=(2, 1, 1), channels=(16, 24, 32))
         cost, identity = Linear(), "5 cycles a MAC, 6 a byte"
     steps = lambda n: max(1, round(n * args.scale))  # noqa: E731
-    config = SearchConfig() if args.settings == "default" else SMALL
+    config = SETTINGS[args.settings]
     config = replace(
         config, warmup_steps=steps(config.warmup_steps), steps=steps(config.steps),
         semifinal_steps=steps(config.semifinal_steps), proxy_steps=steps(config.proxy_steps),
