@@ -2,25 +2,28 @@
 
     python benchmarks/exit_search.py --seeds 0-4 --limit 12 --goals 6 --out F
 
-For each seed and goal EdgeNAS looks for blocks and exits together (`[search.exits] search = true`); once a seed it
-looks for blocks alone, as ever, and its winner has all allowed exits. All searches have the same settings and the same
-limit of the worst case; what they cost is counted in passes (`search/effort.py`). Each winner is trained with its exits
-from scratch by one recipe (float, then quantization-aware); then exits and thresholds are chosen by the rule that
-follows every export, on the INT8 logits of validation images: the most accurate within the goal. Accuracy and expected
-latency are those of the rule on test images, which nothing saw before. With `--without` also the winner of an ordinary
-search whose limit is the goal, with no exits at all. Fashion-MNIST, every second pixel, the shipped table of `--board`.
-Searches and trainings are journalled under `--out`: the same command goes on where it was interrupted.
+For each seed and goal EdgeNAS looks for blocks and exits together (`[search.exits] search = true`), with each of
+`--weights`; once a seed it looks for blocks alone, as ever, and its winner has all allowed exits. All searches have the
+same settings and the same limit of the worst case; what they cost is counted in passes (`search/effort.py`). Each
+winner is trained with its exits from scratch by one recipe (float, then quantization-aware); then exits and thresholds
+are chosen by the rule that follows every export, on the INT8 logits of validation images: the most accurate within the
+goal. Accuracy and expected latency are those of the rule on test images, which nothing saw before. With `--without`
+also the winner of an ordinary search whose limit is the goal, with no exits at all. Fashion-MNIST, every second pixel,
+the shipped table of `--board`. Searches and trainings are journalled under `--out`: the same command goes on where it
+was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from edge_stage import part
 from rank_correlation import scaled
 from real_data import real
@@ -57,21 +60,22 @@ class Arm:
     name: str
     limit_ms: float
     goals_ms: tuple[float, ...]
-    searched: bool = False
+    options: ExitConfig = field(default_factory=ExitConfig)  # of the search
     exits: bool = True
 
-    @property
-    def options(self) -> ExitConfig:
-        """Of the search."""
-        return (
-            ExitConfig(expected_latency_ms=self.goals_ms[0], search=True) if self.searched else ExitConfig()
-        )
 
-
-def arms(limit_ms: float, goals_ms: Sequence[float], without: bool) -> list[Arm]:
+def arms(
+    limit_ms: float, goals_ms: Sequence[float], weights: Sequence[tuple[float, float]], without: bool
+) -> list[Arm]:
+    """`weights`: (loss_weight, head_weight) of the searches for exits; each is an arm for every goal."""
     found = [Arm(AFTERWARDS, limit_ms, tuple(goals_ms))]
     for goal in goals_ms:
-        found.append(Arm(f"searched for {goal:g} ms", limit_ms, (goal,), searched=True))
+        for loss, head in weights:
+            options = ExitConfig(expected_latency_ms=goal, search=True, loss_weight=loss, head_weight=head)
+            name = f"searched for {goal:g} ms"
+            if options != ExitConfig(expected_latency_ms=goal, search=True):
+                name += f" with {loss:g}:{head:g}"
+            found.append(Arm(name, limit_ms, (goal,), options))
         if without:
             found.append(Arm(f"no exits, {goal:g} ms", goal, (goal,), exits=False))
     return found
@@ -129,7 +133,7 @@ class Comparison:
         return goals
 
     def _folder(self, arm: Arm) -> Path:
-        return self.folder / arm.name.replace(",", "").replace(" ", "-")
+        return self.folder / arm.name.replace(",", "").replace(" ", "-").replace(":", "-")
 
     def _sizes(self) -> list[int]:
         return [len(y) for y in (self.data.y_train, self.data.y_val, self.data.y_test)]
@@ -166,6 +170,12 @@ class Row:
             str(self.seed), self.arm.name, f"{self.accuracy:.2f}", f"{self.expected_ms:.2f}{met}",
             f"{chosen['worst_case_ms']:.2f}", f"{100 * tested['final_accuracy']:.2f}", kept, shares, blocks,
         ]  # fmt: skip
+
+
+def weight_pair(text: str) -> tuple[float, float]:
+    """Of `loss_weight:head_weight`."""
+    loss, head = map(float, text.split(":"))
+    return loss, head
 
 
 def each_seed(rows: list[Row], goal: float) -> str:
@@ -210,6 +220,33 @@ def efforts(rows: list[Row], planned: int) -> list[str]:
     ]
 
 
+def contests(rows: list[Row]) -> list[str]:
+    """Trainings alone of the same blocks and as many steps in searches with different weights, seed by seed."""
+    trained: dict[Arm, dict[tuple[Any, ...], tuple[float, float]]] = {}
+    for row in rows:
+        if not row.arm.options.search:
+            continue
+        for candidate in SearchResult.from_json(row.entry["result"]).candidates:
+            if candidate.exits:
+                key = (row.goal_ms, row.seed, candidate.architecture.blocks, candidate.proxy_steps)
+                own = (100 * (candidate.proxy_accuracy or 0.0), 100 * candidate.exits["final_accuracy"])
+                trained.setdefault(row.arm, {})[key] = own
+    lines = []
+    for a, b in itertools.combinations(trained, 2):
+        for steps in sorted({key[-1] for key in trained[a]}):
+            both = [key for key in trained[a] if key in trained[b] and key[-1] == steps]
+            if both:
+                means = [np.mean([trained[arm][key] for key in both], axis=0) for arm in (a, b)]
+                (first, first_last), (second, second_last) = means
+                ahead = sum(trained[b][key][0] > trained[a][key][0] for key in both)
+                lines.append(
+                    f"contests of {steps} steps in both, n = {len(both)}: {a.name} {first:.1f} % by the rule and "
+                    f"{first_last:.1f} % at the last output, {b.name} {second:.1f} and {second_last:.1f} %; its "
+                    f"rule is ahead in {ahead}"
+                )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--board", default="qemu-cortex-m4", help="whose shipped table to use")
@@ -220,9 +257,16 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=float, default=12.0, help="of the worst case, ms")
     parser.add_argument("--goals", type=float, nargs="+", default=[6.0], help="of the expected latency, ms")
+    parser.add_argument(
+        "--weights", type=weight_pair, nargs="+", default=[(ExitConfig().loss_weight, ExitConfig().head_weight)],
+        metavar="LOSS:HEAD", help="of exits in the contests: search.exits.loss_weight and head_weight",
+    )  # fmt: skip
     parser.add_argument("--without", action="store_true", help="also networks without exits, at the goals")
     parser.add_argument("--settings", default="small", choices=("small", "default"), help="of the searches")
     parser.add_argument("--scale", type=float, default=0.5, help="factor on their numbers of steps")
+    parser.add_argument(
+        "--supernet-scale", type=float, default=1.0, help="factor on warm-up and alternations, beside --scale"
+    )
     parser.add_argument("--search-images", type=int, default=4000, help="training images that searches see")
     parser.add_argument("--search-validation", type=int, default=1000, help="validation images they see")
     parser.add_argument("--train-images", type=int, default=8000, help="of the winners' training")
@@ -237,14 +281,20 @@ def main() -> None:
     images = part(full, args.search_images, args.search_validation, args.test_images)
     space = SearchSpace.for_input(data.input_shape, data.classes, blocks=args.blocks, exits=tuple(args.exits))
     table = Lut.load(Path("luts") / args.board / "edgenas")
+    config = scaled(
+        replace(SearchConfig() if args.settings == "default" else SMALL, device="cpu"), args.scale
+    )
+    config = replace(
+        config, warmup_steps=round(config.warmup_steps * args.supernet_scale),
+        steps=max(1, round(config.steps * args.supernet_scale)),
+    )  # fmt: skip
     compared = Comparison(
         space, images, data, CostModel(load_board(args.board), table), f"{args.board}, table {table.key}",
-        scaled(replace(SearchConfig() if args.settings == "default" else SMALL, device="cpu"), args.scale),
-        TrainConfig(float_epochs=args.epochs, qat_epochs=1, threads=1, device="cpu"), args.out,
+        config, TrainConfig(float_epochs=args.epochs, qat_epochs=1, threads=1, device="cpu"), args.out,
     )  # fmt: skip
     rows: list[Row] = []
     for seed in seed_list(args.seeds):
-        for arm in arms(args.limit, args.goals, args.without):
+        for arm in arms(args.limit, args.goals, args.weights, args.without):
             entry = compared.found(arm, seed)
             seen = compared.judged(arm, seed, entry)
             if "reason" in seen:
@@ -259,6 +309,7 @@ def main() -> None:
     for goal in args.goals:
         print(f"Goal {goal:g} ms:\n\n{each_seed(rows, goal)}\n")
         print("\n".join(f"- {line}" for line in differences(rows, goal)) + "\n")
+    print("\n".join(f"- {line}" for line in contests(rows)))
     planned = edgenas_passes(compared.config, len(images.y_val))
     print("\n".join(f"- {line}" for line in efforts(rows, planned)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,19 @@ class ExitConfig:
     network without them: within it the expected latency is least. With `expected_latency_ms` (0: none) the accuracy
     is highest instead among the choices whose mean latency over the validation images is at most that.
 
-    `search`: candidates train with the exits' heads, whose losses count `loss_weight` each, and are compared by
-    the accuracy that they have at that goal, each with the exits that serve it best.
+    `search`: candidates train with the exits' heads and are compared by the accuracy that they have at that goal, each
+    with the exits that serve it best. Of each exit's loss the blocks learn with `loss_weight`, where the final output's
+    counts 1, and the exit's own head with `head_weight`.
     """
 
     accuracy_drop: float = _DROP
     expected_latency_ms: float = 0.0
     search: bool = False
     loss_weight: float = _WEIGHT
+    head_weight: float = _WEIGHT
 
     def __post_init__(self) -> None:
-        for name in ("accuracy_drop", "expected_latency_ms", "loss_weight"):
+        for name in ("accuracy_drop", "expected_latency_ms", "loss_weight", "head_weight"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"search.exits.{name} must be a number, not {value!r}")
@@ -41,8 +44,13 @@ class ExitConfig:
                 f"search.exits.expected_latency_ms must be above 0, not {self.expected_latency_ms!r}",
                 hint="milliseconds; without the key there is no goal",
             )
-        if not self.loss_weight > 0:
-            raise ConfigError(f"search.exits.loss_weight must be above 0, not {self.loss_weight!r}")
+        if not 0 <= self.loss_weight < math.inf:
+            raise ConfigError(
+                f"search.exits.loss_weight must be 0 or more, not {self.loss_weight!r}",
+                hint="0: blocks learn for the final output alone, heads from what these give them",
+            )
+        if not 0 < self.head_weight < math.inf:
+            raise ConfigError(f"search.exits.head_weight must be above 0, not {self.head_weight!r}")
         if self.search and not self.expected_latency_ms:
             raise ConfigError(
                 "search.exits.search = true: nothing says what exits are worth",
@@ -53,11 +61,12 @@ class ExitConfig:
                 "search.exits.accuracy_drop has no effect with a goal of latency, within which accuracy is highest",
                 hint="leave accuracy_drop or expected_latency_ms out",
             )
-        if self.loss_weight != _WEIGHT and not self.search:
-            raise ConfigError(
-                "search.exits.loss_weight has no effect without search = true",
-                hint="train.exit_weight is that of the training after the search",
-            )
+        for name in ("loss_weight", "head_weight"):
+            if getattr(self, name) != _WEIGHT and not self.search:
+                raise ConfigError(
+                    f"search.exits.{name} has no effect without search = true",
+                    hint="train.exit_weight is that of the training after the search",
+                )
 
     @property
     def choice(self) -> dict[str, Any]:

@@ -19,12 +19,15 @@ _HEADS = 0xE817  # added to the seed: whatever else is drawn stays as it is with
 class ExitNet(nn.Module):
     """`net` with a classifier of its own after each block of the space's `exits`.
 
-    Heads are one matrix a block, sliced to the width that a path has there, as the final classifier is.
+    Heads are one matrix a block, sliced to the width that a path has there, as the final classifier is. An exit's loss
+    counts `head_weight` for its head and `loss_weight` for the blocks before it: 0 trains them for the final output
+    alone.
     """
 
-    def __init__(self, net: Supernet, seed: int, loss_weight: float) -> None:
+    def __init__(self, net: Supernet, seed: int, loss_weight: float, head_weight: float) -> None:
         super().__init__()
-        self.net, self.loss_weight = net, loss_weight
+        self.net, self.head_weight = net, head_weight
+        self.passed_on = loss_weight / head_weight  # of a head's gradient, to the blocks
         space, widest = net.space, max(net.space.widths)
         with seeded(seed + _HEADS):
             self.heads = nn.ParameterList(
@@ -36,15 +39,21 @@ class ExitNet(nn.Module):
         """Logits (outputs, n, classes): of each exit in order, then the final ones."""
         *early, last = self.net.pooled(x, path, exits=self.net.space.exits)
         logits = [
-            F.linear(mean, head[:, : mean.shape[1]], bias)
+            F.linear(self._into_head(mean), head[:, : mean.shape[1]], bias)
             for mean, head, bias in zip(early, self.heads, self.biases, strict=True)
         ]
         return torch.stack([*logits, self.net.classify(last)])
 
+    def _into_head(self, mean: Tensor) -> Tensor:
+        """`mean` as it is, whose gradient is the part that the blocks learn from."""
+        if self.passed_on == 1:
+            return mean
+        return mean.detach() + self.passed_on * (mean - mean.detach())
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of the final output, plus `loss_weight` times that of each exit."""
+        """Cross entropy of the final output, plus `head_weight` times that of each exit."""
         *early, final = (F.cross_entropy(logits, labels) for logits in outputs)
-        return final + self.loss_weight * sum(early)
+        return final + self.head_weight * sum(early)
 
     def first_nonfinite(self, x: Tensor, path: Path) -> str:
         """As the supernet's; a head where that has nothing to blame."""

@@ -57,7 +57,8 @@ def train_alone(
             net, path, task.data, validation, config, steps=steps, rng=rng, on_step=on_step, checkpoint=checkpoint
         )  # fmt: skip
         return Trained(found)
-    own = ExitNet(copy.deepcopy(net), task.seed, config.exits.loss_weight).to(task.device)
+    exits = config.exits
+    own = ExitNet(copy.deepcopy(net), task.seed, exits.loss_weight, exits.head_weight).to(task.device)
     train_path(
         own, path, task.data, steps=steps, batch_size=config.batch_size, lr=config.weight_lr, rng=rng,
         on_step=on_step, checkpoint=checkpoint,

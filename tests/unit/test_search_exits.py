@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def test_heads_learn_beside_the_final_output_and_leave_it_as_it_is() -> None:
     net = Supernet(SPACE, 3)
     path = [(0, 1), (3, 1), (0, 0)]
     images, labels = draw_batch(DATA.x_train, DATA.y_train, 64, rng)
-    with_heads = ExitNet(net, 3, 0.5)
+    with_heads = ExitNet(net, 3, 0.5, 0.5)
     with torch.no_grad():
         before = with_heads(images, path)
         assert before.shape == (3, 64, 4)
@@ -89,6 +90,28 @@ def test_heads_learn_beside_the_final_output_and_leave_it_as_it_is() -> None:
         assert (last.argmax(1) == labels).float().mean() > (first.argmax(1) == labels).float().mean() + 0.2
     parts = [torch.nn.functional.cross_entropy(y, labels).item() for y in before]
     assert losses[0] == pytest.approx(parts[2] + 0.5 * (parts[0] + parts[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("blocks", "heads"), [(0.3, 1.0), (0.0, 0.5), (0.3, 0.3)])
+def test_blocks_and_heads_learn_from_an_exit_with_weights_of_their_own(blocks: float, heads: float) -> None:
+    path = [(0, 1), (3, 1), (0, 0)]
+    images, labels = draw_batch(DATA.x_train, DATA.y_train, 64, np.random.default_rng(0))
+
+    def gradients(blocks: float, heads: float) -> dict[str, torch.Tensor]:
+        net = ExitNet(Supernet(SPACE, 3), 3, blocks, heads)
+        net.loss(net(images, path), labels).backward()
+        return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    found, whole = gradients(blocks, heads), gradients(1.0, 1.0)
+    final = gradients(1e-12, 1.0)  # without what the blocks learn from exits
+    assert found.keys() == whole.keys()
+    for name, gradient in found.items():
+        exits = whole[name] - final[name]
+        wanted = final[name] + blocks * exits if name.startswith("net.") else heads * whole[name]
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+    assert any(
+        (whole[name] - final[name]).abs().max() > 1e-3 for name in whole if name.startswith("net.blocks")
+    )
 
 
 def test_logits_on_the_int8_grid_keep_their_order() -> None:
@@ -308,7 +331,13 @@ def test_a_space_without_exits_has_none_to_search_for() -> None:
         ({"expected_latency_ms": "5"}, "must be a number"),
         ({"expected_latency_ms": 5.0, "accuracy_drop": 0.01}, "accuracy_drop has no effect"),
         ({"loss_weight": 0.5}, "loss_weight has no effect"),
-        ({"expected_latency_ms": 5.0, "search": True, "loss_weight": 0.0}, "loss_weight must be above 0"),
+        ({"head_weight": 0.5}, "head_weight has no effect"),
+        ({"expected_latency_ms": 5.0, "search": True, "loss_weight": -0.1}, "loss_weight must be 0 or more"),
+        (
+            {"expected_latency_ms": 5.0, "search": True, "loss_weight": math.inf},
+            "loss_weight must be 0 or more",
+        ),
+        ({"expected_latency_ms": 5.0, "search": True, "head_weight": 0.0}, "head_weight must be above 0"),
     ],
 )
 def test_settings_without_meaning(given: dict[str, Any], says: str) -> None:
