@@ -11,6 +11,7 @@ from pipeline import stages
 from pipeline.boards import Board
 from pipeline.errors import ConfigError
 from pipeline.figures import Provenance
+from pipeline.firmware import too_long
 from pipeline.latency.cost import CostModel
 from pipeline.runfile import RunFile
 from pipeline.search import Request, SearchResult, complexity_of
@@ -69,8 +70,15 @@ class FamilyQuestion:
         return Request(target, complexity_of(ops, self.penalties), self.members, train_steps=self.train_steps)
 
     def budgets(self, run: RunFile, board: Board) -> Budgets:
-        """As asked on `board`, before the conditions and memories that limit them further."""
-        return replace(run.budgets_on(board), **self.limits)
+        """As asked on `board`, before the conditions and memories that limit them further.
+
+        ConfigError for a deadline beyond what the board's counter can time.
+        """
+        budgets = replace(run.budgets_on(board), **self.limits)
+        if why := too_long(budgets.latency_ms or 0.0, board):
+            source = "budgets.latency_ms" if self.latency_ms is None else "--latency-ms"
+            raise ConfigError(f"{source} is {budgets.latency_ms:,}", hint=why)
+        return budgets
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "penalties": dict(self.penalties)}

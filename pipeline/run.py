@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline import __version__, stages
+from pipeline.boards import load_board
 from pipeline.data.speech import clips_of
 from pipeline.errors import BudgetError, ConfigError
 from pipeline.export import to_int8
@@ -139,7 +140,9 @@ class Run(RunInputs):
         """
         s = self.settings
         check_yields_family(s.search)
-        cost = self.cost if question.board in ("", s.board.name) else self.cost_on(question.board)
+        own = question.board in ("", s.board.name)
+        limit_ms = question.budgets(s, s.board if own else load_board(question.board)).latency_ms
+        cost = self.cost if own else self.cost_on(question.board)  # whose table may have to be measured
         request = question.request(s, cost, self.space.ops)
         started = time.monotonic()
         result = stages.ask_family(
@@ -152,7 +155,7 @@ class Run(RunInputs):
             question,
             result,
             board,
-            question.budgets(s, cost.board).latency_ms,
+            limit_ms,
             path,
             seconds,
             latency_provenance(result, cost),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.run import Run
 from pipeline.runfile import load_runfile
 from pipeline.search import Request, SearchResult
 from pipeline.space.architecture import lower
+from pipeline.space.budgets import Budgets
 from pipeline.space.search_space import SearchSpace
 
 SPACE = SearchSpace.for_input((28, 28, 1), 10, blocks=2)
@@ -145,3 +147,17 @@ def test_what_no_member_meets_is_an_error_that_leaves_the_other_answers(run: Run
     assert good.path.read_text() == before
     with pytest.raises(ConfigError, match="no operator 'nothing'"):
         run.family(FamilyQuestion(penalties={"nothing": 0.5}))
+
+
+def test_a_deadline_that_the_other_boards_counter_cannot_time_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """qemu-cortex-m4 can time 15.9 s, qemu-cortex-m7 5.6 s; nothing is measured for the refusal."""
+    assert run.family(FamilyQuestion(latency_ms=15_000.0)).limit_ms == 15_000.0
+    monkeypatch.setattr(Run, "cost_on", lambda self, name: pytest.fail("measured first"))
+    with pytest.raises(ConfigError, match="--latency-ms is 15,000") as caught:
+        run.family(FamilyQuestion("qemu-cortex-m7", latency_ms=15_000.0))
+    assert "qemu-cortex-m7 cannot time longer" in caught.value.hint
+    run.settings = replace(run.settings, budgets=Budgets(15_000.0))
+    with pytest.raises(ConfigError, match=r"budgets\.latency_ms is 15,000"):
+        run.family(FamilyQuestion("qemu-cortex-m7"))
