@@ -30,6 +30,7 @@ from pipeline.wire.client import (
     FeaturesResult,
     InvokeResult,
     RefusedError,
+    WrappedError,
     WrongFirmwareError,
 )
 from pipeline.wire.messages import DescribeReply, MemoryReply
@@ -129,7 +130,7 @@ class Runner:
         while True:
             try:
                 return work(self._start())
-            except (RefusedError, WrongFirmwareError):
+            except (RefusedError, WrappedError, WrongFirmwareError):
                 raise
             except LinkError:
                 self.close()

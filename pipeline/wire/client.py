@@ -47,6 +47,10 @@ _SURE = 0.9  # part of those that must be missing from a count; the rest is the 
 _COMPUTES_S = 0.02  # bounds below that say more of the line than of the device
 
 
+class WrappedError(LinkError):
+    """The device's counter began anew during an inference. Another run would take as long."""
+
+
 class WrongFirmwareError(LinkError):
     """Another firmware answers than the one asked for, or one of another protocol version."""
 
@@ -240,7 +244,7 @@ class Client:
             return
         rate = self.describe().counter_hz
         if rate and took_s - ticks / rate > _SURE * _TICKS / rate:
-            raise LinkError(
+            raise WrappedError(
                 f"{op.name} took {took_s:.1f} s, and {self._name} counted {ticks / rate:.1f} s: its counter begins "
                 f"anew after {_TICKS / rate:.1f} s",
                 hint=_TOO_LONG,
@@ -263,7 +267,7 @@ class Client:
         count = self.describe().layers if layers is None else layers
         ticks = list(struct.unpack(f"<{count}I", self._read(Op.LAYER, 0, count, unit=4)))
         if of is not None and sum(ticks) - of.ticks > _TICKS // 2:
-            raise LinkError(
+            raise WrappedError(
                 f"{self._name} counted {sum(ticks):,} ticks in the layers of an inference and {of.ticks:,} over all of "
                 f"it: its counter begins anew after {_TICKS:,}",
                 hint=_TOO_LONG,
