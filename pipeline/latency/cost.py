@@ -76,8 +76,12 @@ class CostModel:
         )  # fmt: skip
 
     def key_over(self, ops: Iterable[OpSpec]) -> str:
-        """`key`, and what the table has of `ops`: measuring more of them changes no identity."""
-        rows = {op.key: asdict(row) for op in ops if (row := self.lut.row(op)) is not None}
+        """`key`, and what the table has of `ops`: measuring more of them changes no identity. Where it lacks one, any
+        row may change the estimate, so all count."""
+        wanted = list(ops)
+        rows = {op.key: asdict(row) for op in wanted if (row := self.lut.row(op)) is not None}
+        if self.lut.missing(wanted):
+            rows = {key: asdict(row) for key, row in self.lut.rows.items()}
         return fingerprint(self.key, rows)
 
     def sums_key(self, ops: Iterable[OpSpec]) -> str:

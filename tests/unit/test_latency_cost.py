@@ -11,7 +11,7 @@ from pipeline.assets import asset_dir
 from pipeline.boards import load_board
 from pipeline.errors import LutError
 from pipeline.latency.cost import CostModel
-from pipeline.latency.lut import Lut
+from pipeline.latency.lut import Lut, Row
 from pipeline.memory.planner import plan
 from pipeline.search.costs import build_tables
 from pipeline.space.architecture import lower, parameters
@@ -93,3 +93,20 @@ def test_what_changes_a_cost_changes_its_key(lut: Lut) -> None:
     assert again.key_over(ops) != cost.key_over(ops) == CostModel(BOARD, replace(lut)).key_over(ops)
     # rows of operators that no search asks for leave a finished one alone
     assert again.key_over([]) == cost.key_over([])
+
+
+def test_rows_that_estimates_are_made_from_change_the_key(lut: Lut) -> None:
+    """Of a space whose operators were all measured, other rows change nothing; of a lacking one they may."""
+    ops = SPACE.operators()
+    own = {op.key for op in ops}
+    lacking = next(op for op in ops if op.kind == "depthwise_conv2d")
+
+    def changed(rows: dict[str, Row]) -> dict[str, Row]:
+        return {k: row if k in own else replace(row, cycles=2 * row.cycles) for k, row in rows.items()}
+
+    for rows, differs in (
+        (dict(lut.rows), False),
+        ({k: row for k, row in lut.rows.items() if k != lacking.key}, True),
+    ):
+        before, after = (CostModel(BOARD, replace(lut, rows=r)) for r in (rows, changed(rows)))
+        assert (before.key_over(ops) != after.key_over(ops)) == differs
