@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
-_DROP, _WEIGHT = 0.005, 0.3
+_DROP, _WEIGHT, _HEAD_WEIGHT = 0.005, 0.3, 1.0  # weights as in the full training
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ExitConfig:
     expected_latency_ms: float = 0.0
     search: bool = False
     loss_weight: float = _WEIGHT
-    head_weight: float = _WEIGHT
+    head_weight: float = _HEAD_WEIGHT
 
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "expected_latency_ms", "loss_weight", "head_weight"):
@@ -61,8 +61,8 @@ class ExitConfig:
                 "search.exits.accuracy_drop has no effect with a goal of latency, within which accuracy is highest",
                 hint="leave accuracy_drop or expected_latency_ms out",
             )
-        for name in ("loss_weight", "head_weight"):
-            if getattr(self, name) != _WEIGHT and not self.search:
+        for name, usual in (("loss_weight", _WEIGHT), ("head_weight", _HEAD_WEIGHT)):
+            if getattr(self, name) != usual and not self.search:
                 raise ConfigError(
                     f"search.exits.{name} has no effect without search = true",
                     hint="train.exit_weight is that of the training after the search",

@@ -54,6 +54,13 @@ class QatNetwork(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def heads(self) -> list[nn.Parameter]:
+        """Weights and biases of the early exits' classifiers."""
+        early = self.graph.outputs[:-1]
+        pairs = zip(self.graph.nodes, self.layers, strict=True)
+        return [p for node, layer in pairs if node.output in early for p in layer.parameters()]
+
+    @property
     def folded(self) -> bool:
         return all(layer.folded for layer in self.layers if isinstance(layer, Weighted))
 

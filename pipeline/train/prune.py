@@ -81,6 +81,7 @@ def prune_and_train(
         on_step=on_step, start=start,
     )  # fmt: skip
     identity = fingerprint(architecture.to_json(), data, asdict(config), seed) + cost_key + repr(limits)
+    identity += "heads in full" if network.heads else ""  # otherwise before
     file = folder / "pruning.pt" if folder else None
     with settings(config):
         rounds = _Rounds(network, data, config, shrink, limits, confirm or judge, seed, file, identity)
@@ -160,7 +161,7 @@ class _Rounds:
         options, network = self.options, self.network
         if not options.round_steps:
             return
-        optimizer = sgd(network, self.config)
+        optimizer = sgd(network, self.config, network.heads)
         set_rate(optimizer, _BETWEEN * options.learning_rate)
         network.train()
         for x, y in self._batches(self.round * options.round_steps, options.round_steps):

@@ -137,6 +137,8 @@ class Training:
             self.network = QatNetwork(architecture).to(memory_format=torch.channels_last)
         if any(isinstance(layer, Weighted) and layer.arriving for layer in self.network.layers):
             self.identity += "standardized, held"  # the same architecture was trained otherwise before
+        if self.network.heads:
+            self.identity += "heads in full"  # so was this
         if start is not None:
             if isinstance(start, Mapping):
                 self.network.load_state_dict(start)
@@ -156,7 +158,7 @@ class Training:
 
     def _begin_phase(self) -> None:
         """Optimizer and average are a phase's own: folding replaces parameters."""
-        self.optimizer = sgd(self.network, self.config)
+        self.optimizer = sgd(self.network, self.config, self.network.heads)
         self.average = Average(self.network, self.config.ema) if self.config.ema else None
 
     def run(self, on_step: Callable[[Progress], None] | None) -> QatResult:

@@ -9,6 +9,7 @@ from pathlib import Path
 import flatbuffers
 import numpy as np
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given, settings
@@ -29,6 +30,9 @@ from pipeline.space.architecture import Architecture, Block, lower, parameters
 from pipeline.space.exits import METADATA, ExitRule, margins
 from pipeline.space.graph import OpGraph
 from pipeline.space.search_space import SearchSpace
+from pipeline.train.config import TrainConfig
+from pipeline.train.network import QatNetwork
+from pipeline.train.optimizer import set_rate, sgd
 
 ARCHITECTURE = Architecture(
     (14, 14, 1), 5, 8, 1,
@@ -184,6 +188,25 @@ def test_generated_decision_is_the_rule(decide: Path) -> None:
 
 
 # -- files --------------------------------------------------------------------------------------------------
+
+
+def test_heads_learn_from_their_losses_in_full_and_blocks_by_exit_weight() -> None:
+    config = TrainConfig(momentum=0.0, weight_decay=0.0, exit_weight=0.25)
+    torch.manual_seed(0)
+    network, rate = QatNetwork(ARCHITECTURE), 0.1
+    optimizer = sgd(network, config, network.heads)
+    set_rate(optimizer, rate)
+    losses = [y.square().sum() for y in network.each(torch.rand(3, 1, 14, 14))]
+    own = torch.autograd.grad(sum(losses[:-1]), network.heads, retain_graph=True)
+    sum((config.exit_weight * loss for loss in losses[:-1]), losses[-1]).backward()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer.step()
+    heads = {id(p): gradient for p, gradient in zip(network.heads, own, strict=True)}
+    assert len(heads) == 2 * len(ARCHITECTURE.exits)
+    for name, p in network.named_parameters():
+        if p.grad is not None:
+            step = heads.get(id(p), p.grad)
+            torch.testing.assert_close(p.detach(), before[name] - rate * step, rtol=1e-4, atol=1e-6)
 
 
 def test_one_file_with_several_outputs(frozen: QuantizedNetwork) -> None:
