@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.figures import Figure
 from pipeline.firmware import plain_name, too_long
 from pipeline.fleet import Targets
+from pipeline.links import check_reachable
 from pipeline.progress import Reporter
 from pipeline.report import write_report
 from pipeline.report.document import core_document, energy_figure, predicted_latency
@@ -139,6 +140,9 @@ class SingleModel:
     ) -> dict[str, Any]:
         """Run inputs on the target, or several; writes and returns the report."""
         x, labels, sound = self._inputs(load(self.path), images, inputs, seed)  # before anything is measured
+        targets = targets or Targets()
+        if targets.ray is None:
+            check_reachable(self.board, targets.each)
         d = self.deployment
         validation = stages.validate_on_target(d, self.board, x, labels, self.reporter, targets, sound)
         document = core_document(
@@ -185,6 +189,7 @@ class SingleModel:
                 f"engine {engine} is validated on one target at a time",
                 hint="one --port, no --workers, no --ray",
             )
+        check_reachable(self.board, targets.each)
         model = load(self.path)
         self._claim()
         x, labels, _ = self._inputs(model, images, inputs, seed)

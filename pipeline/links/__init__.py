@@ -12,7 +12,7 @@ from pipeline.links.process import ProcessLink
 from pipeline.links.qemu import INSTRUCTION_NS, open_qemu
 from pipeline.links.serial_port import SerialLink
 
-__all__ = ["INSTRUCTION_NS", "Link", "ProcessLink", "SerialLink", "open_link"]
+__all__ = ["INSTRUCTION_NS", "Link", "ProcessLink", "SerialLink", "check_reachable", "open_link"]
 
 
 def open_link(
@@ -25,7 +25,7 @@ def open_link(
     `plugin_args` go to QEMU's `-plugin`, one string each. Raises ToolError (a program that is missing),
     LinkError (no such port), ConfigError (none given, and the board is not found or not told from another).
     """
-    if board.port.hosted and (board.emulator is None or board.emulator.kind == "process"):
+    if _own_system(board):
         return _open_hosted(board, elf, port)
     if port == "renode":
         from pipeline.links.renode import RenodeLink
@@ -49,16 +49,36 @@ def open_link(
     return SerialLink(find_port(board).device, baud=board.uart.baud)
 
 
-def _open_hosted(board: Board, elf: Path, port: str | None) -> Link:
-    if port is not None and port.startswith("ssh://"):
-        from pipeline.links.ssh import open_ssh
+def check_reachable(board: Board, ports: Sequence[str | None]) -> None:
+    """Raises what `open_link` would where nothing says how to reach one of `board`; opens none, so before a build."""
+    for port in ports:
+        if _own_system(board):
+            _check_hosted(board, port)
+        elif port is None and board.emulator is None:
+            from pipeline.links.discovery import find_port
 
-        return open_ssh(board, elf, port)
-    if board.emulator is None and port != "local":
+            find_port(board)
+
+
+def _own_system(board: Board) -> bool:
+    """Whether what is measured runs as a program under an operating system, with no emulator around it."""
+    return board.port.hosted and (board.emulator is None or board.emulator.kind == "process")
+
+
+def _check_hosted(board: Board, port: str | None) -> None:
+    if board.emulator is None and port != "local" and not (port or "").startswith("ssh://"):
         raise LinkError(
             f"board {board.name} is another machine",
             hint="--port ssh://user@host, or --port local on the board itself",
         )
+
+
+def _open_hosted(board: Board, elf: Path, port: str | None) -> Link:
+    _check_hosted(board, port)
+    if port is not None and port.startswith("ssh://"):
+        from pipeline.links.ssh import open_ssh
+
+        return open_ssh(board, elf, port)
     from pipeline.links.native import open_native
 
     return open_native(board, elf)

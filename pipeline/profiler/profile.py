@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, LutError
 from pipeline.fleet import Fleet, Targets
 from pipeline.latency.intervals import Interval
 from pipeline.latency.lut import Identity, Lut, Row
+from pipeline.links import check_reachable
 from pipeline.profiler.calibration import ANCHOR, calibration_operators
 from pipeline.profiler.campaign import DRIFT, WALL_CLOCK_DRIFT, Campaign
 from pipeline.profiler.engines import Engine, Session, engine_named
@@ -196,6 +197,8 @@ def _measure(
             f"--port {other}: the table of {board.name} is of this machine ({timing_name(board)})",
             hint="run edgenas profile there, or describe that machine as a board: docs/add-a-board.md",
         )
+    if targets.ray is None:
+        check_reachable(board, ports)
     wanted = engine.identity(board) if targets.ray is not None else None
 
     def factory(index: int) -> Callable[[], Session]:

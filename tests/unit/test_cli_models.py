@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from needs import NEEDS_QEMU_ARM
 
 from pipeline.boards import load_board
 from pipeline.engine import load
-from pipeline.errors import BudgetError, ConfigError, DataError
+from pipeline.errors import BudgetError, ConfigError, DataError, LinkError
 from pipeline.firmware import check_path
 from pipeline.fleet import Targets
 from pipeline.single import open_model
@@ -209,6 +210,22 @@ def test_inputs_are_read_before_anything_is_measured_or_built(
     np.save(tmp_path / "wrong.npy", np.zeros((2, 5), np.int8))
     with pytest.raises(DataError, match="holds shape"):
         job.validate(2, tmp_path / "wrong.npy", 0)
+
+
+@pytest.mark.parametrize(
+    ("board", "says"), [("raspberry-pi-3", "another machine"), ("nucleo-f446re", "--port")]
+)
+def test_a_board_that_nothing_says_how_to_reach_is_told_before_a_build(
+    board: str, says: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in ("pipeline.stages.deploy", "pipeline.single.validate_tflm"):
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("minutes of work"))
+    monkeypatch.setattr("pipeline.links.discovery.serial_ports", lambda comports=None: [])
+    job = open_model(model, board, tmp_path / "out", quiet=True)
+    for validate in (job.validate, partial(job.validate_tflm, "tflm")):
+        with pytest.raises(LinkError) as caught:
+            validate(1, None, 0)
+        assert says in caught.value.message + caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["v[2]", "a;b", "a|b", "$HOME", 'a"b', "a\\b", "*"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.boards import load_board
-from pipeline.errors import ConfigError, LutError
+from pipeline.errors import ConfigError, LinkError, LutError
 from pipeline.fleet import Targets
 from pipeline.profiler import engines, identity
 from pipeline.profiler.calibration import ANCHOR
@@ -89,6 +89,22 @@ def test_a_ray_host_of_another_compiler_is_refused_for_any_board(
     with pytest.raises(LutError, match="compiler is 'gcc 14' there, 'gcc 12' here") as error:
         asked(tmp_path, Targets(ray="auto"), load_board("qemu-cortex-m4"))
     assert "timing" not in error.value.message
+
+
+def test_a_board_that_nothing_says_how_to_reach_is_told_before_a_build(
+    elsewhere: list[Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.links.discovery.serial_ports", lambda comports=None: [])
+    pi, nucleo = load_board("raspberry-pi-3"), load_board("nucleo-l4r5zi")
+    with pytest.raises(LinkError, match="another machine"):
+        asked(tmp_path, Targets(), pi)
+    with pytest.raises(LinkError, match="no nucleo-l4r5zi is connected"):
+        asked(tmp_path, Targets(), nucleo)
+    for targets, board in ((Targets(ports=("local",)), pi), (Targets(ports=("/dev/ttyACM0",)), nucleo)):
+        with pytest.raises(Opened):
+            asked(tmp_path, targets, board)
+    with pytest.raises(Opened):  # the host that has it knows where it is
+        asked(tmp_path, Targets(ray="10.0.0.1:6379"), nucleo)
 
 
 def test_this_machines_table_is_not_measured_over_ssh(
