@@ -13,10 +13,10 @@ class SelectionConfig:
     """Raises ConfigError, naming the field, on a value without meaning.
 
     `pool` architectures within the budgets are drawn for every one that shared weights will judge, and those with
-    the best mean rank over `proxies` are kept (none: in the order drawn). The semifinal has `rounds`: in the first
-    one the best of these train, in each further one mutations of the best so far. With `shared` half of the first
-    round's places go by shared weights, and the semifinal starts from them instead of from scratch; so do the
-    trainings of the hypernetwork's and HW-DARTS' members, whose only setting here it is.
+    the best mean rank over `proxies` are kept (none: the most probable, and a draw of the others). The semifinal has
+    `rounds`: in the first one the best of these train, in each further one mutations of the best so far. With `shared`
+    half of the first round's places go by shared weights, and the semifinal starts from them instead of from scratch;
+    so do the trainings of the hypernetwork's and HW-DARTS' members, whose only setting here it is.
     """
 
     proxies: tuple[str, ...] = ("macs", "naswot")

@@ -30,7 +30,8 @@ def sgd(network: nn.Module, config: TrainConfig, heads: Sequence[nn.Parameter] =
         decayed = [p for p in share if p.ndim > 1]
         others = [p for p in share if p.ndim <= 1]
         if share:
-            groups.append({"params": decayed, "weight_decay": config.weight_decay, _FACTOR: factor})
+            decay = config.weight_decay / factor  # which times the rate is the same for all
+            groups.append({"params": decayed, "weight_decay": decay, _FACTOR: factor})
             groups.append({"params": others, _FACTOR: factor})
     return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0)
 

@@ -191,7 +191,7 @@ def test_generated_decision_is_the_rule(decide: Path) -> None:
 
 
 def test_heads_learn_from_their_losses_in_full_and_blocks_by_exit_weight() -> None:
-    config = TrainConfig(momentum=0.0, weight_decay=0.0, exit_weight=0.25)
+    config = TrainConfig(momentum=0.0, weight_decay=0.3, exit_weight=0.25)
     torch.manual_seed(0)
     network, rate = QatNetwork(ARCHITECTURE), 0.1
     optimizer = sgd(network, config, network.heads)
@@ -205,7 +205,8 @@ def test_heads_learn_from_their_losses_in_full_and_blocks_by_exit_weight() -> No
     assert len(heads) == 2 * len(ARCHITECTURE.exits)
     for name, p in network.named_parameters():
         if p.grad is not None:
-            step = heads.get(id(p), p.grad)
+            decay = config.weight_decay * before[name] * (p.ndim > 1)
+            step = heads.get(id(p), p.grad) + decay
             torch.testing.assert_close(p.detach(), before[name] - rate * step, rtol=1e-4, atol=1e-6)
 
 
