@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_export import HAND_MADE, inputs, trained
 
+from pipeline.data import DataSet
 from pipeline.engine import emit_c, load
 from pipeline.engine.emit_exits import _DECIDE
 from pipeline.engine.host import HostModel
@@ -30,6 +33,7 @@ from pipeline.space.architecture import Architecture, Block, lower, parameters
 from pipeline.space.exits import METADATA, ExitRule, margins
 from pipeline.space.graph import OpGraph
 from pipeline.space.search_space import SearchSpace
+from pipeline.train import train_qat
 from pipeline.train.config import TrainConfig
 from pipeline.train.network import QatNetwork
 from pipeline.train.optimizer import set_rate, sgd
@@ -208,6 +212,21 @@ def test_heads_learn_from_their_losses_in_full_and_blocks_by_exit_weight() -> No
             decay = config.weight_decay * before[name] * (p.ndim > 1)
             step = heads.get(id(p), p.grad) + decay
             torch.testing.assert_close(p.detach(), before[name] - rate * step, rtol=1e-4, atol=1e-6)
+
+
+def test_training_lets_heads_learn_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def note(network: QatNetwork, config: TrainConfig, heads: Sequence[torch.nn.Parameter] = ()) -> Any:
+        given.append(sum(p is head for p in heads for head in network.heads))
+        return sgd(network, config, heads)
+
+    monkeypatch.setattr("pipeline.train.trainer.sgd", note)
+    x, y = np.zeros((8, 14, 14, 1), np.uint8), np.arange(8) % 5
+    names = tuple("abcde")
+    data = DataSet("flat", x, y, x, y, x, y, ARCHITECTURE.classes, names, "here")
+    train_qat(ARCHITECTURE, data, TrainConfig(float_epochs=1, qat_epochs=1, batch_size=4, threads=1))
+    assert given == [2 * len(ARCHITECTURE.exits)] * len(given) and len(given) >= 2  # both phases
 
 
 def test_one_file_with_several_outputs(frozen: QuantizedNetwork) -> None:
