@@ -46,7 +46,7 @@ from pipeline.space.search_space import SearchSpace
 BOARDS = ("qemu-cortex-m4", "qemu-cortex-m7", "qemu-rv32", "qemu-cortex-a53")
 METHODS = {
     "blocks": ("edgenas", "hypernetwork", "random", "evolution", "hwdarts", "mobilenetv2"),
-    "cells": ("hypernetwork", "random", "evolution"),
+    "cells": ("hypernetwork", "random", "evolution", "hwdarts"),
 }
 STRIDES, OPS, CHANNELS = (2, 2, 1), ("dw3", "ir2", "se4", "skip"), (16, 24, 32)
 NODES, CELL_STEM, CELL_CHANNELS, CELL_STRIDES = 2, 8, (8, 16), (2, 2)

@@ -116,11 +116,17 @@ def _cells(
     """A search of cells, computing as `config` asks for while it is worked on."""
     from pipeline.search import device
     from pipeline.search.cell_baselines import CellEvolution, CellRandom
+    from pipeline.search.cell_hwdarts import CellHwDarts
     from pipeline.search.cell_hypersearch import CellHyperSearch
 
     check_settings(config, [config.method], cells=True)
     check_data(data, space)
-    methods = {"hypernetwork": CellHyperSearch, "random": CellRandom, "evolution": CellEvolution}
+    methods = {
+        "hypernetwork": CellHyperSearch,
+        "hwdarts": CellHwDarts,
+        "random": CellRandom,
+        "evolution": CellEvolution,
+    }
     with device.computing(config) as where:
         resident = device.resident(data, where)
         yield methods[config.method](

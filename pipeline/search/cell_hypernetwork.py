@@ -68,9 +68,13 @@ class ConditionedCells(Conditional[CellTables]):
 
     def repaired(self, judge: CellJudge, rng: np.random.Generator | None) -> EdgePath:
         """The most probable path, or with `rng` a sample, repaired to the budgets of `judge` if it can be."""
-        logs: Floats = torch.log_softmax(self.logits.detach(), -1).double().numpy()
-        drawn = logs if rng is None else logs + rng.gumbel(size=logs.shape)
-        return judge.repair(tuple(int(op) for op in drawn.argmax(1)), logs)
+        return repaired_path(judge, torch.log_softmax(self.logits.detach(), -1).double().numpy(), rng)
+
+
+def repaired_path(judge: CellJudge, logs: Floats, rng: np.random.Generator | None) -> EdgePath:
+    """The most probable path by `logs` (edges of all cells, ops), or with `rng` a sample, repaired if it can be."""
+    drawn = logs if rng is None else logs + rng.gumbel(size=logs.shape)
+    return judge.repair(tuple(int(op) for op in drawn.argmax(1)), logs)
 
 
 def expected_cost(tables: CellTables, gamma: Tensor) -> Expected:

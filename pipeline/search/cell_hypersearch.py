@@ -147,10 +147,6 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
     def emitter(self) -> ConditionedCells:
         return self.relaxation
 
-    @property
-    def member_steps(self) -> int:
-        return self.config.proxy_steps
-
     def serve(self, target: Target) -> ServedBoard[CellJudge]:
         return self._served(target, CellTables.of(self.space, target.cost))
 

@@ -1,4 +1,4 @@
-"""What searches in cell spaces have in common: the hypernetwork's (cell_hypersearch.py) and the baselines'."""
+"""What searches in cell spaces have in common: the hypernetwork's, HW-DARTS' and the baselines'."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ class CellSearch(ABC):
         identity = cell_fingerprint(tables, self.data, self.budgets, self.config, self.seed)
         self.store = Checkpoint(self.checkpoint, identity, self.config.checkpoint_seconds)
 
+    @property
+    def member_steps(self) -> int:
+        """Steps of each training of its own."""
+        return self.config.proxy_steps
+
     def run(self) -> SearchResult:
         return self._result(reason) if (reason := self.judge.impossible()) else self._search()
 
@@ -94,7 +99,7 @@ class CellSearch(ABC):
         members = []
         for path in ranked:
             own = self.own.get(path)
-            steps = self.config.proxy_steps if own is not None else 0
+            steps = self.member_steps if own is not None else 0
             shared = self.shared.get(path)
             members.append(
                 Candidate(self.judge.architecture(path), self.judge.exact(path), shared, own, steps)

@@ -73,3 +73,17 @@ def affordable_cell_trainings(config: SearchConfig, ops: int, validation_images:
 def cell_alone_passes(config: SearchConfig, validation_images: int) -> int:
     """Passes of one cell network that is trained for `proxy_steps` and judged."""
     return training_passes(config, config.proxy_steps) + validation_images
+
+
+def cell_member_steps(config: SearchConfig, ops: int, validation_images: int) -> int:
+    """Steps of each member of HW-DARTS in a cell space: what that cost leaves, but not fewer than a baseline's.
+
+    A step of an alpha compares paths, or runs every operator of every edge and is differentiated.
+    """
+    lambdas = len(config.hwdarts.lambdas)
+    each = config.paths if config.gradient == "score" else TRAINING * ops
+    alphas = lambdas * config.hwdarts.steps_each(config.steps) * each * config.validation_batch_size
+    looks = config.candidates * min(config.ranking_images, validation_images) + lambdas * validation_images
+    spent = training_passes(config, config.warmup_steps + config.steps) + alphas + looks
+    left = cell_passes(config, ops, validation_images) - spent
+    return max(config.proxy_steps, left // (lambdas * training_passes(config, 1)))

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
-from pipeline.search.candidates import ExactPath, Judge, repair
+from pipeline.search.candidates import ExactPath, repair
+from pipeline.search.config import SearchConfig
 from pipeline.search.edgenas import _ARCHITECTURE, _STARTS, EdgeNas
+from pipeline.search.lambdasweep import LambdaSweep, members
 from pipeline.search.methods import Task, register
 from pipeline.search.result import SearchResult
 from pipeline.search.selection import (
@@ -28,13 +30,12 @@ from pipeline.search.selection import (
 from pipeline.search.trainer import Validation, cosine, draw_batch
 
 
-class HwDarts(EdgeNas):
+class HwDarts(EdgeNas, LambdaSweep):
     """EdgeNAS' supernet, estimator, checkpoint and contest around a sweep of the multiplier."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._start = copy.deepcopy((self.relaxation.state_dict(), self.architecture.state_dict()))
-        # Paths that the alphas gave, by lambda; the first is the one for the contest.
         self.found: list[list[ExactPath]] = []
         self.nearest: ExactPath | None = None
         with torch.no_grad():
@@ -43,12 +44,8 @@ class HwDarts(EdgeNas):
         self.unit_ms = task.budgets.latency_ms or reference
 
     @property
-    def weight_steps(self) -> int:
-        return self.task.config.warmup_steps + self.task.config.steps
-
-    @property
-    def steps_each(self) -> int:
-        return self.task.config.hwdarts.steps_each(self.task.config.steps)
+    def settings(self) -> SearchConfig:
+        return self.task.config
 
     @property
     def member_steps(self) -> int:
@@ -64,31 +61,19 @@ class HwDarts(EdgeNas):
         return self.weight_steps + members + config.candidates
 
     def _train(self) -> None:
-        """The supernet, then each lambda's alpha and the paths it gives."""
-        config, task = self.task.config, self.task
-        while self.step < self.weight_steps:
-            lr = cosine(config.weight_lr, self.step, self.weight_steps)
-            loss = self._weight_step(config.temperature_start, lr)
-            self.step += 1
-            if self.checkpoint.due() or self.step == self.weight_steps:
-                self._save()
-            task.report("supernet", self.step, self.total, {"train_loss": loss})
-        for index, weight in enumerate(config.hwdarts.lambdas):
-            if index < len(self.found):
-                continue
-            end = self.weight_steps + (index + 1) * self.steps_each
-            while self.step < end:
-                done = self.steps_each - (end - self.step)
-                if done == 0:
-                    self._restart()
-                record = self._lambda_step(weight, done)
-                self.history.append(record)
-                self.step += 1
-                if self.checkpoint.due():
-                    self._save()
-                task.report("search", self.step, self.total, record)
-            self.found.append(self._paths(index))
-            self._save()
+        self._sweep()
+
+    def _weights_learn(self) -> float:
+        config = self.task.config
+        return self._weight_step(
+            config.temperature_start, cosine(config.weight_lr, self.step, self.weight_steps)
+        )
+
+    def _due(self) -> bool:
+        return self.checkpoint.due()
+
+    def _tell(self, phase: str, record: dict[str, float]) -> None:
+        self.task.report(phase, self.step, self.total, record)
 
     def _restart(self) -> None:
         relaxation, architecture = copy.deepcopy(self._start)
@@ -98,9 +83,7 @@ class HwDarts(EdgeNas):
     def _lambda_step(self, weight: float, done: int) -> dict[str, float]:
         """One step on alpha. Every lambda sees the same batches and draws, so that they compare."""
         task, config = self.task, self.task.config
-        share = done / max(1, self.steps_each - 1)
-        ratio = config.temperature_end / config.temperature_start
-        temperature = float(config.temperature_start * ratio**share)
+        temperature = self._annealed(done)
         rng = task.rng(_ARCHITECTURE, done)
         batch = draw_batch(task.data.x_val, task.data.y_val, config.validation_batch_size, rng)
         self.architecture.zero_grad(set_to_none=True)
@@ -193,18 +176,6 @@ class HwDarts(EdgeNas):
 
 def _path(raw: list[list[int]]) -> ExactPath:
     return tuple((op, width) for op, width in raw)
-
-
-def members(found: list[list[ExactPath]], scored: dict[ExactPath, float], judge: Judge) -> list[ExactPath]:
-    """One path a lambda: its most probable one, or where an earlier lambda has it, its next best by `scored`."""
-    chosen: list[ExactPath] = []
-    for paths in found:
-        rest = sorted(paths[1:], key=lambda p: (scored[p], -judge.exact(p).latency_ms), reverse=True)
-        for path in [*paths[:1], *rest]:
-            if path not in chosen:
-                chosen.append(path)
-                break
-    return chosen
 
 
 @register("hwdarts")

@@ -70,12 +70,9 @@ class Relaxation(nn.Module):
         """A hard Gumbel-softmax draw: the path and straight-through gates (one-hot ahead, soft backward)."""
         gates, hard = [], []
         for logits in (self.ops, self.widths):
-            noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape)).astype(np.float32))
-            soft = torch.softmax(logits / temperature + noise, -1)
-            index = soft.argmax(-1)
-            one_hot = F.one_hot(index, logits.shape[1]).to(soft.dtype)
-            gates.append(one_hot + soft - soft.detach())
-            hard.append([int(i) for i in index])
+            chosen, gate = hard_draw(logits, temperature, rng)
+            gates.append(gate)
+            hard.append(chosen)
         return list(zip(hard[0], hard[1], strict=True)), (gates[0], gates[1])
 
     def argmax(self) -> IndexPath:
@@ -167,3 +164,12 @@ class Relaxation(nn.Module):
         return Expected(
             latency, tables.sram_offset + (sharp * peaks).sum(), intercept + slope * weights, weights
         )
+
+
+def hard_draw(logits: Tensor, temperature: float, rng: np.random.Generator) -> tuple[list[int], Tensor]:
+    """A hard Gumbel-softmax draw of each row of `logits` (n, choices): indices, and straight-through gates."""
+    noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape)).astype(np.float32))
+    soft = torch.softmax(logits / temperature + noise, -1)
+    index = soft.argmax(-1)
+    one_hot = F.one_hot(index, logits.shape[1]).to(soft.dtype)
+    return [int(i) for i in index], one_hot + soft - soft.detach()

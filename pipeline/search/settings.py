@@ -18,7 +18,7 @@ METHODS = (
     "mobilenetv2",
     "given",
 )  # that the tables know
-CELL_METHODS = ("hypernetwork", "random", "evolution")
+CELL_METHODS = ("hypernetwork", "hwdarts", "random", "evolution")
 # who trains candidates alone, for one board, and so can compare them with their early exits
 EXIT_METHODS = ("edgenas", "hwdarts", "random", "evolution", "mobilenetv2")
 

@@ -21,6 +21,7 @@ from pipeline.sweep.grid import grid, method_list, numbers, seed_list
 from pipeline.sweep.sweep import Sweep
 
 METHODS = ("edgenas", "random", "evolution")  # compared where none are named
+OF_CELLS = ("hypernetwork", "random", "evolution")  # the same in a space of cells
 
 
 def open_sweep(
@@ -36,7 +37,7 @@ def open_sweep(
     train: bool = False,
 ) -> Sweep:
     """`methods`, `seeds` and `latency_ms` as on the command line; without the last the run file's limit, without the
-    first those of METHODS or, in a space of cells, CELL_METHODS.
+    first those of METHODS or, in a space of cells, OF_CELLS.
 
     Loads the data set (with the run file's seed, the same for all) and gets the latency table ready. Raises
     ConfigError for an option that has no meaning, and what loading and profiling raise.
@@ -45,7 +46,7 @@ def open_sweep(
     if not limits[0]:
         raise ConfigError("the run file has no latency limit", hint="give --latency-ms")
     cells = settings.space.kind == "cells"
-    chosen = method_list(methods) if methods else list(CELL_METHODS if cells else METHODS)
+    chosen = method_list(methods) if methods else list(OF_CELLS if cells else METHODS)
     limits = [_held(settings, limit, reporter) for limit in limits]
     jobs = grid(chosen, seed_list(seeds), limits)
     if cells:

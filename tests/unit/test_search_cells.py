@@ -20,6 +20,7 @@ from pipeline.search.cell_hypernetwork import expected_cost
 from pipeline.search.cell_supernet import CellSupernet
 from pipeline.search.costs import exact_cost
 from pipeline.search.effort import affordable_cell_trainings, cell_passes
+from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.settings import CELL_METHODS, refused_for_cells
 from pipeline.search.targets import one_board
 from pipeline.space.budgets import Budgets
@@ -93,7 +94,17 @@ def test_repair_replaces_edges_until_it_fits() -> None:
 
 @pytest.mark.parametrize(
     ("method", "at"),
-    [("hypernetwork", 5), ("hypernetwork", 12), ("random", 7), ("evolution", 4), ("evolution", 14)],
+    [
+        ("hypernetwork", 5),
+        ("hypernetwork", 12),
+        ("random", 7),
+        ("evolution", 4),
+        ("evolution", 14),
+        ("hwdarts", 3),
+        ("hwdarts", 9),
+        ("hwdarts", 14),
+        ("hwdarts", 22),
+    ],
 )
 def test_resumed_search_equals_the_uninterrupted_one(method: str, at: int, tmp_path) -> None:
     whole = run(method)
@@ -216,15 +227,18 @@ def test_all_methods_cost_the_same(ops: tuple[str, ...], monkeypatch: pytest.Mon
     passes = {}
     for method in CELL_METHODS:
         counted[0] = 0
-        result = search(space, DATA, COST, ANY, replace(config, method=method), seed=5)
+        own = {"hwdarts": HwDartsConfig((0.0, 1.0))} if method == "hwdarts" else {}
+        result = search(space, DATA, COST, ANY, replace(config, method=method, **own), seed=5)
         passes[method] = counted[0] / space.positions
-        if method != "hypernetwork":
+        if method in ("random", "evolution"):
             wanted = affordable_cell_trainings(config, len(ops), len(DATA.x_val))
             assert len(result.candidates) == len(result.history) == wanted > 4
     one = 3 * config.batch_size * config.proxy_steps + len(DATA.x_val)
     assert passes["hypernetwork"] == cell_passes(config, len(ops), len(DATA.x_val))
     assert 0 <= passes["hypernetwork"] - passes["random"] < one
     assert passes["evolution"] == passes["random"]
+    # of a small space several lambdas may give one path, which trains once
+    assert 0.8 < passes["hwdarts"] / passes["hypernetwork"] <= 1
 
 
 def test_a_baselines_course_is_the_best_so_far_against_its_cost() -> None:

@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.report import render_sweep
 from pipeline.search import search
 from pipeline.search.effort import cell_passes
+from pipeline.search.hwdartsconfig import HwDartsConfig
 from pipeline.search.settings import CELL_METHODS
 from pipeline.space import Budgets
 from pipeline.sweep import Job, Sweep, grid, summarize
@@ -90,7 +91,7 @@ def test_every_job_is_the_search_it_stands_for_and_is_done_once(tmp_path: Path) 
 
 
 def test_cells_are_swept_at_equal_cost(tmp_path: Path) -> None:
-    config = replace(TINY, method="hypernetwork", proxy_steps=4)
+    config = replace(TINY, method="hypernetwork", proxy_steps=4, hwdarts=HwDartsConfig((0.0, 1.0)))
     bench = replace(BENCH, space=CELLS, config=config)
     jobs = grid(CELL_METHODS, [0], [0.001, 2.0])
     sweep = Sweep(bench, jobs, tmp_path, QUIET)
