@@ -16,6 +16,8 @@ from pipeline.data.speech import clips_of
 from pipeline.errors import BudgetError, ConfigError
 from pipeline.export import to_int8
 from pipeline.familystage import FamilyAnswer, FamilyQuestion, latency_provenance
+from pipeline.fleet import Targets
+from pipeline.links import check_reachable
 from pipeline.progress import Reporter
 from pipeline.provenance import provenance
 from pipeline.prunestage import prune
@@ -236,8 +238,15 @@ class Run(RunInputs):
         trained: dict[str, Any] = read_json(path, "accuracy", "history", "quantization", "agreement")
         return trained
 
-    def everything(self) -> dict[str, Any]:
-        """All stages; returns (and writes) the report."""
+    def everything(self, targets: Targets | None = None) -> dict[str, Any]:
+        """All stages, validation on `targets`; returns (and writes) the report.
+
+        Raises ConfigError or LinkError before the first stage where a target cannot be reached; only what was validated
+        before needs none, if none is named.
+        """
+        targets, path = targets or Targets(), self.folder / "validation.json"
+        if targets.ports or not path.is_file():
+            check_reachable(self.settings.board, targets.each)
         trained = self.export()
         s = self.settings
         started = time.monotonic()
@@ -248,7 +257,6 @@ class Run(RunInputs):
 
         images = min(s.validate.images, len(self.data.x_test))
         key = fingerprint(__version__, deployment.build.build_id, deployment.tflite, self._data_key, images)
-        path = self.folder / "validation.json"
 
         def work() -> str:
             validation = stages.validate_on_target(
@@ -257,7 +265,8 @@ class Run(RunInputs):
                 to_int8(self.data.x_test[:images]),
                 self.data.y_test[:images],
                 self.reporter,
-                sound=clips_of(self.data, images),
+                targets,
+                clips_of(self.data, images),
             )
             self._set_aside((path.name, *_REPORTED), copied=(*_SEARCHED, "training.json", "model.tflite"))
             write_text(path, json.dumps(validation.to_json()) + "\n")

@@ -41,10 +41,11 @@ def register(app: typer.Typer) -> None:
         time: the same command goes on where it stopped. Exit status as of `edgenas run`.
         """
         from pipeline.adapt import EdgeRun, Options
+        from pipeline.fleet import Targets
 
         run = EdgeRun.open(runfile, data=data, runs=runs, quiet=json)
         run.configure(Options(cloud, clock_hz, latency_scale, measure, port))
-        result = run.everything()
+        result = run.everything(Targets((port,) if port else ()))
         if json:
             print_json(result)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pipeline.cli.common import DEFAULT_RUNS, DataPath, Json, RunFile, RunsDir, example, print_json
@@ -14,16 +16,25 @@ def register(app: typer.Typer) -> None:
         runfile: RunFile,
         data: DataPath = None,
         runs: RunsDir = DEFAULT_RUNS,
+        port: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--port", help="Serial port of a real board, or ssh://user@host; repeat it for several."
+            ),
+        ] = None,
         json: Json = False,
     ) -> None:
         """Search, train, export, build, run on the (emulated) device and report.
 
         Interrupt it at any time: the same command goes on where it stopped. Exit status 1 when the model
-        breaks a budget or its outputs differ from the reference.
+        breaks a budget or its outputs differ from the reference. A real board must be in reach from the start;
+        `edgenas export` goes as far as none is needed.
         """
+        from pipeline.fleet import Targets
         from pipeline.run import Run
 
-        result = Run.open(runfile, data=data, runs=runs, quiet=json).everything()
+        run = Run.open(runfile, data=data, runs=runs, quiet=json)
+        result = run.everything(Targets(tuple(port or ())))
         if json:
             print_json(result)
         else:

@@ -50,14 +50,15 @@ def open_link(
 
 
 def check_reachable(board: Board, ports: Sequence[str | None]) -> None:
-    """Raises what `open_link` would where nothing says how to reach one of `board`; opens none, so before a build."""
+    """Raises what `open_link` would where nothing says how to reach one of `board`, or the port does not exist; opens
+    none, so before a build."""
     for port in ports:
         if _own_system(board):
             _check_hosted(board, port)
-        elif port is None and board.emulator is None:
+        elif port != "renode" and (port is not None or board.emulator is None):
             from pipeline.links.discovery import find_port
 
-            find_port(board)
+            find_port(board, port=port)
 
 
 def _own_system(board: Board) -> bool:

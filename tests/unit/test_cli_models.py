@@ -191,9 +191,13 @@ def test_the_interpreter_runs_on_the_port_that_is_named(
 
     monkeypatch.setattr("pipeline.single.validate_tflm", stand_in)
     job = open_model(model, "nucleo-f446re", tmp_path / "out", quiet=True)
-    job.validate_tflm("tflm", 1, None, 0, Targets(("/dev/ttyACM0",)))
-    assert ports == ["/dev/ttyACM0"]
-    for targets in (Targets(("/dev/ttyACM0", "/dev/ttyACM1")), Targets(count=2), Targets(ray="local")):
+    job.validate_tflm("tflm", 1, None, 0, Targets(("socket://lab:4000",)))
+    assert ports == ["socket://lab:4000"]
+    for targets in (
+        Targets(("socket://lab:4000", "socket://lab:4001")),
+        Targets(count=2),
+        Targets(ray="local"),
+    ):
         with pytest.raises(ConfigError, match="one target at a time") as caught:
             job.validate_tflm("tflm", 1, None, 0, targets)
         assert "--workers" in caught.value.hint

@@ -95,12 +95,15 @@ def test_a_board_that_nothing_says_how_to_reach_is_told_before_a_build(
     elsewhere: list[Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.links.discovery.serial_ports", lambda comports=None: [])
-    pi, nucleo = load_board("raspberry-pi-3"), load_board("nucleo-l4r5zi")
+    pi, nucleo, port = load_board("raspberry-pi-3"), load_board("nucleo-l4r5zi"), tmp_path / "ttyACM0"
+    port.touch()
     with pytest.raises(LinkError, match="another machine"):
         asked(tmp_path, Targets(), pi)
     with pytest.raises(LinkError, match="no nucleo-l4r5zi is connected"):
         asked(tmp_path, Targets(), nucleo)
-    for targets, board in ((Targets(ports=("local",)), pi), (Targets(ports=("/dev/ttyACM0",)), nucleo)):
+    with pytest.raises(LinkError, match="there is no port /nowhere"):
+        asked(tmp_path, Targets(ports=("/nowhere",)), nucleo)
+    for targets, board in ((Targets(ports=("local",)), pi), (Targets(ports=(str(port),)), nucleo)):
         with pytest.raises(Opened):
             asked(tmp_path, targets, board)
     with pytest.raises(Opened):  # the host that has it knows where it is
