@@ -263,13 +263,17 @@ def _check_exits(table: Table, run: RunFile) -> None:
 
 
 def _check_boards(table: Table, run: RunFile) -> None:
-    """Raises ConfigError with the line where a hypernetwork's board is not known."""
+    """Raises ConfigError with the line where a hypernetwork's board is not known, or cannot time the deadline."""
+    hyper = table.sub("search", required=False).sub("hyper", required=False)
     for name in run.search.hyper.boards:
         try:
-            load_board(name)
+            board = load_board(name)
         except ConfigError as error:
-            where = table.sub("search").sub("hyper").where("boards")
-            raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
+            raise ConfigError(f"{hyper.where('boards')}: {error.message}", hint=error.hint) from error
+        limit_ms = run.budgets_on(board).latency_ms or 0.0
+        if why := too_long(limit_ms, board):
+            what = f"has {board.name}, and budgets.latency_ms = {limit_ms:,} holds on every board"
+            raise hyper.error("boards", what, hint=why)
 
 
 def _budgets(table: Table, board: Board, adapts: bool) -> Budgets:

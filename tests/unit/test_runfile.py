@@ -151,6 +151,12 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
         ("steps = 10", "steps = 'ten'", r"'search.steps' must be an integer", "docs/search.md"),
         ("[search]", "[train]\nmomentum = 'x'\n[search]", r"'train.momentum' must be", "docs/training.md"),
         ("steps = 10", '[search.hyper]\nboards = ["m4"]', r"run.toml:9: unknown board 'm4'", "ship"),
+        (
+            "50.0\n\n[search]",
+            '15_000.0\n[search.hyper]\nboards = ["qemu-rv32", "qemu-cortex-m7"]\n[search]',
+            r"run.toml:7: 'search.hyper.boards' has qemu-cortex-m7, and budgets.latency_ms = 15,000",
+            "at most 5,592.405 ms",
+        ),
         ("steps = 10", 'method = "edgnas"', r"run.toml:8: unknown search method 'edgnas'", "edgenas"),
         (
             "[search]",
