@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as all_done
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipeline.data import DataSet
 from pipeline.data.shift import shifted
 from pipeline.engine import Model, emit_c, load, slower_than_measured
 from pipeline.engine.host import cache_dir
-from pipeline.errors import BudgetError, ConfigError, ModelError
+from pipeline.errors import BudgetError, ConfigError, EdgeNasError, ModelError
 from pipeline.exitstage import export_exits, measure_exits, record, with_exits
 from pipeline.export import compare, evaluate_int8, to_int8, write_tflite
 from pipeline.export.parity import Int8Network
@@ -347,8 +346,9 @@ def profile_boards(
 
     Returns where each table is and its size; raises ConfigError at once where no table could be written there, or for
     `data`, which overrides the run file's, without one.
-    Measurements are journalled in the user's cache, so an interrupted call goes on. `bound` left out: emulators
-    measure everything, real boards until held-out operators are predicted within REAL_BOARD_BOUND.
+    Measurements are journalled in the user's cache, so an interrupted call goes on. What ends one board is said at
+    once, and raised when the others are done. `bound` left out: emulators measure everything, real boards until
+    held-out operators are predicted within REAL_BOARD_BOUND.
     """
     reporter = Reporter(quiet=quiet)
     if runfile is not None:
@@ -373,22 +373,19 @@ def profile_boards(
         journal = cache_dir() / "profile" / f"{board.name}.sqlite"
         limit = bound if bound is not None else 0.0 if board.emulator else REAL_BOARD_BOUND
         lut = profile(
-            board,
-            ops,
-            journal=journal,
-            reporter=reporter,
-            out=path,
-            engine=engine,
-            bound=limit,
-            targets=targets,
+            board, ops, journal=journal, reporter=reporter, out=path, engine=engine, bound=limit, targets=targets,
             stop=stop,
-        )
+        )  # fmt: skip
         return {"board": board.name, "path": str(path), "rows": len(lut.rows), "identity": lut.identity.hash}
 
     with ThreadPoolExecutor(len(boards)) as pool:
-        summaries = [pool.submit(one, board) for board in boards]
+        summaries = {pool.submit(one, board): board for board in boards}
         try:
-            all_done(summaries)
+            for ended in as_completed(summaries):
+                error = ended.exception()
+                if isinstance(error, EdgeNasError) and len(boards) > 1:  # raised when the others are done
+                    hint = f" ({error.hint})" if error.hint else ""
+                    reporter.warn(f"{summaries[ended].name} could not be measured: {error.message}{hint}")
         except BaseException:  # interrupted, which only this thread hears of
             stop.set()
             raise
