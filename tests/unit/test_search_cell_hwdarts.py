@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from search_standins import DATA, TINY, MacCost
 
+from pipeline.errors import ConfigError
 from pipeline.search import search
 from pipeline.search.cell_costs import CellTables
 from pipeline.search.cell_hwdarts import CellHwDarts
@@ -118,6 +120,20 @@ def test_paths_of_a_lambda_meet_the_budgets_and_lead_with_the_repaired_most_prob
     logs = torch.log_softmax(method.relaxation.logits.detach() / CONFIG.temperature_end, -1)
     likely = tuple(int(op) for op in logs.argmax(1))
     assert method.found[-1][0] == method.judge.repair(likely, logs.double().numpy())
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_an_alpha_that_diverges_is_named_and_the_checkpoint_kept(gradient: str, tmp_path: Path) -> None:
+    file, seen = tmp_path / "c.pt", []
+    wild = replace(
+        CONFIG, gradient=gradient, architecture_lr=3e37, hwdarts=HwDartsConfig((1.0,), steps=12),
+        checkpoint_seconds=1e-9, temperature_end=0.01,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="first in what chooses among the operators") as error:
+        search(SPACE, DATA, MacCost(), Budgets(), wild, seed=0, checkpoint=file, on_step=seen.append)
+    assert "search.architecture_lr" in error.value.hint and "kept" in error.value.hint
+    kept = torch.load(file, weights_only=True)["state"]
+    assert kept["step"] == len(seen) and torch.isfinite(kept["relaxation"]["logits"]).all()
 
 
 def test_members_train_for_what_the_hypernetworks_search_leaves() -> None:

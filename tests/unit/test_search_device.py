@@ -70,6 +70,8 @@ def searched(
         (CELLS, {"method": "random"}),
         (CELLS, {"method": "evolution"}),
         (CELLS, {"method": "hypernetwork", "hyper": HYPER}),
+        (CELLS, {"method": "hwdarts"}),
+        (CELLS, {"method": "hwdarts", "gradient": "straight-through"}),
     ],
     ids=lambda value: value.get("method") if isinstance(value, dict) else "",
 )
