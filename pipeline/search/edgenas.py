@@ -283,7 +283,7 @@ class EdgeNas:
             )  # fmt: skip
 
         def training(path: ExactPath) -> Checkpoint:
-            return self.checkpoint.of_training(f"{phase} {path}")
+            return self.checkpoint.of_training(self._training_name(phase, path))
 
         def done(path: ExactPath, trained: Trained) -> None:
             accuracies[path] = trained.accuracy
@@ -296,6 +296,9 @@ class EdgeNas:
             waiting, train, task.config, task.device,
             on_step=lambda step: task.report(phase, start + step, self.total), on_done=done,
         )  # fmt: skip
+
+    def _training_name(self, phase: str, path: ExactPath) -> str:
+        return f"{phase} {path}"
 
     def shared_accuracy(self, path: ExactPath) -> float:
         """Of any path, as the search's candidates are ranked."""

@@ -17,8 +17,9 @@ import torch
 
 from pipeline.search.candidates import ExactPath, repair
 from pipeline.search.config import SearchConfig
-from pipeline.search.edgenas import _ARCHITECTURE, _STARTS, EdgeNas
+from pipeline.search.edgenas import _ARCHITECTURE, _STARTS
 from pipeline.search.lambdasweep import LambdaSweep, members
+from pipeline.search.membercontest import MemberContest
 from pipeline.search.methods import Task, register
 from pipeline.search.result import SearchResult
 from pipeline.search.selection import (
@@ -30,7 +31,7 @@ from pipeline.search.selection import (
 from pipeline.search.trainer import Validation, cosine, draw_batch
 
 
-class HwDarts(EdgeNas, LambdaSweep):
+class HwDarts(MemberContest, LambdaSweep):
     """EdgeNAS' supernet, estimator, checkpoint and contest around a sweep of the multiplier."""
 
     def __init__(self, task: Task) -> None:

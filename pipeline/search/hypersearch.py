@@ -24,6 +24,7 @@ from pipeline.search.familysearch import FamilySearch
 from pipeline.search.hyperfamily import ServedBoard, digest, draw_condition, serve
 from pipeline.search.hyperloss import regularizer
 from pipeline.search.hypernetwork import Conditioned
+from pipeline.search.membercontest import MemberContest
 from pipeline.search.methods import Task, register
 from pipeline.search.request import not_trained
 from pipeline.search.result import SearchResult
@@ -35,7 +36,7 @@ from pipeline.search.trainer import Validation, draw_batch
 _CONDITION = 120
 
 
-class HyperSearch(FamilySearch[Judge], EdgeNas):
+class HyperSearch(FamilySearch[Judge], MemberContest):
     """EdgeNAS' supernet, checkpoint and contests around a hypernetwork."""
 
     relaxation: Conditioned
