@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from arm_chips import CCR, DWT_CTRL, MPU_CTRL, MPU_RBAR, VTOR, Chip, ChipLink, start
+from arm_chips import start
+from arm_core import CCR, DWT_CTRL, MPU_CTRL, MPU_RBAR, VTOR, Chip, ChipLink
 from test_arm_boards import BOARDS
 
 from pipeline.boards import Board, load_board
