@@ -132,19 +132,19 @@ class FamilySearch(ABC, Generic[J]):
     def ask(self, request: Request) -> SearchResult:
         """Members for any limits, S or board from what is trained; the result's is the best of them.
 
-        A board that was not trained for is told by its features. Raises ConfigError where training is not done.
+        A board that was not trained for is told by its features, and so is one of a trained one's name with another
+        clock or table (a board file that was copied and changed). Raises ConfigError where training is not done.
         """
         self._take_trained()
         target, space = request.target, self.boards[0].judge.tables.space
         target = replace(target, budgets=with_energy(target.budgets, target.cost, space))
-        place = next((i for i, b in enumerate(self.boards) if b.target.name == target.name), None)
+        # Ranges as a training with the limits of the run's board would have given it.
+        served = self.serve(replace(target, budgets=self.boards[0].target.budgets))
+        place = next((i for i, b in enumerate(self.boards) if _same_board(b, served)), None)
+        like = served if place is None else self.boards[place]
         if place is None:
-            # Ranges as a training with the limits of the run's board would have given it.
-            like = self.serve(replace(target, budgets=self.boards[0].target.budgets))
-            place = self.emitter.add_board(like.judge.tables, like.ranges, like.features)
-        else:
-            like = self.boards[place]
-        board = replace(like, target=target, judge=like.judge.within(target.budgets))
+            place = self.emitter.add_board(served.judge.tables, served.ranges, served.features)
+        board = replace(like, target=target, judge=served.judge.within(target.budgets))
         impossible = self._impossible(board.judge)
         if impossible:
             return self._family_result([board], [impossible], 0)
@@ -161,3 +161,8 @@ class FamilySearch(ABC, Generic[J]):
             best = sorted(scored, key=lambda p: scored[p], reverse=True)[: request.trained]
             self._train_alone(best, request.train_steps)
         return self._family_result([board], [""], request.train_steps)
+
+
+def _same_board(trained: ServedBoard[J], served: ServedBoard[J]) -> bool:
+    """Whether both are one board at one clock, by one table."""
+    return trained.target.name == served.target.name and np.array_equal(trained.features, served.features)

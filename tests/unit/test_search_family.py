@@ -169,6 +169,17 @@ def test_asking_again_trains_nothing_and_keeps_the_limits(trained, target: Targe
     assert result == ask(path, request) and path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [replace(SLOW, cost=Wide(speed=0.2), clock_hz=42e6), replace(SLOW, cost=MacCost(layer_overhead_ms=0.1))],
+    ids=["clock and table", "table"],
+)
+def test_a_board_that_only_has_the_name_of_a_trained_one_is_held_to_its_own_costs(trained, changed: Target):
+    result = ask(trained[0], Request(replace(changed, budgets=Budgets(latency_ms=4.0)), members=6))
+    assert result.candidates
+    assert_exact(result, replace(changed, budgets=Budgets(latency_ms=4.0)))
+
+
 @pytest.mark.parametrize("target", [SLOW, THIRD], ids=lambda t: t.name)
 def test_a_limit_of_energy_asks_for_the_latency_that_it_leaves(trained, target: Target):
     energy = Budgets(energy_mj=0.07)
