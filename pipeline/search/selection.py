@@ -109,15 +109,17 @@ class Selection(Generic[P]):
     def ranked(self, bonus: Callable[[P], float] = lambda _: 0.0) -> list[P]:
         """Finalists first, then semifinalists, each by its own accuracy plus `bonus`; the others by the shared one.
 
-        Of those that trained, whoever missed the expected latency comes after all that did not.
+        Of those that trained, whoever missed the expected latency comes after all that did not, the nearest first.
         """
 
-        def merit(path: P) -> tuple[bool, float, float, float]:
+        def merit(path: P) -> tuple[float, float, float, float]:
             final, short = (
                 known[path] + bonus(path) if path in known else -1.0 for known in (self.proxied, self.tried)
             )
-            reached = not self.missed(path) and (not self.exits or path in self.exits)
-            return reached, final, short, self.scored.get(path, -1.0)
+            beyond = 0.0 if not self.exits else math.inf
+            if path in self.exits:
+                beyond = self.exits[path].expected_ms if self.missed(path) else 0.0
+            return -beyond, final, short, self.scored.get(path, -1.0)
 
         return sorted({**self.scored, **self.tried, **self.proxied}, key=merit, reverse=True)
 

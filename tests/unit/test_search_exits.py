@@ -26,7 +26,7 @@ from pipeline.search.costs import build_tables, exact_cost
 from pipeline.search.exitconfig import ExitConfig
 from pipeline.search.exitnet import ExitNet, on_int8_grid
 from pipeline.search.exits import ExitChoice, Latencies, choose_exits
-from pipeline.search.selection import Selection, capacity_bonus
+from pipeline.search.selection import Selection, capacity_bonus, goal_missed
 from pipeline.search.settings import EXIT_METHODS, check_settings
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import draw_batch, weight_optimizer, weight_step
@@ -373,3 +373,14 @@ def test_whoever_misses_the_goal_comes_after_all_that_reach_it() -> None:
     graph = lower(selection.found(judge, a)[0])
     early = graph.until(graph.exits[0]).macs
     assert half == pytest.approx((np.log2(early) + np.log2(graph.macs)) / 2) and half < whole
+
+
+def test_where_none_reaches_the_goal_the_nearest_is_named_not_the_most_accurate() -> None:
+    judge = Judge(build_tables(SPACE, COST), COST, BUDGETS)
+    near, far, never = (judge.path(SPACE.build([(op, 8)] * 3)) for op in ("dw3", "dw5", "dw7"))
+    choice = ExitChoice((0,), (9,), (48, 32), (1.0, 2.0), 0.5, 0.5, goal_ms=1.2)
+    exits = {near: choice, far: replace(choice, counts=(8, 72))}
+    selection = Selection({near: 0.1, far: 0.1, never: 0.99}, {near: 0.6, far: 0.9}, {far: 0.9}, exits=exits)
+    assert selection.ranked() == [near, far, never]
+    said = goal_missed(selection, judge, near)
+    assert "expected at least 1.40 ms" in said and "dw3-8" in said
