@@ -215,20 +215,31 @@ def section(
 ) -> dict[str, Any] | None:
     """The report's part; None where nothing was asked for. `high_cycles`: the prediction's upper end.
 
-    `slowest_clock_hz` and `highest_load` say how far the latency budget reaches, each with the other as it is.
+    `slowest_clock_hz` and `highest_load` say how far the latency budget reaches, each with the other as it is; the
+    first is None where the table cannot be scaled to other clocks.
     """
     if config.nothing:
         return None
     rows = latency_under(config, board, high_cycles, budgets.latency_ms, provenance)
     limit = budgets.latency_ms
     room = limit / (high_cycles / board.clock_hz * 1e3) if limit is not None else None
+    slowest = math.ceil(board.clock_hz / room) if room and room >= 1 else None
     return {
         "latency": rows if len(rows) > 1 else [],
         "hold": config.hold,
-        "slowest_clock_hz": math.ceil(board.clock_hz / room) if room and room >= 1 else None,
+        "slowest_clock_hz": slowest if slowest is not None and _scales(board, slowest) else None,
         "highest_load": room if room and room >= 1 else None,
         **(accuracies or {"images": 0, "inputs": [], "batches": []}),
     }
+
+
+def _scales(board: Board, clock_hz: int) -> bool:
+    """Whether the table's cycles stay right at that clock, as for clocks that are named."""
+    try:
+        at_clock(board, clock_hz)
+    except ConfigError:
+        return False
+    return True
 
 
 def hold_checks(part: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -48,9 +48,10 @@ def print_outcome(document: dict[str, Any]) -> None:
     if choice:
         stdout.print(f"early exits: {describe_exits(choice)}", markup=False)
     if robustness.get("highest_load"):
+        slowest_hz = robustness["slowest_clock_hz"]  # None where the table says nothing of other clocks
+        clocks = f", and down to {slowest_hz / 1e6:.1f} MHz without load" if slowest_hz else ""
         stdout.print(
-            f"the latency budget holds up to a load of {robustness['highest_load']:.2f}, and down to "
-            f"{robustness['slowest_clock_hz'] / 1e6:.1f} MHz without load "
+            f"the latency budget holds up to a load of {robustness['highest_load']:.2f}{clocks} "
             f"({document['latency_ms']['predicted']['provenance']}, by the prediction's upper end)",
             markup=False,
         )

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline.boards import load_board
+from pipeline.cli.outcome import print_outcome
 from pipeline.errors import ConfigError
+from pipeline.figures import Figure
+from pipeline.report.html import templates
 from pipeline.report.junit import GROUPS, junit_xml
 from pipeline.robustness import (
     RobustnessConfig,
@@ -91,6 +94,33 @@ def test_without_hold_budgets_stay_and_conditions_are_shown() -> None:
     assert part["slowest_clock_hz"] == pytest.approx(M4.clock_hz / 2.5, abs=1)
     assert not hold_checks(part)
     assert section(RobustnessConfig(), M4, 1e6, budgets, None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("qemu-cortex-m4", True), ("host", False), ("nucleo-f446re", False)],  # the others: times, wait states
+)
+def test_how_slow_a_clock_may_be_is_said_where_the_table_tells_it(
+    name: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = load_board(name)
+    config, budgets = RobustnessConfig(loads=(2.0,)), Budgets(latency_ms=10.0)
+    part = section(config, board, board.clock_hz * 4e-3, budgets, None)
+    assert part is not None and (part["slowest_clock_hz"] is not None) == told
+    document: dict[str, Any] = {"accuracy": {}, "budgets": {}}
+    predicted = Figure(4.0, "ms", "modelled").to_json()
+    document |= {"latency_ms": {"predicted": predicted}, "robustness": part}
+    document |= {"name": "n", "parameters": 1, "reasons": [], "feasible": True}
+    document |= {"parity": {"images": 1, "mismatches": 0, "reference": "it"}}
+    environment = templates()
+    assert environment.loader is not None
+    source = environment.loader.get_source(environment, "report.html.j2")[0]
+    (line,) = (line for line in source.splitlines() if "b.highest_load" in line)
+    page = environment.from_string("{% macro tag(p) %}{% endmacro %}" + line).render(b=part, r=document)
+    print_outcome(document)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "up to a load of 2.50" in said and "up to a load of 2.5 " in page
+    assert ("MHz without load" in said, "MHz without load" in page) == (told, told)
 
 
 def test_hold_needs_a_latency_budget() -> None:
