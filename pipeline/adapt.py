@@ -134,8 +134,8 @@ class EdgeRun(Run):
     @functools.cached_property
     def lut(self) -> Lut:
         """The table at the present clock; written down, so that deployment finds it."""
+        self.cloud.check(self.space, current_identity(self._at_rest))  # before anything is measured
         idle, board = self._idle, self.settings.board
-        self.cloud.check(self.space, idle.identity)
         if board.clock_hz == self._at_rest.clock_hz:
             return idle
         lut = replace(idle, identity=current_identity(board))

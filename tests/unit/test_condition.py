@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipeline import adapt
 from pipeline.adapt import EdgeRun
 from pipeline.boards import load_board
 from pipeline.errors import ConfigError, LinkError, LutError
@@ -23,6 +24,8 @@ from pipeline.profiler.profile import lut_path
 from pipeline.progress import Reporter
 from pipeline.runfile import load_runfile
 from pipeline.search.adaptconfig import AdaptConfig
+from pipeline.search.config import SearchConfig
+from pipeline.searchinputs import CloudRun
 from pipeline.space.opspec import OpSpec
 from pipeline.space.search_space import SearchSpace
 
@@ -125,6 +128,31 @@ def test_a_load_is_measured_once_and_again_where_it_is_to_be_measured_otherwise(
     other = replace(lut, identity=replace(lut.identity, engine_revision="another"))
     # what another board or table showed is no load of this one
     assert measured("candidates = 8", other)[1] == 12 * 5
+
+
+def test_what_does_not_fit_the_cloud_is_refused_before_a_table_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, space = table().identity, SearchSpace.for_input((28, 28, 1), 10)
+    cloud = CloudRun(
+        tmp_path, "there", space, SearchConfig(), asdict(identity), 100, tmp_path / "search.pt", 1.0
+    )
+
+    def measuring(*_: object) -> Lut:
+        pytest.fail("measured a table")
+
+    monkeypatch.setattr(adapt, "obtain_lut", measuring)
+    monkeypatch.setattr(adapt, "current_identity", lambda board: replace(identity, board=board.name))
+    file = tmp_path / "run.toml"
+    for board, there, says in (
+        ("qemu-rv32", space, "another latency table: board 'qemu-rv32'"),
+        ("qemu-cortex-m4", replace(space, stem_channels=8), "another search space: stem_channels 8"),
+    ):
+        file.write_text(RUN.format(more="").replace("qemu-cortex-m4", board))
+        run = EdgeRun(load_runfile(file), tmp_path, None, Reporter(quiet=True))
+        run.__dict__ |= {"cloud": cloud, "space": there}
+        with pytest.raises(ConfigError, match=says):
+            run.search()
 
 
 def test_load_is_the_ratio_to_the_table() -> None:
