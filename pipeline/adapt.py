@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 LOAD = "load.json"
 _WEIGHTS = "inherited.pt"
+_STRETCHED = ("latency_ms", "energy_mj")  # budgets of what grows with the time that an inference takes
 _OF_THIS_MACHINE = ("threads", "workers", "device", "mixed_precision", "checkpoint_seconds")
 
 
@@ -186,11 +187,11 @@ class EdgeRun(Run):
 
     @functools.cached_property
     def _limits(self) -> Budgets:
-        """The budgets of an idle device that keep the real ones under load: latency over the scale."""
-        asked = self._asked
-        if asked.latency_ms is None:
-            return asked
-        return replace(asked, latency_ms=asked.latency_ms / self.latency_scale)
+        """The budgets of an idle device that keep the real ones under load: latency, and the energy that goes with it,
+        over the scale."""
+        asked = {name: getattr(self._asked, name) for name in _STRETCHED}
+        held = {name: value / self.latency_scale for name, value in asked.items() if value is not None}
+        return replace(self._asked, **held)
 
     @property
     def _held(self) -> Budgets:
@@ -300,12 +301,11 @@ class EdgeRun(Run):
     def _add_search_and_training(self, document: dict[str, Any], trained: dict[str, Any]) -> None:
         super()._add_search_and_training(document, trained)
         effort = self.effort()
-        shown, asked = document["budgets"].get("latency_ms"), self._asked.latency_ms
-        if shown and asked is not None and shown["value"] != asked:
-            how = "measured" if self.load else "given"
-            shown["note"] = (
-                f"of an idle device: {asked:g} ms (given) / a load of {self.latency_scale:.4g} ({how})"
-            )
+        for name in _STRETCHED:
+            shown, asked = document["budgets"].get(name), getattr(self._asked, name)
+            if shown and asked is not None and shown["value"] != asked:
+                load = f"a load of {self.latency_scale:.4g} ({'measured' if self.load else 'given'})"
+                shown["note"] = f"of an idle device: {asked:g} {shown['unit']} (given) / {load}"
         document["adaptation"] = {
             "cloud": str(self.cloud.folder),
             "cloud_checkpoint": self.cloud.identity,

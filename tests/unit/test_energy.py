@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from pipeline.latency.cost import CostModel
 from pipeline.latency.lut import Lut
 from pipeline.profiler import current_identity
 from pipeline.profiler.footprint import sample_graph
+from pipeline.progress import Reporter
 from pipeline.report.document import energy_figure
-from pipeline.report.verdict import budget_checks
+from pipeline.report.verdict import budget_checks, budget_figures
+from pipeline.run import Run
 from pipeline.runfile import load_runfile
 from pipeline.search import search
 from pipeline.search.energy import unknown_current, with_energy
@@ -128,6 +132,31 @@ def test_a_current_at_another_clock_is_told_from_none(tmp_path: Path) -> None:
     run = EdgeRun.open(path, runs=clocked, quiet=True)
     with pytest.raises(ConfigError, match="there is no run folder"):  # the current was no obstacle
         run.configure(Options(clock_hz=84_000_000))
+
+
+def test_a_load_takes_its_part_of_the_energy_as_of_the_latency(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN + "energy_mj = 2.5\n" + ENERGY + "[adapt]\ncloud = 'cloud'\nlatency_scale = 1.25\n")
+    run = EdgeRun(load_runfile(path), tmp_path, None, Reporter(quiet=True))
+    board = run.settings.board
+    run.__dict__["cost"] = CostModel(board, Lut.load(asset_dir("luts") / board.name / "edgenas.csv"))
+    assert (run.held_budgets.latency_ms, run.held_budgets.energy_mj) == (40.0, 2.0)
+    # the report says what it was made of
+    run.settings = replace(run.settings, budgets=run.held_budgets)
+    run.__dict__["cloud"] = SimpleNamespace(folder=tmp_path, identity="it")
+    monkeypatch.setattr(Run, "_add_search_and_training", lambda *_: None)
+    monkeypatch.setattr(
+        run, "effort", lambda: {"passes": 1, "cloud_passes": 1, "seconds": 1.0, "cloud_seconds": 1.0}
+    )
+    document: dict[str, Any] = {"budgets": budget_figures(run.settings.budgets), "provenance": {}}
+    run._add_search_and_training(document, {})
+    notes = [document["budgets"][name]["note"] for name in ("latency_ms", "energy_mj")]
+    assert notes == [
+        f"of an idle device: {given} (given) / a load of 1.25 (given)" for given in ("50 ms", "2.5 mJ")
+    ]
+    assert "note" not in document["budgets"]["sram_bytes"]
 
 
 def test_cost_model_and_figure() -> None:
