@@ -13,6 +13,7 @@ from pipeline.train.teacherconfig import TeacherConfig
 
 # Fields of TrainConfig that change at most the last bits, or when something is written.
 INCIDENTAL = ("checkpoint_s", "threads", "device")
+_MOST_OF_HEADS = 3e38  # float32 ends at 3.4e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +80,12 @@ class TrainConfig:
         check_at_most(MOST_THREADS, {"train.threads": self.threads})
         rates = ("learning_rate", "qat_learning_rate", "weight_decay")
         check_at_most(MOST_RATE, {f"train.{name}": getattr(self, name) for name in rates})
+        # the rate of exits' heads, which torch holds in float32 as well
+        fastest = max(self.learning_rate, self.qat_learning_rate, self.prune.learning_rate) / self.exit_weight
+        if fastest > _MOST_OF_HEADS:
+            raise ConfigError(
+                f"train.exit_weight = {self.exit_weight:g} is too small: exits' heads learn at the learning rates "
+                f"divided by it, {fastest:g}",
+                hint=f"at most {_MOST_OF_HEADS:g}",
+                key="exit_weight",
+            )

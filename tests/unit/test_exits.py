@@ -194,6 +194,17 @@ def test_generated_decision_is_the_rule(decide: Path) -> None:
 # -- files --------------------------------------------------------------------------------------------------
 
 
+def test_an_exit_weight_by_which_heads_would_learn_faster_than_torch_can_hold_is_refused() -> None:
+    heads, rate = [torch.nn.Parameter(torch.zeros(2, 2))], TrainConfig().learning_rate
+    for weight in (1e-300, 1e-45, rate / 3.1e38):
+        with pytest.raises(ConfigError, match=r"train\.exit_weight = .* is too small"):
+            TrainConfig(exit_weight=weight)
+    optimizer = sgd(torch.nn.Linear(1, 1), TrainConfig(exit_weight=rate / 2.9e38), heads)
+    set_rate(optimizer, rate)
+    heads[0].grad = torch.zeros(2, 2)
+    optimizer.step()  # the fastest that is taken is no error of torch's
+
+
 def test_heads_learn_from_their_losses_in_full_and_blocks_by_exit_weight() -> None:
     config = TrainConfig(momentum=0.0, weight_decay=0.3, exit_weight=0.25)
     torch.manual_seed(0)
