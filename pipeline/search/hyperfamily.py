@@ -112,9 +112,11 @@ def sweep(
     """Up to `wanted` feasible paths over the conditions, and the least infeasible one seen.
 
     For each condition the most probable path, later samples; repaired to the condition's budgets, every
-    second one grown into them. Whatever breaks a budget of its condition or of the board is dropped.
+    second one grown into them. Whatever breaks a budget of the board is dropped, and of its condition, unless nothing
+    else is left.
     """
     found: dict[Any, None] = {}
+    beside: dict[Any, None] = {}  # meet the board's budgets alone
     nearest: Any = None
     for attempt in range(_ATTEMPTS * max(wanted, len(asked))):
         if len(found) >= wanted:
@@ -128,8 +130,11 @@ def sweep(
             path = judge.grown(path, rng)
         if judge.feasible(path) and board.judge.feasible(path):
             found[path] = None
+        elif board.judge.feasible(path):
+            beside[path] = None
         elif nearest is None or board.judge.violation(path) < board.judge.violation(nearest):
             nearest = path
+    found = found or dict.fromkeys(list(beside)[:wanted])
     return list(found), nearest if nearest is not None else next(iter(found))
 
 

@@ -118,6 +118,18 @@ def test_one_run_gives_a_family_within_the_budgets():
     assert middle == pytest.approx(0.8)  # linear
 
 
+def test_a_sweep_that_meets_the_board_but_no_condition_has_members(monkeypatch):
+    """They were taken for the nearest miss, and what they miss was asked for: there is nothing."""
+    task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), CONFIG, 0, None, None)
+    hyper = HyperSearch(task)
+    board = hyper.boards[0]
+    fits = sweep(hyper.relaxation, board, conditions(board, 0, 1), 1, np.random.default_rng(0))[0][0]
+    monkeypatch.setattr(type(hyper.relaxation), "repaired", lambda self, judge, rng: fits)
+    impossible = [Condition(leaning(len(SMALL.ops), None), replace(BUDGETS, latency_ms=1e-6))]
+    found, _ = sweep(hyper.relaxation, board, impossible, 3, np.random.default_rng(0))
+    assert found == [fits]
+
+
 def test_the_sweep_keeps_to_each_condition():
     task = Task.prepare(SMALL, DATA, one_board(MacCost(), BUDGETS), CONFIG, 0, None, None)
     hyper = HyperSearch(task)
