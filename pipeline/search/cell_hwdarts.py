@@ -122,18 +122,8 @@ class CellHwDarts(CellSearch, LambdaSweep):
         surrogate, loss, accuracy, path = estimate(temperature, rng, batch)
         expected = relaxation.expected(temperature)
         self._follow(surrogate + weight / self.unit_ms * expected.latency_ms, batch[0], path)
-        return {
-            "step": len(self.history),
-            "lambda": weight,
-            "val_loss": loss,
-            "val_accuracy": accuracy,
-            "latency_ms": expected.latency_ms.item(),
-            "sram_bytes": expected.sram_bytes.item(),
-            "flash_bytes": expected.flash_bytes.item(),
-            "parameters": expected.parameters.item(),
-            "temperature": temperature,
-            "entropy": relaxation.entropy(temperature),
-        }
+        entropy = relaxation.entropy(temperature)
+        return self._record(weight, loss, accuracy, expected, temperature, entropy)
 
     def _score_gradient(self, temperature: float, rng: np.random.Generator, batch: Batch) -> Estimate:
         """Sampled paths, each against the mean of the others; forward passes only."""

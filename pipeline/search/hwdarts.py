@@ -93,18 +93,8 @@ class HwDarts(MemberContest, LambdaSweep):
         expected = self.relaxation.expected(temperature)
         asked = weight / self.unit_ms * expected.latency_ms
         self._follow(surrogate + asked, batch[0], "search.architecture_lr")
-        return {
-            "step": len(self.history),
-            "lambda": weight,
-            "val_loss": loss,
-            "val_accuracy": accuracy,
-            "latency_ms": expected.latency_ms.item(),
-            "sram_bytes": expected.sram_bytes.item(),
-            "flash_bytes": expected.flash_bytes.item(),
-            "parameters": expected.parameters.item(),
-            "temperature": temperature,
-            "entropy": self.relaxation.entropy(temperature),
-        }
+        entropy = self.relaxation.entropy(temperature)
+        return self._record(weight, loss, accuracy, expected, temperature, entropy)
 
     def _paths(self, index: int) -> list[ExactPath]:
         """What the alpha gives: its most probable path, repaired, then samples; none breaks a budget."""

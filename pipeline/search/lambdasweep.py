@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pipeline.search.config import SearchConfig
 from pipeline.search.pathjudge import PathJudge
+from pipeline.search.relaxation import Expected
 
 P = TypeVar("P", bound=Hashable)
 
@@ -60,6 +61,29 @@ class LambdaSweep(ABC):
     @property
     def steps_each(self) -> int:
         return self.settings.hwdarts.steps_each(self.settings.steps)
+
+    def _record(
+        self,
+        weight: float,
+        loss: float,
+        accuracy: float,
+        expected: Expected,
+        temperature: float,
+        entropy: float,
+    ) -> dict[str, float]:
+        """Of a step on alpha, as `SearchResult.history` has it."""
+        return {
+            "step": len(self.history),
+            "lambda": weight,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "latency_ms": expected.latency_ms.item(),
+            "sram_bytes": expected.sram_bytes.item(),
+            "flash_bytes": expected.flash_bytes.item(),
+            "parameters": expected.parameters.item(),
+            "temperature": temperature,
+            "entropy": entropy,
+        }
 
     def _annealed(self, done: int) -> float:
         """Exponential annealing over the steps of a lambda."""
