@@ -1,11 +1,13 @@
 """The edge stage against a full new search: accuracy and CPU time, for shifted data and for changed limits.
 
     python benchmarks/edge_stage.py --seeds 2 --journal edge.jsonl > edge_stage.txt
+    python benchmarks/edge_stage.py --seeds 2 --journal edge.jsonl --cells 8 16 32
 
 One cloud search on a small part of Fashion-MNIST, then, for every change, the edge stage (`search/edge.py`) and a
 whole new search on the changed data or limits, both on one thread. The architectures that come out are trained by the
 same recipe (float, then quantization-aware), the adapted one from the weights it inherits, the new one from scratch,
-and the quantized networks are tested on the whole test split, which no search saw. "Unadapted" is the cloud's
+and the quantized networks are tested on the whole test split, which no search saw. With `--cells` the searches are the
+hypernetwork's in cells of that many channels each, otherwise EdgeNAS' in blocks. "Unadapted" is the cloud's
 architecture, trained on the cloud's data. Latency and memory come from multiply-accumulates and live bytes (`Linear`),
 not from a device. Each comparison is a line of the journal and is not done again.
 """
@@ -36,10 +38,12 @@ from pipeline.search.adaptation import adapt
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.cloud import Cloud
 from pipeline.search.costs import working_set_bytes
-from pipeline.search.effort import edgenas_passes
+from pipeline.search.effort import search_passes
+from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.result import SearchResult
 from pipeline.space import Budgets, Cost, OpGraph, OpSpec
 from pipeline.space.architecture import lower
+from pipeline.space.cells import CellSpace
 from pipeline.space.search_space import SearchSpace
 from pipeline.train import QatResult, TrainConfig, train_qat
 
@@ -89,10 +93,13 @@ def read_journal(path: Path, settings: str) -> dict[tuple[int, str], list[float]
     return {(r["seed"], r["change"]): r["row"] for r in records if r["settings"] == settings}
 
 
-def smallest_sram(space: SearchSpace) -> int:
+def smallest_sram(space: SearchSpace | CellSpace) -> int:
     """Of the narrowest architectures with one operator throughout, which have the smallest tensors."""
-    choices = [[(op, space.channels[0])] * len(space.strides) for op in space.ops]
-    return min(Linear().evaluate(lower(space.build(choice)), 0).sram_bytes for choice in choices)
+    if isinstance(space, CellSpace):
+        uniform = [space.build((op,) * space.positions) for op in range(len(space.ops))]
+    else:
+        uniform = [space.build([(op, space.channels[0])] * len(space.strides)) for op in space.ops]
+    return min(Linear().evaluate(lower(each), 0).sram_bytes for each in uniform)
 
 
 def tested(trained: QatResult, data: DataSet) -> float:
@@ -105,7 +112,7 @@ def tested(trained: QatResult, data: DataSet) -> float:
 class Setting:
     """What every comparison has in common."""
 
-    space: SearchSpace
+    space: SearchSpace | CellSpace
     public: DataSet
     config: SearchConfig
     options: AdaptConfig
@@ -181,7 +188,7 @@ class Found:
         fits = not budgets.violations(cost.evaluate(lower(first), self.result.cost.parameters))
         adapted = tested(train_qat(ours, local, training, seed=seed, start=outcome.weights), local)
         new = tested(train_qat(theirs, local, training, seed=seed), local)
-        passes = outcome.spending.passes / edgenas_passes(config, len(local.x_val))
+        passes = outcome.spending.passes / search_passes(config, setting.space, len(local.x_val))
         return {
             "row": [adapted, new, tested(self.unadapted, local), edge_s, full_s, passes, float(fits)],
             "architectures": [ours.describe(), theirs.describe(), first.describe()],
@@ -202,6 +209,8 @@ def main() -> None:
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=CHANGES)
     parser.add_argument("--stem", type=int, default=8, help="channels of the stem")
     parser.add_argument("--strides", type=int, nargs="+", default=(1, 2, 1), help="of the blocks")
+    parser.add_argument("--cells", type=int, nargs="+", help="channels of each cell, instead of blocks")
+    parser.add_argument("--nodes", type=int, default=3, help="of a cell")
     parser.add_argument("--deadline-ms", type=float, default=8.0)
     parser.add_argument("--journal", type=Path, default=Path(os.devnull))
     args = parser.parse_args()
@@ -214,14 +223,16 @@ def main() -> None:
         threads=1, device="cpu",
     )  # fmt: skip
     public = part(real("fashion_mnist"), 4000, 1000, 10_000)
+    shape, classes = public.input_shape, public.classes
+    common = {"stem_channels": args.stem, "strides": tuple(args.strides)}
+    if args.cells:
+        # with three operators S would decide alone: the weights of examples/fashion_mnist_cells.toml
+        hyper = HyperConfig(condition_weight=10.0, spend_weight=3.0)
+        config = replace(config, method="hypernetwork", hyper=hyper)
     setting = Setting(
-        SearchSpace(
-            public.input_shape,
-            public.classes,
-            stem_channels=args.stem,
-            strides=tuple(args.strides),
-            channels=(16, 24, 32),
-        ),
+        CellSpace(shape, classes, **common, channels=tuple(args.cells), nodes=args.nodes)
+        if args.cells
+        else SearchSpace(shape, classes, **common, channels=(16, 24, 32)),
         public,
         config,
         AdaptConfig(share=args.share, candidates=8, contestants=2),
@@ -249,8 +260,11 @@ def main() -> None:
     report(rows, args, setting.space)
 
 
-def report(rows: dict[str, list[list[float]]], args: argparse.Namespace, space: SearchSpace) -> None:
-    print(f"Fashion-MNIST, 14x14, {len(space.strides)} blocks ({space.count():,} architectures),")
+def report(
+    rows: dict[str, list[list[float]]], args: argparse.Namespace, space: SearchSpace | CellSpace
+) -> None:
+    parts = f"cells of {args.nodes} nodes" if args.cells else "blocks"
+    print(f"Fashion-MNIST, 14x14, {len(space.strides)} {parts} ({space.count():,} architectures),")
     print(f"{args.seeds} seeds, share {args.share:g}, {args.epochs} + 1 epochs of final training; means.\n")
     print(
         "| change | adapted | full new search | difference, points: mean, SD (each seed) | unadapted | fits | ",
