@@ -108,9 +108,13 @@ class RunFile:
     robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
     memory_limits: tuple[str, ...] = ()  # of `budgets`: those that the file gives itself
 
+    def is_own(self, board: Board) -> bool:
+        """Whether `board` is the run's, by whatever name or path it was read; [energy] may have changed the run's."""
+        return replace(board, power=self.board.power, path=self.board.path) == self.board
+
     def budgets_on(self, board: Board) -> Budgets:
         """The budgets on any board: a memory that the file does not limit is all of that board's."""
-        if board.name == self.board.name:
+        if (board.name, board.memory) == (self.board.name, self.board.memory):
             return self.budgets
         own = {"sram_bytes": board.memory.sram.bytes, "flash_bytes": board.memory.flash.bytes}
         return replace(self.budgets, **{k: v for k, v in own.items() if k not in self.memory_limits})
@@ -263,13 +267,24 @@ def _check_exits(table: Table, run: RunFile) -> None:
 
 
 def _check_boards(table: Table, run: RunFile) -> None:
-    """Raises ConfigError with the line where a hypernetwork's board is not known, or cannot time the deadline."""
+    """Raises ConfigError with the line where a hypernetwork's board is not known, has the name of another one, or
+    cannot time the deadline."""
     hyper = table.sub("search", required=False).sub("hyper", required=False)
+    named = {run.board.name: "the run's own board"}
     for name in run.search.hyper.boards:
         try:
             board = load_board(name)
         except ConfigError as error:
             raise ConfigError(f"{hyper.where('boards')}: {error.message}", hint=error.hint) from error
+        if not run.is_own(board):
+            if board.name in named:
+                raise hyper.error(
+                    "boards",
+                    f"has '{name}', a board named {board.name} as {named[board.name]} is",
+                    hint="tables and results are told apart by that name: leave one out, or give its file another "
+                    "'name'",
+                )
+            named[board.name] = f"'{name}'"
         limit_ms = run.budgets_on(board).latency_ms or 0.0
         if why := too_long(limit_ms, board):
             what = f"has {board.name}, and budgets.latency_ms = {limit_ms:,} holds on every board"

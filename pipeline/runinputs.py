@@ -114,7 +114,7 @@ class RunInputs:
         """Of the further boards that a hypernetwork is trained for."""
         s = self.settings
         wanted = s.search.hyper.boards if s.search.method == "hypernetwork" else ()
-        return tuple(self.cost_on(name) for name in wanted if name != s.board.name)
+        return tuple(self.cost_on(name) for name in wanted if not s.is_own(load_board(name)))
 
     def cost_on(self, name: str) -> CostModel:
         """Of any board, for this run's space."""

@@ -344,13 +344,17 @@ def profile_boards(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Measure a run file's search space, or the default ones, on each board, several boards at a time.
 
-    Returns where each table is and its size; raises ConfigError at once where no table could be written there, or for
-    `data`, which overrides the run file's, without one.
+    Returns where each table is and its size; raises ConfigError at once where no table could be written there, two
+    boards would share one, or for `data`, which overrides the run file's, without one.
     Measurements are journalled in the user's cache, so an interrupted call goes on. What ends one board is said at
     once, and raised when the others are done. `bound` left out: emulators measure everything, real boards until
     held-out operators are predicted within REAL_BOARD_BOUND.
     """
     reporter = Reporter(quiet=quiet)
+    names = [board.name for board in boards]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        what = f"--board: two of the boards are named {twice}, which tables and journals are kept by"
+        raise ConfigError(what, hint="leave one out, or give its file another 'name'")
     if runfile is not None:
         run = load_runfile(runfile)
         arrays = load_data(run, data)

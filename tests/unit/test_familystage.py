@@ -129,6 +129,14 @@ def test_a_hypernetworks_boards_have_their_own_memories(run: Run, monkeypatch: p
     assert (own.budgets.sram_bytes, other.budgets.sram_bytes) == (262_144, 327_680)
 
 
+def test_a_board_file_of_the_runs_name_has_its_own_memories(run: Run) -> None:
+    own = run.settings.board
+    board = replace(own, memory=replace(own.memory, sram=replace(own.memory.sram, bytes=1 << 20)))
+    assert run.settings.budgets_on(board).sram_bytes == 1 << 20
+    given = replace(run.settings, memory_limits=("sram_bytes",))
+    assert given.budgets_on(board).sram_bytes == own.memory.sram.bytes
+
+
 def test_the_former_answer_to_the_same_question_is_set_aside_where_it_differs(run: Run) -> None:
     path = run.family(FamilyQuestion()).path
     assert run.family(FamilyQuestion()).path == path and not (run.folder / "earlier").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import stages
 from pipeline.boards import Board, load_board
-from pipeline.errors import LinkError
+from pipeline.errors import ConfigError, LinkError
 from pipeline.progress import Reporter
 
 
@@ -43,3 +43,13 @@ def test_a_board_that_fails_is_told_while_the_others_are_measured(
     with pytest.raises(LinkError):  # alone, its error is all that there is to say
         stages.profile_boards(boards[1:], None, tmp_path, quiet=True)
     assert len(said) == 1
+
+
+def test_boards_that_would_share_a_table_are_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "profile", lambda *_, **__: pytest.fail("measured"))
+    board = load_board("qemu-cortex-m4")
+    with pytest.raises(ConfigError, match="--board: two of the boards are named qemu-cortex-m4") as caught:
+        stages.profile_boards([board, load_board("qemu-rv32"), board], None, tmp_path, quiet=True)
+    assert "another 'name'" in caught.value.hint

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline
+from pipeline.boards import load_board
 from pipeline.errors import ConfigError
 from pipeline.run import Run
-from pipeline.runfile import load_runfile
+from pipeline.runfile import RunFile, load_runfile
 from pipeline.tomltable import Table, fill
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -198,6 +199,42 @@ def test_mistakes_are_located(tmp_path: Path, old: str, new: str, complaint: str
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_runfile(write(tmp_path, GOOD.replace(old, new)))
     assert hint in str(caught.value)
+
+
+def test_two_boards_of_one_name_are_refused_and_the_runs_own_may_be_listed(tmp_path: Path) -> None:
+    """Tables, results and budgets are told apart by a board's name."""
+    shipped = {name: load_board(name).path for name in ("qemu-cortex-m4", "qemu-rv32")}
+    copies = {name: tmp_path / f"copy-of-{name}.toml" for name in shipped}
+    for name, path in copies.items():
+        path.write_text(shipped[name].read_text().replace("hz = ", "hz = 1"))  # another clock
+
+    def load(*boards: object) -> RunFile:
+        text = f"[search.hyper]\nboards = {[str(board) for board in boards]}\n[search]"
+        return load_runfile(write(tmp_path, GOOD.replace("[search]", text)))
+
+    own, rv32 = "qemu-cortex-m4", "qemu-rv32"
+    assert load(own, shipped[own], rv32).search.hyper.boards[0] == own
+    for boards, culprit, name, twin in (
+        ((rv32, copies[own]), copies[own], own, "the run's own board"),
+        ((rv32, shipped[rv32]), shipped[rv32], rv32, f"'{rv32}'"),
+        ((copies[rv32], own, rv32), rv32, rv32, f"'{copies[rv32]}'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load(*boards)
+        told = f"'search.hyper.boards' has '{culprit}', a board named {name} as {twin} is"
+        assert caught.value.message == f"run.toml:8: {told}"
+        assert "another 'name'" in caught.value.hint
+
+
+def test_the_runs_own_board_is_searched_for_once_however_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "cost_on", lambda self, name: name)
+    listed = ["qemu-cortex-m4", str(load_board("qemu-cortex-m4").path), "qemu-rv32"]
+    text = f'method = "hypernetwork"\nhyper.boards = {listed}'
+    power = "[energy]\nvoltage_v = 3.3\ncurrent_ma = 10.0\nuncertainty = 0.1\nreference = 'own meter'\n"
+    path = write(tmp_path, GOOD.replace("steps = 10", text) + power)
+    assert Run.open(path, runs=tmp_path / "runs", quiet=True).other_costs == ("qemu-rv32",)
 
 
 def test_a_goal_that_every_network_meets_is_none(tmp_path: Path) -> None:
