@@ -230,14 +230,15 @@ def export(
 
     early = chosen if chosen and chosen["kept"] else None
     by_rule = ", each image ending at the exit that the thresholds say" if early else ""
+    last = ", its final output alone" if early else ""
     accuracies = {
-        "float": accuracy(result.float_accuracy, "float network before quantization"),
-        "fake_quantized": accuracy(result.fake_quant_accuracy, "quantization-aware network"),
+        "float": accuracy(result.float_accuracy, f"float network before quantization{last}"),
+        "fake_quantized": accuracy(result.fake_quant_accuracy, f"quantization-aware network{last}"),
         "int8": accuracy(int8, f"the exported file on LiteRT's reference kernels{by_rule}"),
     }
     if early:
         alone = early["test"]["final_accuracy"]
-        accuracies["int8_final_output"] = accuracy(alone, "the exported file, its final output alone")
+        accuracies["int8_final_output"] = accuracy(alone, f"the exported file{last}")
     more = {"exits": chosen, "architecture": architecture.to_json()} if chosen else {}
     return {
         "accuracy": accuracies,

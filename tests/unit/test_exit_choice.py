@@ -263,6 +263,9 @@ def test_exported_file_follows_the_choice(
     right = float((tested[:, :-1].argmax(1) == data.y_test).mean())
     assert outcome["accuracy"]["int8"]["value"] == chosen["test"]["accuracy"] == right
     assert sum(chosen["test"]["counts"]) == len(data.y_test)
+    # which accuracies are the rule's, and which know the last output alone
+    alone = {k: "final output alone" in found["note"] for k, found in outcome["accuracy"].items()}
+    assert alone == {"float": True, "fake_quantized": True, "int8": False, "int8_final_output": True}
 
 
 def test_budgets_hold_for_the_worst_case(tmp_path: Path, trained: QatResult, cost: CostModel) -> None:

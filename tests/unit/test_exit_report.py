@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -69,14 +70,32 @@ def test_the_goal_is_told() -> None:
     assert "The search placed none; kept: <b>none</b>" in page(none)
 
 
+def test_candidates_say_which_logits_their_thresholds_are_on() -> None:
+    """Those of a short float training, rounded to the grid that an exported file would have (`on_int8_grid`)."""
+    exits = {
+        "architecture": "dw3-8", "goal_ms": 8.5, "counts": [600, 400], "final_accuracy": 0.8, "expected_ms": 8.0,
+        "worst_case_ms": 9.0,
+    }  # fmt: skip
+    points = [{"exits": exits, "chosen": True, "proxy_steps": 50, "accuracy": 0.79}, {"exits": None}]
+    html = section("{% set early", "{% for note in", {"search": {"points": points}})
+    assert "8.5 ms expected over 1,000 validation images" in html
+    assert "float training, rounded to an INT8 grid" in html and "float logits" not in html
+
+
 def page(found: dict[str, Any]) -> str:
-    """The section alone, from the report's own template."""
+    return section(
+        '{% set e = r.get("exit_choice") %}', '{% if r.get("robustness") %}', {"exit_choice": found}
+    )
+
+
+def section(first: str, behind: str, document: dict[str, Any]) -> str:
+    """Of the report's own template what is between these texts, and the macros that all of it uses."""
     environment = templates()
     assert environment.loader is not None
     source = environment.loader.get_source(environment, "report.html.j2")[0]
-    start = source.index('{% set e = r.get("exit_choice") %}')
-    section = source[start : source.index('{% if r.get("robustness") %}')]
-    return environment.from_string(section).render(r={"exit_choice": found})
+    macros = "".join(re.findall(r"{%-? macro .*?endmacro -?%}", source, re.DOTALL))
+    start = source.index(first)
+    return environment.from_string(macros + source[start : source.index(behind, start)]).render(r=document)
 
 
 @pytest.mark.parametrize(
