@@ -19,6 +19,10 @@ _REQUIRED: Any = object()
 MOST_INTEGER = 2**63 - 1  # TOML's integers have 64 bits
 # Of learning rates and weight decays: torch's optimizers hold what they make of them in float32, which ends at 3.4e38.
 MOST_RATE = 3e37
+# Of what a term of a loss is multiplied by, and of what logits are divided by: with their squares and their products
+# with a cost they stay in float32. What leaves it would end in a training that diverges, and blame a learning rate.
+WEIGHTS = (1e-30, 1e9)
+TEMPERATURES = (1e-6, 1e6)
 MOST_THREADS = 1024  # torch refuses numbers that it cannot hold with an error of its own
 
 
@@ -203,10 +207,17 @@ class Table:
 
 def check_at_most(most: float, values: Mapping[str, float]) -> None:
     """Raises ConfigError for the first of `values`, by the names of their keys, that is above `most`."""
+    check_within((-math.inf, most), values)
+
+
+def check_within(bounds: tuple[float, float], values: Mapping[str, float]) -> None:
+    """As `check_at_most` for the first of `values` that is below the first of `bounds` or above the other."""
+    least, most = bounds
     for name, value in values.items():
-        if not value <= most:
+        if not least <= value <= most:
             key = re.split(r"[. ]", name)[-1]
-            raise ConfigError(f"{name} = {value:g} is too large", hint=f"at most {most:g}", key=key)
+            how, hint = ("small", f"at least {least:g}") if value < least else ("large", f"at most {most:g}")
+            raise ConfigError(f"{name} = {value:g} is too {how}", hint=hint, key=key)
 
 
 def _path(dotted: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pipeline.search.predictorconfig import PredictorConfig
 from pipeline.search.proxyconfig import ProxyConfig
 from pipeline.search.selectionconfig import SelectionConfig
 from pipeline.search.sharingconfig import SharingConfig
-from pipeline.tomltable import MOST_RATE, MOST_THREADS, check_at_most
+from pipeline.tomltable import MOST_RATE, MOST_THREADS, TEMPERATURES, WEIGHTS, check_at_most, check_within
 
 # Settings that change at most the last bits, when something is written, or what comes after the search (exits that are
 # searched for are no such thing: see `SearchConfig.outcome`).
@@ -144,6 +144,14 @@ class SearchConfig:
         check_at_most(MOST_THREADS, {"search.threads": self.threads or 1})
         rates = ("weight_lr", "architecture_lr")
         check_at_most(MOST_RATE, {f"search.{name}": getattr(self, name) for name in rates})
+        weights = (
+            "mu",
+            "nu",
+            "penalty_cap",
+        )  # the penalty is divided by the first two, which become the third
+        check_within(WEIGHTS, {f"search.{name}": getattr(self, name) for name in weights})
+        temperatures = ("temperature_start", "temperature_end")
+        check_within(TEMPERATURES, {f"search.{name}": getattr(self, name) for name in temperatures})
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> SearchConfig:

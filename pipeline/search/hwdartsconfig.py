@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.tomltable import WEIGHTS, check_at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class HwDartsConfig:
             raise ConfigError(
                 f"search.hwdarts.lambdas must be numbers >= 0, not {list(self.lambdas)!r}", key="lambdas"
             )
+        check_at_most(WEIGHTS[1], {"search.hwdarts.lambdas": max(numbers)})
         if len(set(numbers)) < len(numbers):
             raise ConfigError(f"search.hwdarts.lambdas has one twice: {list(self.lambdas)!r}", key="lambdas")
         if type(self.steps) is not int or self.steps < 0:

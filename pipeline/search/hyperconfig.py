@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from pipeline.errors import ConfigError
-from pipeline.tomltable import MOST_RATE, check_at_most
+from pipeline.tomltable import MOST_RATE, TEMPERATURES, WEIGHTS, check_at_most, check_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +50,7 @@ class HyperConfig:
                     f"search.hyper.{field.name} must be a number > 0, not {value!r}", key=field.name
                 )
         check_at_most(MOST_RATE, {"search.hyper.lr": self.lr})
+        weights = ("kappa", "simplex_weight", "condition_weight", "spend_weight", "entropy_weight")
+        check_at_most(WEIGHTS[1], {f"search.hyper.{name}": getattr(self, name) for name in weights})
+        temperatures = ("temperature_start", "temperature_end")
+        check_within(TEMPERATURES, {f"search.hyper.{name}": getattr(self, name) for name in temperatures})

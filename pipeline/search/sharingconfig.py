@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+from pipeline.tomltable import WEIGHTS, check_at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class SharingConfig:
             real = isinstance(value, int | float) and not isinstance(value, bool)
             if not (real and 0 <= value < math.inf):
                 raise ConfigError(f"search.sharing.{name} must be a number >= 0, not {value!r}", key=name)
+        check_at_most(WEIGHTS[1], {"search.sharing.identity": self.identity})
         if self.distill > 1:
             raise ConfigError(
                 f"search.sharing.distill must be at most 1, not {self.distill!r}", key="distill"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
-from pipeline.tomltable import MOST_RATE, check_at_most
+from pipeline.tomltable import MOST_RATE, TEMPERATURES, check_at_most, check_within
 
 ARCHITECTURES = ("wide", "resnet", "convnet")
 _WIDEST = 256.0  # times the student: beyond it are no teachers, but sizes that torch cannot count
@@ -40,8 +40,8 @@ class TeacherConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"teacher {name} = {getattr(self, name)} must be positive", key=name)
         check_at_most(_WIDEST, {"teacher width": self.width})
-        for name in ("temperature", "learning_rate"):
-            check_at_most(MOST_RATE, {f"teacher {name}": getattr(self, name)})
+        check_at_most(MOST_RATE, {"teacher learning_rate": self.learning_rate})
+        check_within(TEMPERATURES, {"teacher temperature": self.temperature})
         for name in ("depth", "members", "epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"teacher {name} = {getattr(self, name)} must be at least 1", key=name)

@@ -158,6 +158,12 @@ def test_defaults_and_given_values(tmp_path: Path) -> None:
             r"run.toml:7: 'search.hyper.boards' has qemu-cortex-m7, and budgets.latency_ms = 15,000",
             "at most 5,592.405 ms",
         ),
+        (
+            "steps = 10",
+            "mu = 0.2\nnu = 1e-300",
+            r"run.toml:9: search.nu = 1e-300 is too small",
+            "at least 1e-30",
+        ),
         ("steps = 10", 'method = "edgnas"', r"run.toml:8: unknown search method 'edgnas'", "edgenas"),
         (
             "[search]",

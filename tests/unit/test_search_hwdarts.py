@@ -114,6 +114,7 @@ def test_settings(tmp_path):
         ({"lambdas": (-1.0,)}, "lambdas"),
         ({"lambdas": (1.0, 1.0)}, "twice"),
         ({"lambdas": (float("inf"),)}, "lambdas"),
+        ({"lambdas": (0.1, 1e10)}, r"lambdas = 1e\+10 is too large"),
         ({"steps": -1}, "steps"),
     ):
         with pytest.raises(ConfigError, match=rf"search\.hwdarts\.{'lambdas' if says == 'twice' else says}"):

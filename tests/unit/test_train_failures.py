@@ -16,7 +16,11 @@ from pipeline.errors import ConfigError
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.config import SearchConfig
 from pipeline.search.hyperconfig import HyperConfig
+from pipeline.search.penalty import Penalty
 from pipeline.search.predictorconfig import PredictorConfig
+from pipeline.search.relaxation import Expected
+from pipeline.search.sharingconfig import SharingConfig
+from pipeline.space.budgets import Budgets
 from pipeline.tomltable import MOST_RATE
 from pipeline.train import TrainConfig, train_qat
 from pipeline.train.batches import Batches
@@ -26,6 +30,8 @@ from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.resnet import ResNet
 from pipeline.train.teacherconfig import TeacherConfig
 
+WEIGHTS = (1e-30, 1e9)  # of terms of a loss, whose squares float32 holds
+TEMPERATURES = (1e-6, 1e6)
 RESNET = TeacherConfig(weight=0.5, architecture="resnet", width=0.5, depth=1, epochs=2)
 
 
@@ -75,6 +81,49 @@ def test_rates_that_torch_cannot_count_with_are_refused(made: Any, key: str) -> 
     for rate in (1e38, 1e300, float("inf")):
         with pytest.raises(ConfigError, match=rf"{key} = \S+ is too large"):
             made(**{key: rate})
+
+
+@pytest.mark.parametrize(
+    ("made", "key", "bounds"),
+    [
+        (SearchConfig, "mu", WEIGHTS),
+        (SearchConfig, "nu", WEIGHTS),
+        (SearchConfig, "penalty_cap", WEIGHTS),
+        (SharingConfig, "identity", (0.0, WEIGHTS[1])),
+        *((HyperConfig, f"{key}_weight", (1e-300, WEIGHTS[1])) for key in ("simplex", "condition", "spend", "entropy")),
+        (HyperConfig, "kappa", (1e-300, WEIGHTS[1])),
+        (SearchConfig, "temperature_start", TEMPERATURES),
+        (SearchConfig, "temperature_end", TEMPERATURES),
+        (HyperConfig, "temperature_start", TEMPERATURES),
+        (HyperConfig, "temperature_end", TEMPERATURES),
+        (TeacherConfig, "temperature", TEMPERATURES),
+    ],
+)  # fmt: skip
+def test_weights_and_temperatures_that_would_leave_float32_are_refused_by_their_names(
+    made: Any, key: str, bounds: tuple[float, float]
+) -> None:
+    """They made the loss infinite or nan, for which the error named a learning rate."""
+    for value in bounds:
+        made(**{key: value})
+    with pytest.raises(ConfigError, match=rf"{key} = 1e\+10 is too large") as caught:
+        made(**{key: 1e10})
+    assert caught.value.key == key and f"{bounds[1]:g}" in caught.value.hint
+    if bounds in (WEIGHTS, TEMPERATURES):
+        with pytest.raises(ConfigError, match=rf"{key} = 1e-31 is too small"):
+            made(**{key: 1e-31})
+
+
+@pytest.mark.parametrize("coefficient", WEIGHTS)
+def test_the_smallest_and_largest_penalties_have_a_gradient(coefficient: float) -> None:
+    config = SearchConfig(mu=coefficient, nu=coefficient, penalty_cap=WEIGHTS[1])
+    penalty = Penalty.start(Budgets(latency_ms=1.0, parameters=1000), config)
+    for latency_ms in (1e4, 0.5, 2.0):  # the first one as far over its limit as none that has an answer
+        cost = torch.tensor([latency_ms, 0.0, 0.0, 900.0], requires_grad=True)
+        loss = penalty.loss(Expected(*cost))
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(cost.grad).all()
+        assert cost.grad[0] > 0 or latency_ms < 1
+        penalty.update(Expected(*cost.detach()))
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "weight_decay"])
