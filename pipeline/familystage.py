@@ -11,7 +11,7 @@ from pipeline import stages
 from pipeline.boards import Board
 from pipeline.errors import ConfigError
 from pipeline.figures import Provenance
-from pipeline.firmware import too_long
+from pipeline.firmware import check_deadline
 from pipeline.latency.cost import CostModel
 from pipeline.runfile import RunFile
 from pipeline.search import Request, SearchResult, complexity_of
@@ -72,12 +72,11 @@ class FamilyQuestion:
     def budgets(self, run: RunFile, board: Board) -> Budgets:
         """As asked on `board`, before the conditions and memories that limit them further.
 
-        ConfigError for a deadline beyond what the board's counter can time.
+        ConfigError for a deadline that the board's counter cannot be held against.
         """
         budgets = replace(run.budgets_on(board), **self.limits)
-        if why := too_long(budgets.latency_ms or 0.0, board):
-            source = "budgets.latency_ms" if self.latency_ms is None else "--latency-ms"
-            raise ConfigError(f"{source} is {budgets.latency_ms:,}", hint=why)
+        source = "budgets.latency_ms" if self.latency_ms is None else "--latency-ms"
+        check_deadline(budgets.latency_ms, board, source)
         return budgets
 
     def to_json(self) -> dict[str, Any]:

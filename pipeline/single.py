@@ -14,7 +14,7 @@ from pipeline.boards import Board, load_board
 from pipeline.engine import Model, load
 from pipeline.errors import ConfigError
 from pipeline.figures import Figure
-from pipeline.firmware import plain_name, too_long
+from pipeline.firmware import check_deadline, plain_name
 from pipeline.fleet import Targets
 from pipeline.links import check_reachable
 from pipeline.progress import Reporter
@@ -46,8 +46,7 @@ def open_model(
     time, and for an energy budget where the board's current is not known.
     """
     board = load_board(board_name)
-    if latency_ms is not None and (why := too_long(latency_ms, board)):
-        raise ConfigError(f"--latency-ms is {latency_ms:,}", hint=why)
+    check_deadline(latency_ms, board, "--latency-ms")
     for option, given, memory in (
         ("--sram-bytes", sram_bytes, board.memory.sram),
         ("--flash-bytes", flash_bytes, board.memory.flash),

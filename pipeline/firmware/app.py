@@ -43,6 +43,18 @@ def too_long(latency_ms: float, board: Board, cycles_per_instruction: float = 1.
     return "" if latency_ms <= most else f"at most {most:,} ms: {board.name} cannot time longer inferences"
 
 
+def check_deadline(latency_ms: float | None, board: Board, setting: str) -> None:
+    """Raises ConfigError, by the name of its `setting`, for a deadline that the device cannot hold an inference
+    against; None is no deadline."""
+    if latency_ms is None:
+        return
+    why = too_long(latency_ms, board)
+    if latency_ms < LEAST_LATENCY_MS:
+        why = f"at least {LEAST_LATENCY_MS:g} ms: the device compares whole microseconds"
+    if why:
+        raise ConfigError(f"{setting} is {latency_ms:,}", hint=why)
+
+
 def render_app(
     sources: Mapping[str, str], board: Board, budgets: Budgets, out_dir: Path, cycles_per_instruction: float,
     front_end_cycles_per_instruction: float | None = None,

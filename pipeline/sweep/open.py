@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline import stages
 from pipeline.errors import ConfigError
+from pipeline.firmware import check_deadline
 from pipeline.fit import obtain_predictor
 from pipeline.latency.cost import CostModel
 from pipeline.progress import Reporter
@@ -40,13 +41,16 @@ def open_sweep(
     first those of METHODS or, in a space of cells, OF_CELLS.
 
     Loads the data set (with the run file's seed, the same for all) and gets the latency table ready. Raises
-    ConfigError for an option that has no meaning, and what loading and profiling raise.
+    ConfigError for an option that has no meaning, such as a limit that the board cannot time, and what loading and
+    profiling raise.
     """
     limits = numbers(latency_ms, "--latency-ms") if latency_ms else [settings.budgets.latency_ms or 0.0]
     if not limits[0]:
         raise ConfigError("the run file has no latency limit", hint="give --latency-ms")
     cells = settings.space.kind == "cells"
     chosen = method_list(methods) if methods else list(OF_CELLS if cells else METHODS)
+    for limit in limits if latency_ms else ():  # the run file's is
+        check_deadline(limit, settings.board, "--latency-ms")
     limits = [_held(settings, limit, reporter) for limit in limits]
     jobs = grid(chosen, seed_list(seeds), limits)
     if cells:

@@ -166,6 +166,9 @@ def test_a_deadline_that_the_other_boards_counter_cannot_time_is_refused(
     with pytest.raises(ConfigError, match="--latency-ms is 15,000") as caught:
         run.family(FamilyQuestion("qemu-cortex-m7", latency_ms=15_000.0))
     assert "qemu-cortex-m7 cannot time longer" in caught.value.hint
+    with pytest.raises(ConfigError, match=r"--latency-ms is 0\.0001") as caught:
+        run.family(FamilyQuestion(latency_ms=0.0001))
+    assert "whole microseconds" in caught.value.hint
     run.settings = replace(run.settings, budgets=Budgets(15_000.0))
     with pytest.raises(ConfigError, match=r"budgets\.latency_ms is 15,000"):
         run.family(FamilyQuestion("qemu-cortex-m7"))

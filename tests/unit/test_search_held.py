@@ -12,6 +12,7 @@ from search_standins import SEARCHES
 from pipeline import stages
 from pipeline.boards import load_board
 from pipeline.boards.power import Power
+from pipeline.errors import ConfigError
 from pipeline.familystage import FamilyQuestion
 from pipeline.latency.lut import Lut
 from pipeline.progress import Reporter
@@ -155,6 +156,21 @@ def test_a_sweep_searches_for_the_lowered_deadlines(tmp_path: Path) -> None:
     free = opened(tmp_path, "random", 60.0, hold=False).settings
     sweep = open_sweep(free, tmp_path / "sweep", quiet, methods="random", seeds="0")
     assert [job.latency_ms for job in sweep.jobs] == [60.0]
+
+
+@pytest.mark.parametrize(("limits", "told"), [("20,16000", "16,000.0"), ("0.0005,20", "0.0005")])
+def test_a_sweeps_deadlines_are_held_against_the_boards_counter(
+    limits: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the run file's own: qemu-cortex-m4 can time 15.9 s in whole microseconds. Nothing is loaded before."""
+    settings = opened(tmp_path, "random", 60.0).settings
+    monkeypatch.setattr(stages, "load_data", lambda *_: pytest.fail("loaded first"))
+    with pytest.raises(ConfigError, match=f"--latency-ms is {told}") as caught:
+        open_sweep(
+            settings, tmp_path / "sweep", Reporter(quiet=True), methods="random", seeds="0", latency_ms=limits
+        )
+    assert "at most 15,9" in caught.value.hint or "at least 0.001 ms" in caught.value.hint
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_sweep_searches_within_the_boards_memories(tmp_path: Path) -> None:
