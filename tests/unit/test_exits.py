@@ -29,6 +29,7 @@ from pipeline.export.exits import KeptExits, keep_exits
 from pipeline.export.freeze import freeze
 from pipeline.export.quantized import QuantizedNetwork
 from pipeline.export.tflite import serialize
+from pipeline.search.exitconfig import ExitConfig
 from pipeline.space.architecture import Architecture, Block, lower, parameters
 from pipeline.space.exits import METADATA, ExitRule, margins
 from pipeline.space.graph import OpGraph
@@ -203,6 +204,23 @@ def test_an_exit_weight_by_which_heads_would_learn_faster_than_torch_can_hold_is
     set_rate(optimizer, rate)
     heads[0].grad = torch.zeros(2, 2)
     optimizer.step()  # the fastest that is taken is no error of torch's
+
+
+def test_an_exit_weight_with_which_nothing_is_learnt_is_refused() -> None:
+    """Beyond it trainings ended in chance, which nothing said before the export."""
+    assert TrainConfig(exit_weight=30.0).exit_weight == 30.0
+    for weight in (31.0, 1e6, 1e300):
+        with pytest.raises(ConfigError, match=r"train\.exit_weight = \S+ is too large") as caught:
+            TrainConfig(exit_weight=weight)
+        assert caught.value.key == "exit_weight" and "at most 30" in caught.value.hint
+    for name, weight, how in (
+        ("loss_weight", 31.0, "large"),
+        ("head_weight", 31.0, "large"),
+        ("head_weight", 1e-300, "small"),
+    ):
+        with pytest.raises(ConfigError, match=rf"search\.exits\.{name} = \S+ is too {how}") as caught:
+            ExitConfig(search=True, expected_latency_ms=1.0, **{name: weight})
+        assert caught.value.key == name
 
 
 def test_heads_learn_from_their_losses_in_full_and_blocks_by_exit_weight() -> None:
