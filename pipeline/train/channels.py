@@ -9,25 +9,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.space.architecture import Architecture
 from pipeline.space.pruned import PrunedArchitecture, unpruned
 from pipeline.space.widths import Group, groups
 from pipeline.train.layers import Weighted
+from pipeline.train.loss import joint_loss
 from pipeline.train.network import QatNetwork
 
 Kept = Sequence[NDArray[np.int64]]  # channels that stay, by group, ascending
 
 
 def importance(
-    network: QatNetwork, kind: str, batches: Iterable[tuple[Tensor, Tensor]], rng: np.random.Generator
+    network: QatNetwork,
+    kind: str,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    rng: np.random.Generator,
+    *,
+    exit_weight: float,
 ) -> list[NDArray[np.float64]]:
     """How much each channel of each group matters, (channels,) a group.
 
-    "taylor": the loss's first-order change where the channel is 0 for all that read it (Molchanov et al. 2019,
-    arXiv:1906.10771, eq. 8, at the weights that read the channel), squared, mean over `batches`. It compares
-    channels of different layers, and sees a residual connection's channel with all its readers.
+    "taylor": the first-order change of the loss that the blocks train by, in which an early exit counts `exit_weight`,
+    where the channel is 0 for all that read it (Molchanov et al. 2019, arXiv:1906.10771, eq. 8, at the weights that
+    read the channel), squared, mean over `batches`. It compares channels of different layers, and sees a residual
+    connection's channel with all its readers.
     "scale": mean factor of the batch normalizations that make the channel, relative to the group's mean.
     """
     parts = groups(network.graph)
@@ -40,10 +46,7 @@ def importance(
     count = 0
     for x, y in batches:
         network.zero_grad(set_to_none=True)
-        loss = sum(
-            (F.cross_entropy(logits, y) for logits in network.each(x)), torch.zeros((), device=x.device)
-        )
-        loss.backward()
+        joint_loss(network.each(x), y, exit_weight).backward()
         for found, group in zip(total, parts, strict=True):
             found += sum(_change(network.layers[i]) for i in group.consumers) ** 2
         count += 1

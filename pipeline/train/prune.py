@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.data import DataSet
 from pipeline.errors import BudgetError
@@ -26,6 +25,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.device import choose
 from pipeline.train.diagnosis import diverged
 from pipeline.train.evaluate import accuracy
+from pipeline.train.loss import joint_loss
 from pipeline.train.network import QatNetwork
 from pipeline.train.optimizer import set_rate, sgd
 from pipeline.train.progress import Progress
@@ -81,7 +81,8 @@ def prune_and_train(
         on_step=on_step, start=start,
     )  # fmt: skip
     identity = fingerprint(architecture.to_json(), data, asdict(config), seed) + cost_key + repr(limits)
-    identity += "heads in full" if network.heads else ""  # otherwise before
+    if network.heads:  # otherwise before
+        identity += "heads in full" + ("exits weighed" if options.importance == "taylor" else "")
     file = folder / "pruning.pt" if folder else None
     with settings(config):
         rounds = _Rounds(network, data, config, shrink, limits, confirm or judge, seed, file, identity)
@@ -142,7 +143,9 @@ class _Rounds:
         options = self.options
         batches = self._batches(self.round * options.batches, options.batches)
         rng = np.random.default_rng((self.seed, self.round))  # only "random" draws from it
-        scores = importance(self.network, options.importance, batches, rng)
+        scores = importance(
+            self.network, options.importance, batches, rng, exit_weight=self.config.exit_weight
+        )
         goal = goals(self.start, self.limits, min(1.0, (self.round + 1) / options.rounds))
         kept = self.shrink.choose(scores, goal, self.start["vetoed"])
         self.network = cut(self.network, kept)
@@ -165,19 +168,12 @@ class _Rounds:
         set_rate(optimizer, _BETWEEN * options.learning_rate)
         network.train()
         for x, y in self._batches(self.round * options.round_steps, options.round_steps):
-            loss = self._loss(network.each(x), y)
+            loss = joint_loss(network.each(x), y, self.config.exit_weight, self.config.label_smoothing)
             if not math.isfinite(float(loss.detach())):
                 raise diverged(network, x, "pruning", float(loss.detach()), "train.prune.learning_rate")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-
-    def _loss(self, outputs: list[Tensor], y: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
-        loss = F.cross_entropy(outputs[-1], y, label_smoothing=smoothing)
-        for early in outputs[:-1]:
-            loss = loss + self.config.exit_weight * F.cross_entropy(early, y, label_smoothing=smoothing)
-        return loss
 
     def _batches(self, first: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         return (self.batches[first + i] for i in range(count))

@@ -29,6 +29,7 @@ from pipeline.train.evaluate import accuracy as evaluate
 from pipeline.train.grids import renew_ranges, set_grids
 from pipeline.train.inherit import fingerprint_of, inherit
 from pipeline.train.layers import Weighted
+from pipeline.train.loss import with_exits
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.network import Mode, QatNetwork
 from pipeline.train.optimizer import cosine, one_cycle, set_rate, sgd
@@ -255,9 +256,7 @@ class Training:
             opinion = self.teacher.probabilities(x, taught.temperature)
             lesson = distillation_loss(outputs[-1], opinion, taught.temperature)
             loss = (1.0 - taught.weight) * loss + taught.weight * lesson
-        for early in outputs[:-1]:
-            loss = loss + self.config.exit_weight * F.cross_entropy(early, y, label_smoothing=smoothing)
-        return loss
+        return with_exits(loss, outputs[:-1], y, self.config.exit_weight, smoothing)
 
     def _close_epoch(self, phase: Phase, epoch: int, accuracy: float, rate: float) -> None:
         self.history.append(

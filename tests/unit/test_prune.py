@@ -28,7 +28,7 @@ from pipeline.space.cells import CellSpace
 from pipeline.space.graph import OpGraph
 from pipeline.space.pruned import PrunedArchitecture, with_exits
 from pipeline.space.widths import groups, resize
-from pipeline.train import TrainConfig, train_qat
+from pipeline.train import TrainConfig, prune, train_qat
 from pipeline.train.channels import cut, importance, mask
 from pipeline.train.config import PruneConfig
 from pipeline.train.prune import prune_and_train
@@ -123,15 +123,19 @@ def test_pruned_file_on_every_reference(name: str) -> None:
     assert replace(model.graph, nodes=tuple(replace(n, name="") for n in model.graph.nodes)) == nameless
 
 
-def test_taylor_is_the_change_of_the_loss() -> None:
-    """Against finite differences: every reader's weights of one channel a little smaller."""
-    network = random_network(ARCHITECTURE, 4).double()
+@pytest.mark.parametrize(
+    ("architecture", "exit_weight"), [(ARCHITECTURE, 0.3), (WITH_EXITS, 0.3), (WITH_EXITS, 3.0)]
+)
+def test_taylor_is_the_change_of_the_loss(architecture: Architecture, exit_weight: float) -> None:
+    """Against finite differences: every reader's weights of one channel a little smaller; exits as in training."""
+    network = random_network(architecture, 4).double()
     x, y = torch.rand(16, 1, 12, 12).double(), torch.arange(16) % 3
-    found = importance(network, "taylor", [(x, y)], np.random.default_rng(0))
+    found = importance(network, "taylor", [(x, y)], np.random.default_rng(0), exit_weight=exit_weight)
 
     def loss() -> float:
         with torch.no_grad():
-            return float(torch.nn.functional.cross_entropy(network(x), y))
+            *exits, final = (torch.nn.functional.cross_entropy(logits, y) for logits in network.each(x))
+            return float(final + exit_weight * sum(exits))
 
     before, step = loss(), 1e-4
     for group, scores in zip(groups(network.graph), found, strict=True):
@@ -249,6 +253,39 @@ def test_exits_are_pruned_with_their_network() -> None:
     pruned = prune_and_train(WITH_EXITS, data_set(), QUICK, judge, seed=1)
     assert len(pruned.result.network.graph.exits) == 1
     assert pruned.result.network.architecture.exits == (1,)
+
+
+def test_what_exits_count_decides_what_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def spied(*args: Any, exit_weight: float) -> Any:
+        asked.append(exit_weight)
+        return importance(*args, exit_weight=exit_weight)
+
+    monkeypatch.setattr(prune, "importance", spied)
+    prune_and_train(WITH_EXITS, data_set(), replace(QUICK, exit_weight=0.7), judge, seed=1)
+    assert asked == [0.7] * QUICK.prune.rounds
+
+
+def test_rounds_that_weighed_exits_otherwise_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version weighed them by 1."""
+    kept: dict[str, str] = {}
+    monkeypatch.setattr(
+        prune, "save_checkpoint", lambda path, state: kept.update({path.name: state["identity"]})
+    )
+    found = {}
+    for name, architecture, importance_of in (
+        ("plain", ARCHITECTURE, "taylor"),
+        ("taylor", WITH_EXITS, "taylor"),
+        ("scale", WITH_EXITS, "scale"),
+    ):
+        config = replace(QUICK, prune=replace(QUICK.prune, importance=importance_of, rounds=1))
+        prune_and_train(architecture, data_set(), config, judge, seed=1, folder=tmp_path / name)
+        found[name] = kept.pop("pruning.pt")
+    assert found["taylor"].endswith("exits weighed")
+    assert not any(found[name].endswith("exits weighed") for name in ("plain", "scale"))
 
 
 def test_by_a_table_of_a_board() -> None:
