@@ -90,11 +90,12 @@ class TrainConfig:
                 key="exit_weight",
             )
         # the rate of exits' heads, which torch holds in float32 as well
-        fastest = max(self.learning_rate, self.qat_learning_rate, self.prune.learning_rate) / self.exit_weight
+        rate = max(self.learning_rate, self.qat_learning_rate, self.prune.learning_rate)
+        fastest = rate / self.exit_weight
         if fastest > _MOST_OF_HEADS:
             raise ConfigError(
                 f"train.exit_weight = {self.exit_weight:g} is too small: exits' heads learn at the learning rates "
                 f"divided by it, {fastest:g}",
-                hint=f"at most {_MOST_OF_HEADS:g}",
+                hint=f"at least {1.01 * rate / _MOST_OF_HEADS:.2g}: float32 ends at 3.4e38",
                 key="exit_weight",
             )

@@ -198,8 +198,10 @@ def test_generated_decision_is_the_rule(decide: Path) -> None:
 def test_an_exit_weight_by_which_heads_would_learn_faster_than_torch_can_hold_is_refused() -> None:
     heads, rate = [torch.nn.Parameter(torch.zeros(2, 2))], TrainConfig().learning_rate
     for weight in (1e-300, 1e-45, rate / 3.1e38):
-        with pytest.raises(ConfigError, match=r"train\.exit_weight = .* is too small"):
+        with pytest.raises(ConfigError, match=r"train\.exit_weight = .* is too small") as caught:
             TrainConfig(exit_weight=weight)
+        assert "at least 5.1e-40" in caught.value.hint
+    assert TrainConfig(exit_weight=5.1e-40)
     optimizer = sgd(torch.nn.Linear(1, 1), TrainConfig(exit_weight=rate / 2.9e38), heads)
     set_rate(optimizer, rate)
     heads[0].grad = torch.zeros(2, 2)
