@@ -24,6 +24,7 @@ from pipeline.search.effort import cell_member_steps
 from pipeline.search.lambdasweep import LambdaSweep, members
 from pipeline.search.result import SearchResult
 from pipeline.search.trainer import (
+    choice_rate,
     cosine,
     diverged,
     draw_batch,
@@ -157,7 +158,8 @@ class CellHwDarts(CellSearch, LambdaSweep):
         norm = gradient_norm(self.relaxation.parameters())
         if not torch.isfinite(loss) or not torch.isfinite(norm):
             what = f"the loss is {loss.item()}, its gradient's norm {norm.item()}"
-            raise diverged(self.net, path, images, what, choices="search.architecture_lr")
+            lower = choice_rate("search.architecture_lr", loss)
+            raise diverged(self.net, path, images, what, choices=lower)
         self.architecture.step()
 
     def _paths(self, index: int) -> list[EdgePath]:

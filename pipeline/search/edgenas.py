@@ -34,6 +34,7 @@ from pipeline.search.selection import Selection, capacity_bonus, goal_missed
 from pipeline.search.supernet import Supernet
 from pipeline.search.trainer import (
     Validation,
+    choice_rate,
     cosine,
     diverged,
     draw_batch,
@@ -198,7 +199,8 @@ class EdgeNas:
             if not torch.isfinite(loss)
             else f"its gradient's norm is {norm.item()}"
         )
-        raise diverged(self.net, self._centre(), images, what, choices=rate)
+        lower = choice_rate(rate, loss)
+        raise diverged(self.net, self._centre(), images, what, choices=lower)
 
     def _score_gradient(
         self, temperature: float, rng: Any, batch: tuple[Tensor, Tensor]

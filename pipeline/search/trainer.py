@@ -134,6 +134,15 @@ def diverged(
     )
 
 
+def choice_rate(rate: str, loss: Tensor) -> str:
+    """What to lower where a step of what chooses, with learning rate `rate`, cannot be taken.
+
+    Where `loss` is finite its gradient was not, which is made of the net's losses, or comes through its gates: the
+    weights may have grown too large without a value in the net that is not finite.
+    """
+    return f"{rate} or {RATE}" if torch.isfinite(loss) else rate
+
+
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Of all gradients together; 0 where there are none."""
     norms = [p.grad.norm() for p in parameters if p.grad is not None]

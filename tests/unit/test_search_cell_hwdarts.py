@@ -136,6 +136,17 @@ def test_an_alpha_that_diverges_is_named_and_the_checkpoint_kept(gradient: str, 
     assert kept["step"] == len(seen) and torch.isfinite(kept["relaxation"]["logits"]).all()
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_weights_too_large_for_a_gradient_are_named_besides_the_alpha(gradient: str) -> None:
+    """No value in the net is infinite, but losses of 1e25, and gradients through gates, have no norm in float32."""
+    method = made(replace(CONFIG, gradient=gradient))
+    with torch.no_grad():
+        method.net.classifier *= 1e25
+    with pytest.raises(ConfigError, match="its gradient's norm inf") as error:
+        method._lambda_step(0.0, 0)
+    assert "lower search.architecture_lr or search.weight_lr;" in error.value.hint
+
+
 def test_members_train_for_what_the_hypernetworks_search_leaves() -> None:
     short = replace(CONFIG, hwdarts=HwDartsConfig((0.0, 1.0)), warmup_steps=300, steps=400, semifinalists=3)
     counted = [cell_member_steps(replace(short, semifinalists=n), 3, 80) for n in (3, 6)]

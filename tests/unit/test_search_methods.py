@@ -210,6 +210,15 @@ def test_choices_that_diverge_are_told_from_weights(method, rate, gradient, tmp_
     assert all(torch.isfinite(value).all() for value in kept.values())
 
 
+@pytest.mark.parametrize(("method", "rate"), [("edgenas", "architecture_lr"), ("hypernetwork", "hyper.lr")])
+def test_weights_that_blow_up_a_gradient_through_gates_are_named_besides_the_choices(method, rate):
+    """No layer has a value that is not finite: only the way back through the large weights does."""
+    wild = replace(TINY, method=method, gradient="straight-through", weight_lr=1e7)
+    with pytest.raises(ConfigError, match="its gradient's norm is inf") as error:
+        search(SMALL, DATA, MacCost(), Budgets(), wild, seed=0)
+    assert f"lower search.{rate} or search.weight_lr;" in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("space", "method", "kind"),
     [(SMALL, "edgenas", "mul"), (SMALL, "random", "max_pool"), (CELLS, "hypernetwork", "add")],
