@@ -113,7 +113,9 @@ def _table(answer: FamilyAnswer) -> Table:
         table.add_column(column, justify="right")
     table.add_column("architecture")
     for c in answer.result.candidates:
-        accuracy = f"{100 * c.shared_accuracy:.1f} %" if c.shared_accuracy is not None else "not trained"
+        accuracy = "not trained"
+        if c.shared_accuracy is not None:
+            accuracy = f"{100 * c.shared_accuracy:.1f} % with shared weights"
         if c.proxy_accuracy is not None:
             accuracy = f"{100 * c.proxy_accuracy:.1f} % after {c.proxy_steps} steps"
         cost = c.cost

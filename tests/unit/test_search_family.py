@@ -82,6 +82,12 @@ def test_the_table_of_a_family_says_where_its_figures_come_from(trained):
         "(modelled)", "(modelled)", "(modelled)", "", "(measured)", ""
     ]  # fmt: skip
     assert "at most 4 ms (given)" in str(table.title)
+    accuracies = list(table.columns[4].cells)
+    # 60 % of the supernet are no promise of what the network reaches once it is trained
+    for candidate, told in zip(result.candidates, accuracies, strict=True):
+        own = candidate.proxy_accuracy is not None
+        assert told.endswith(f"after {candidate.proxy_steps} steps" if own else "with shared weights")
+    assert len({text.split(" % ")[1] for text in accuracies}) == 2
 
 
 def test_what_is_asked_names_the_answer():
