@@ -69,7 +69,7 @@ def profile(
         folder = _folder(journal, runner, "footprint", board)
         flash, overhead = runner.footprint(board, graph, lut, folder, reporter)
         lut = replace(lut, overhead=overhead, flash=flash)
-    _summary(lut, wanted, plan, reporter)
+    _summary(lut, base, wanted, plan, reporter)
     if out is not None:
         lut.save(out if out.suffix == ".csv" else out / f"{engine}.csv")
     return lut
@@ -238,10 +238,13 @@ def _report_outliers(found: Mapping[OpSpec, Sequence[Measurement]], reporter: Re
         )
 
 
-def _summary(lut: Lut, wanted: Sequence[OpSpec], plan: Plan, reporter: Reporter) -> None:
+def _summary(lut: Lut, base: Lut | None, wanted: Sequence[OpSpec], plan: Plan, reporter: Reporter) -> None:
+    """Says what the table has of `wanted`, and how much of it `base` had, the table that it extends."""
     rows: list[Row] = [lut.rows[op.key] for op in wanted if op.key in lut.rows]
     refused = [row for row in rows if row.refused]
-    reporter.say(f"  {len(rows) - len(refused)} operators measured on {lut.identity.board}")
+    before = sum(not row.refused and row.op.key in base.rows for row in rows) if base is not None else 0
+    kept = f", {before} of them before" if before else ""
+    reporter.say(f"  {len(rows) - len(refused)} operators measured on {lut.identity.board}{kept}")
     estimated = plan.estimated()
     if estimated:
         worst = max(plan.recent_errors(), default=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,9 @@ class Instant:
         row = SHIPPED.rows.get(op.key)
         return Measurement(op, row.cycles, row.instructions, 0, 7) if row else Measurement(op, 1e5, 1, 0, 7)
 
+    def footprint(self, *_: object) -> tuple[object, object]:
+        return SHIPPED.flash, SHIPPED.overhead
+
     def close(self) -> None: ...
 
 
@@ -219,6 +223,23 @@ def test_a_calibration_over_estimates_ends_where_these_are_measured(
     graph = lower(SHIPPED.calibration.space.random(np.random.default_rng(5)))
     if of_its_models:
         assert lut.predict(graph).high_cycles > SHIPPED.predict(graph).total_cycles
+
+
+def test_a_table_that_is_extended_tells_the_new_operators_from_those_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = [row.op for row in SHIPPED.rows.values() if not row.refused][:5]
+    base = replace(SHIPPED, rows={k: r for k, r in SHIPPED.rows.items() if r.op not in lacking})
+    monkeypatch.setitem(profile.__globals__, "engine_named", lambda name: Instant())
+    board, journal = load_board("qemu-cortex-m4"), tmp_path / "j.sqlite"
+    for ops, had in ((lacking, base), ([], None)):
+        profile(board, ops, journal=journal, reporter=Reporter(), base=had)
+    extended, anew = (line for line in capsys.readouterr().err.splitlines() if "operators measured" in line)
+    told = re.search(r" (\d+) operators measured on qemu-cortex-m4, (\d+) of them before", extended)
+    assert told is not None
+    total, before = map(int, told.groups())
+    assert total - before == 5 and before > 100
+    assert anew.endswith("operators measured on qemu-cortex-m4")
 
 
 def test_a_board_that_would_be_flashed_with_each_model_is_not_checked(tmp_path: Path) -> None:
