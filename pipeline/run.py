@@ -32,6 +32,7 @@ from pipeline.runstate import RunState, fingerprint, read_as, read_json
 from pipeline.search import SearchResult
 from pipeline.search.adaptconfig import AdaptConfig
 from pipeline.search.candidates import way_out
+from pipeline.search.request import not_trained
 from pipeline.search.settings import check_settings, check_yields_family
 from pipeline.searchinputs import INPUTS, search_inputs
 from pipeline.space.architecture import Architecture
@@ -144,13 +145,15 @@ class Run(RunInputs):
         check_yields_family(s.search)
         own = question.board in ("", s.board.name)
         limit_ms = question.budgets(s, s.board if own else load_board(question.board)).latency_ms
+        checkpoint = self._checkpoint("search", self._search_key())
+        if not checkpoint.is_file():
+            raise not_trained()
         cost = self.cost if own else self.cost_on(question.board)  # whose table may have to be measured
         request = question.request(s, cost, self.space.ops)
         started = time.monotonic()
         result = stages.ask_family(
-            s, self.space, self.data, self._targets(), request,
-            self._checkpoint("search", self._search_key()), self.reporter,
-        )  # fmt: skip
+            s, self.space, self.data, self._targets(), request, checkpoint, self.reporter
+        )
         seconds, board = time.monotonic() - started, request.target.name
         path = self.folder / "family" / question.file_name(board)
         answer = FamilyAnswer(

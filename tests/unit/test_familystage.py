@@ -71,6 +71,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         )
 
     monkeypatch.setattr(stages, "ask_family", ask)
+    (found.folder / "checkpoints").mkdir(parents=True)
+    (found.folder / "checkpoints" / "search-key.pt").touch()
     return found
 
 
@@ -135,6 +137,15 @@ def test_a_board_file_of_the_runs_name_has_its_own_memories(run: Run) -> None:
     assert run.settings.budgets_on(board).sram_bytes == 1 << 20
     given = replace(run.settings, memory_limits=("sram_bytes",))
     assert given.budgets_on(board).sram_bytes == own.memory.sram.bytes
+
+
+def test_no_table_is_measured_for_a_run_that_has_no_hypernetwork(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "cost_on", lambda *_: pytest.fail("measured"))
+    (run.folder / "checkpoints" / "search-key.pt").unlink()
+    with pytest.raises(ConfigError, match="no trained hypernetwork"):
+        run.family(FamilyQuestion(board="qemu-rv32"))
 
 
 def test_the_former_answer_to_the_same_question_is_set_aside_where_it_differs(run: Run) -> None:
