@@ -5,7 +5,9 @@
 The published space (three cells of four nodes, 30 edges); Fashion-MNIST, every second pixel, or with `--data cifar10`
 CIFAR-10, brought to 16x16. An architecture is drawn as the hypernetwork's conditions are: shares S of the operators
 uniformly from the simplex, then an operator for every edge by S; so are the paths of the supernet's steps. Accuracies
-are kept in `--folder`: an interrupted run goes on. `--part` splits the work. No budgets, nothing on a device.
+are kept in `--folder`: an interrupted run goes on. `--part` splits the work. `--searched N` adds the weights that a
+hypernetwork's search of the default length leaves, and N steps of each architecture's own from them and from scratch.
+No budgets, nothing on a device.
 """
 
 from __future__ import annotations
@@ -19,16 +21,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from edge_stage import Linear
 from supernet_ranking import images, reference, show
 
+from pipeline.search import SearchConfig, search
 from pipeline.search.cell_costs import EdgePath
 from pipeline.search.cell_supernet import CellSupernet
+from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.sharingconfig import SharingConfig
-from pipeline.search.trainer import Validation, cosine, draw_batch, weight_optimizer, weight_step
+from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
+from pipeline.space.budgets import Budgets
 from pipeline.space.cells import CellSpace
 from pipeline.storage import write_text
 
-_DRAW, _FREE = 911, 913
+_DRAW, _FREE, _OWN = 911, 913, 77
 _LOOKS = 5  # at the shared weights while they learn
 
 
@@ -63,6 +69,46 @@ def shared(
     return found
 
 
+def searched(
+    args: argparse.Namespace, space: CellSpace, data: SimpleNamespace, paths: list[EdgePath]
+) -> dict[str, list[float]]:
+    """With the weights of a hypernetwork's search, and after `--searched` steps from them or from scratch."""
+    seed, steps = args.search_seed, args.searched
+    # with three operators S would decide alone: the weights of examples/fashion_mnist_cells.toml
+    hyper = HyperConfig(condition_weight=10.0, spend_weight=3.0)
+    config = SearchConfig(
+        method="hypernetwork",
+        hyper=hyper,
+        candidates=4,
+        semifinalists=1,
+        proxy_steps=1,
+        threads=1,
+        device="cpu",
+    )
+    name = f"searched-{args.data}-{args.draw_seed}-{args.architectures}-{seed}"
+    checkpoint, file = args.folder / f"{name}.pt", args.folder / f"{name}-{steps}.json"
+    search(space, data, Linear(), Budgets(latency_ms=100.0), config, seed=seed, checkpoint=checkpoint)
+    weights = torch.load(checkpoint, weights_only=True)["state"]["net"]
+    validation = Validation.of(data, len(data.x_val), 0)
+    names = ("the search's weights", f"{steps} steps from them", f"{steps} steps from scratch")
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for path in paths:
+        if (key := json.dumps(path)) in known:
+            continue
+        trained, fresh = CellSupernet(space, seed), CellSupernet(space, 1000 + seed)
+        trained.load_state_dict(weights)
+        found = [validation.accuracy(trained, path)]
+        for net in (trained, fresh):
+            train_path(
+                net, path, data, steps=steps, batch_size=config.batch_size, lr=config.weight_lr,
+                rng=np.random.default_rng([seed, _OWN]), on_step=lambda _: None,
+            )  # fmt: skip
+            found.append(validation.accuracy(net, path))
+        known[key] = found
+        write_text(file, json.dumps(known) + "\n")
+    return {name: [known[json.dumps(path)][i] for path in paths] for i, name in enumerate(names)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
@@ -77,6 +123,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0, help="of the supernet")
     parser.add_argument("--images", type=int, default=6000, help="validation images for the shared weights")
+    parser.add_argument("--searched", type=int, default=0, help="steps after a search; 0: no search")
+    parser.add_argument("--search-seed", type=int, default=3)
     parser.add_argument("--part", choices=("reference", "supernet", "both"), default="both")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +145,8 @@ def main() -> None:
     scores["the last, with capacity"] = [
         a + SharingConfig().capacity * s for a, s in zip(scores[last], size, strict=True)
     ]
+    if args.searched:
+        scores |= searched(args, space, data, paths)
     scores["macs"] = size.tolist()
     for i, op in enumerate(space.ops):
         scores[op] = [float(path.count(i)) for path in paths]
