@@ -160,6 +160,11 @@ class CellHyperSearch(CellSearch, FamilySearch[CellJudge]):
     def accuracies(self) -> tuple[dict[EdgePath, float], dict[EdgePath, float]]:
         return self.shared, self.own
 
+    def promise(self, path: EdgePath, shared: float) -> float:
+        """Multiply-accumulates: after some hundred steps shared weights order cells the wrong way round, and size
+        tells as much as a short training (tau -0.3 and +0.6, benchmarks/results/search_methods.md)."""
+        return float(self.judge.architecture(path).lower().macs)
+
     def _rank(self, paths: Sequence[EdgePath]) -> None:
         for path in paths:
             if path not in self.shared:

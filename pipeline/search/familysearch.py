@@ -53,6 +53,10 @@ class FamilySearch(ABC, Generic[J]):
     def accuracies(self) -> tuple[dict[Any, float], dict[Any, float]]:
         """Of paths: with shared weights, and after trainings of their own."""
 
+    def promise(self, path: Any, shared: float) -> float:
+        """By what members are chosen for trainings of their own: `shared`, the accuracy with shared weights."""
+        return shared
+
     def bonus(self, path: Any) -> float:
         """What is added to its accuracy after a training of its own where the most accurate is wanted."""
         return 0.0
@@ -87,7 +91,8 @@ class FamilySearch(ABC, Generic[J]):
     def families(self) -> SearchResult:
         """Sweep every board, rank all members, train some of each board's alone.
 
-        A path that was found for one board is a member on every board whose budgets it meets.
+        A path that was found for one board is a member on every board whose budgets it meets. Of each group of equal
+        latency the most promising is trained.
         """
         config, boards = self.config, self.boards
         reasons, found = [], []
@@ -104,7 +109,7 @@ class FamilySearch(ABC, Generic[J]):
         each = max(1, config.semifinalists // len(boards))
         entered: dict[Any, None] = {}
         for board in boards:
-            fit = {p: a for p, a in scored.items() if board.judge.feasible(p)}
+            fit = {p: self.promise(p, a) for p, a in scored.items() if board.judge.feasible(p)}
             entered.update(dict.fromkeys(spread(fit, board.judge, each)))
         self._train_alone(list(entered), self.member_steps)
         return self._family_result(boards, reasons, self.member_steps)
@@ -158,7 +163,7 @@ class FamilySearch(ABC, Generic[J]):
         self._rank(paths)
         if request.train_steps:
             scored, _ = self.accuracies()
-            best = sorted(scored, key=lambda p: scored[p], reverse=True)[: request.trained]
+            best = sorted(scored, key=lambda p: self.promise(p, scored[p]), reverse=True)[: request.trained]
             self._train_alone(best, request.train_steps)
         return self._family_result([board], [""], request.train_steps)
 

@@ -139,7 +139,7 @@ def sweep(
 
 
 def spread(scored: Mapping[P, float], judge: FamilyJudge, count: int) -> list[P]:
-    """The most accurate of each of `count` equal groups by latency, slowest group first."""
+    """The one with the highest score of each of `count` equal groups by latency, slowest group first."""
     ordered: list[P] = sorted(scored, key=lambda p: (judge.exact(p).latency_ms, p), reverse=True)
     if not ordered:
         return []

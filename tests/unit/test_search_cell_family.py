@@ -16,7 +16,7 @@ from pipeline import stages
 from pipeline.cli.main import app
 from pipeline.errors import ConfigError
 from pipeline.latency.lut import Lut
-from pipeline.search import Request, SearchConfig, SearchResult, Target, ask_family, search_for
+from pipeline.search import Candidate, Request, SearchConfig, SearchResult, Target, ask_family, search_for
 from pipeline.search.cell_costs import CellJudge, CellTables
 from pipeline.search.cell_hypersearch import CellHyperSearch, cell_ranges
 from pipeline.search.conditions import Condition, draw_complexity, leaning
@@ -223,6 +223,24 @@ def test_requests_that_cannot_be_met_say_so(trained, tmp_path: Path) -> None:
         ask(tmp_path / "none.pt", Request(SLOW))
     trained_alone = ask(trained[0], Request(SLOW, members=6, trained=2, train_steps=4))
     assert [c.proxy_steps for c in trained_alone.candidates[:3]] == [4, 4, 0]
+
+
+def test_size_decides_which_members_are_trained(trained) -> None:
+    """Not shared weights, which order cells the wrong way round after so few steps."""
+
+    def macs(candidate: Candidate) -> int:
+        return candidate.architecture.lower().macs
+
+    answer = ask(trained[0], Request(SLOW, members=6, trained=2, train_steps=4)).candidates
+    chosen = sorted(macs(c) for c in answer if c.proxy_accuracy is not None)
+    assert chosen == sorted(map(macs, answer))[-2:]
+    # in the search, of each half by latency of what the board can run
+    found = [c for c in trained[1].candidates if c.board == "slow"]
+    entered = {c.architecture for c in found if c.proxy_accuracy is not None}
+    found.sort(key=lambda c: c.cost.latency_ms, reverse=True)
+    half = (len(found) + 1) // 2
+    for group in (found[:half], found[half:]):
+        assert any(macs(c) == max(map(macs, group)) for c in group if c.architecture in entered)
 
 
 def test_features_tell_speed_from_kind() -> None:
