@@ -21,13 +21,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from edge_stage import Linear
+from edge_stage import OF_CELLS, Linear
 from supernet_ranking import images, reference, show
 
 from pipeline.search import SearchConfig, search
 from pipeline.search.cell_costs import EdgePath
 from pipeline.search.cell_supernet import CellSupernet
-from pipeline.search.hyperconfig import HyperConfig
 from pipeline.search.sharingconfig import SharingConfig
 from pipeline.search.trainer import Validation, cosine, draw_batch, train_path, weight_optimizer, weight_step
 from pipeline.space.budgets import Budgets
@@ -74,11 +73,9 @@ def searched(
 ) -> dict[str, list[float]]:
     """With the weights of a hypernetwork's search, and after `--searched` steps from them or from scratch."""
     seed, steps = args.search_seed, args.searched
-    # with three operators S would decide alone: the weights of examples/fashion_mnist_cells.toml
-    hyper = HyperConfig(condition_weight=10.0, spend_weight=3.0)
     config = SearchConfig(
         method="hypernetwork",
-        hyper=hyper,
+        hyper=OF_CELLS,
         candidates=4,
         semifinalists=1,
         proxy_steps=1,

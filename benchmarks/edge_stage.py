@@ -49,6 +49,8 @@ from pipeline.train import QatResult, TrainConfig, train_qat
 
 BATCH = 64
 KB64 = 65_536
+# with three operators S would decide alone: the weights of examples/fashion_mnist_cells.toml
+OF_CELLS = HyperConfig(condition_weight=10.0, spend_weight=3.0)
 CHANGES = (
     "64 KiB less SRAM", "half the clock", "5 of 10 classes", "rotated by 30 degrees", "noise of 0.2",
 )  # fmt: skip
@@ -226,9 +228,7 @@ def main() -> None:
     shape, classes = public.input_shape, public.classes
     common = {"stem_channels": args.stem, "strides": tuple(args.strides)}
     if args.cells:
-        # with three operators S would decide alone: the weights of examples/fashion_mnist_cells.toml
-        hyper = HyperConfig(condition_weight=10.0, spend_weight=3.0)
-        config = replace(config, method="hypernetwork", hyper=hyper)
+        config = replace(config, method="hypernetwork", hyper=OF_CELLS)
     setting = Setting(
         CellSpace(shape, classes, **common, channels=tuple(args.cells), nodes=args.nodes)
         if args.cells

@@ -23,6 +23,9 @@ MOST_RATE = 3e37
 # with a cost they stay in float32. What leaves it would end in a training that diverges, and blame a learning rate.
 WEIGHTS = (1e-30, 1e9)
 TEMPERATURES = (1e-6, 1e6)
+# Of what an early exit's loss counts beside the final output's: blocks learn from it at so many times the rate,
+# and at 300 nothing was learnt any more (docs/training.md; of full trainings, taken over for searches).
+MOST_EXIT_WEIGHT = 30.0
 MOST_THREADS = 1024  # torch refuses numbers that it cannot hold with an error of its own
 
 

@@ -144,11 +144,8 @@ class SearchConfig:
         check_at_most(MOST_THREADS, {"search.threads": self.threads or 1})
         rates = ("weight_lr", "architecture_lr")
         check_at_most(MOST_RATE, {f"search.{name}": getattr(self, name) for name in rates})
-        weights = (
-            "mu",
-            "nu",
-            "penalty_cap",
-        )  # the penalty is divided by the first two, which become the third
+        # the penalty is divided by the first two, which become the third
+        weights = ("mu", "nu", "penalty_cap")
         check_within(WEIGHTS, {f"search.{name}": getattr(self, name) for name in weights})
         temperatures = ("temperature_start", "temperature_end")
         check_within(TEMPERATURES, {f"search.{name}": getattr(self, name) for name in temperatures})

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.tomltable import check_at_most, check_within
+from pipeline.tomltable import MOST_EXIT_WEIGHT, check_at_most, check_within
 
 _DROP, _WEIGHT, _HEAD_WEIGHT = 0.005, 0.3, 1.0  # weights as in the full training
-# Of both weights, as of train.exit_weight: beside a larger one the final output, or where gradients are clipped all but
-# the heads, hardly learn. A smaller head_weight leaves float32 where loss_weight is divided by it.
-_MOST_WEIGHT, _LEAST_HEAD_WEIGHT = 30.0, 1e-30
+_LEAST_HEAD_WEIGHT = 1e-30  # a smaller one leaves float32 where loss_weight is divided by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,9 @@ class ExitConfig:
             )
         if not 0 < self.head_weight < math.inf:
             raise ConfigError(f"search.exits.head_weight must be above 0, not {self.head_weight!r}")
-        check_at_most(_MOST_WEIGHT, {"search.exits.loss_weight": self.loss_weight})
-        check_within((_LEAST_HEAD_WEIGHT, _MOST_WEIGHT), {"search.exits.head_weight": self.head_weight})
+        check_at_most(MOST_EXIT_WEIGHT, {"search.exits.loss_weight": self.loss_weight})
+        bounds = (_LEAST_HEAD_WEIGHT, MOST_EXIT_WEIGHT)
+        check_within(bounds, {"search.exits.head_weight": self.head_weight})
         if self.search and not self.expected_latency_ms:
             raise ConfigError(
                 "search.exits.search = true: nothing says what exits are worth",

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
-from pipeline.tomltable import MOST_RATE, MOST_THREADS, check_at_most
+from pipeline.tomltable import MOST_EXIT_WEIGHT, MOST_RATE, MOST_THREADS, check_at_most
 from pipeline.train.pruneconfig import PruneConfig
 from pipeline.train.quantconfig import QuantizationConfig
 from pipeline.train.teacherconfig import TeacherConfig
@@ -14,8 +14,6 @@ from pipeline.train.teacherconfig import TeacherConfig
 # Fields of TrainConfig that change at most the last bits, or when something is written.
 INCIDENTAL = ("checkpoint_s", "threads", "device")
 _MOST_OF_HEADS = 3e38  # float32 ends at 3.4e38
-# Of exit_weight: blocks learn from an exit at so many times the learning rate. At 300 training no longer learnt at all.
-_MOST_OF_EXITS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +80,11 @@ class TrainConfig:
         check_at_most(MOST_THREADS, {"train.threads": self.threads})
         rates = ("learning_rate", "qat_learning_rate", "weight_decay")
         check_at_most(MOST_RATE, {f"train.{name}": getattr(self, name) for name in rates})
-        if self.exit_weight > _MOST_OF_EXITS:
+        if self.exit_weight > MOST_EXIT_WEIGHT:
             raise ConfigError(
                 f"train.exit_weight = {self.exit_weight:g} is too large: the blocks learn from each exit at so many "
                 "times the learning rate, and training comes to nothing",
-                hint=f"at most {_MOST_OF_EXITS:g}; 1 counts an exit as the final output",
+                hint=f"at most {MOST_EXIT_WEIGHT:g}; 1 counts an exit as the final output",
                 key="exit_weight",
             )
         # the rate of exits' heads, which torch holds in float32 as well
